@@ -1,0 +1,107 @@
+"""The words everything else is written in.
+
+Letters in shape comments: E parallel environments, T steps, N agents that learn, O observation size,
+A action size, M stacked members (seeds x agents), B minibatch, K diffusion step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
+
+Float32 = NDArray[np.float32]
+Bool = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """What an agent, a store and a checkpoint need to know of an environment.
+
+    ``fingerprint`` hashes everything that changes what the numbers mean (physics constants, reward and
+    observation version, prey weights, simulator version): two datasets are comparable iff it is equal.
+    """
+
+    env_id: str
+    agent_names: tuple[str, ...]
+    obs_dims: tuple[int, ...]
+    act_dim: int
+    act_low: float
+    act_high: float
+    horizon: int
+    reward: Literal["shared", "individual"]
+    fingerprint: str
+
+    @property
+    def n_agents(self) -> int:
+        """N, the number of agents that learn."""
+        return len(self.agent_names)
+
+    @property
+    def obs_dim(self) -> int:
+        """O, the width of the observation array (the widest agent's)."""
+        return max(self.obs_dims)
+
+    def to_json(self) -> dict[str, Any]:
+        """A dict of plain JSON values; ``from_json`` is its inverse."""
+        return dataclasses.asdict(self) | {"agent_names": list(self.agent_names), "obs_dims": list(self.obs_dims)}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> EnvSpec:
+        """Raises TypeError on an unknown or a missing key."""
+        return cls(**value | {"agent_names": tuple(value["agent_names"]), "obs_dims": tuple(value["obs_dims"])})
+
+
+class Step(NamedTuple):
+    """What ``VectorEnv.step`` returns: the true next observation, never one of a new episode."""
+
+    obs: Float32  # [E, N, O]
+    rewards: Float32  # [E, N]
+    terminated: Bool  # [E]
+    truncated: Bool  # [E]
+
+
+class VectorEnv(Protocol):
+    """E environments stepped together, without autoreset."""
+
+    @property
+    def spec(self) -> EnvSpec: ...
+
+    @property
+    def num_envs(self) -> int: ...
+
+    def reset(self, seed: int | np.random.SeedSequence | None = None, mask: Bool | None = None) -> Float32:
+        """New episodes in the rows where ``mask`` [E] is true (all, by default); returns obs [E, N, O]."""
+        ...
+
+    def step(self, actions: Float32) -> Step:
+        """Advance all rows by actions [E, N, A]; the array is not modified."""
+        ...
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One trajectory. Observations have one row more than actions: the last is the final observation."""
+
+    observations: Float32  # [T+1, N, O]
+    actions: Float32  # [T, N, A]
+    rewards: Float32  # [T, N]
+    terminated: bool
+    truncated: bool
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A minibatch per member; every field leads with the member axis."""
+
+    obs: torch.Tensor  # [M, B, O]
+    actions: torch.Tensor  # [M, B, A]
+    rewards: torch.Tensor  # [M, B]
+    next_obs: torch.Tensor  # [M, B, O]
+    terminated: torch.Tensor  # [M, B] float, 1 where bootstrapping must stop (never at a time limit)

@@ -1,0 +1,76 @@
+"""Policies act; nothing here learns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from dom2_policies.stacked import StackedMLP
+
+
+class Policy(Protocol):
+    """Maps joint observations to joint actions, each agent from its own observation alone."""
+
+    def act(self, obs: Tensor, generator: torch.Generator, deterministic: bool = False) -> Tensor:
+        """obs [..., N, O] -> actions [..., N, A]; all randomness comes from ``generator``."""
+        ...
+
+
+class Uniform:
+    """Uniform actions in [low, high] whatever is observed (and whatever ``deterministic`` says)."""
+
+    def __init__(self, act_dim: int, low: float = -1.0, high: float = 1.0):
+        self.act_dim, self.low, self.high = act_dim, low, high
+
+    def act(self, obs: Tensor, generator: torch.Generator, deterministic: bool = False) -> Tensor:
+        draws = torch.rand(*obs.shape[:-1], self.act_dim, generator=generator, device=obs.device)
+        return draws.mul_(self.high - self.low).add_(self.low)
+
+
+class Actor(nn.Module):
+    """N tanh MLPs, one per agent; Gaussian noise of standard deviation ``noise`` unless deterministic."""
+
+    def __init__(self, sizes: Sequence[int], n_agents: int, generators: Sequence[torch.Generator], noise: float = 0.0):
+        super().__init__()
+        self.sizes, self.n_agents, self.noise = tuple(sizes), n_agents, noise
+        self.mlp = StackedMLP(n_agents, sizes, generators)
+
+    def forward(self, obs: Tensor) -> Tensor:
+        """obs [N, B, O] -> mean actions [N, B, A]; agent-major, as training wants it."""
+        return torch.tanh(self.mlp(obs))
+
+    @torch.no_grad()
+    def act(self, obs: Tensor, generator: torch.Generator, deterministic: bool = False) -> Tensor:
+        """obs [..., N, O] -> actions [..., N, A] in [-1, 1]; an observation wider than the network is cut."""
+        lead = obs.shape[:-2]
+        flat = obs[..., : self.sizes[0]].reshape(-1, self.n_agents, self.sizes[0])
+        actions = self(flat.transpose(0, 1)).transpose(0, 1)
+        if self.noise and not deterministic:
+            noise = torch.randn(actions.shape, generator=generator, device=actions.device)
+            actions = (actions + self.noise * noise).clamp_(-1.0, 1.0)
+        return actions.reshape(*lead, self.n_agents, self.sizes[-1])
+
+
+def save_actor(actor: Actor, path: Path) -> None:
+    """Write the weights as safetensors, the sizes in its JSON header."""
+    header = json.dumps({"sizes": actor.sizes, "n_agents": actor.n_agents}, sort_keys=True)
+    save_file({k: v.contiguous() for k, v in actor.state_dict().items()}, path, metadata={"actor": header})
+
+
+def load_actor(path: Path, noise: float = 0.0) -> Actor:
+    """Read what ``save_actor`` wrote. Raises ValueError when the file is something else."""
+    with safe_open(path, "pt") as file:
+        header = (file.metadata() or {}).get("actor")
+        if header is None:
+            raise ValueError(f"{path}: expected an actor's safetensors file, found one without its header")
+        shape = json.loads(header)
+        actor = Actor(shape["sizes"], shape["n_agents"], [torch.Generator()], noise)
+        actor.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+    return actor.eval()

@@ -1,0 +1,68 @@
+"""M independent networks as one batched matrix product (agents and seeds are independent members)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+Activation = Callable[[Tensor], Tensor]
+
+
+class StackedLinear(nn.Module):
+    """M linear layers: x [M, B, in] -> x W + b [M, B, out], one ``baddbmm``.
+
+    Each generator initialises an equal share of the members, so that the weights of one seed's members
+    do not depend on how many seeds are stacked. Initial values are PyTorch's own for ``nn.Linear``:
+    U(-1/sqrt(in), 1/sqrt(in)).
+
+    Raises ValueError when ``members`` is not a multiple of the number of generators.
+    """
+
+    def __init__(self, members: int, in_dim: int, out_dim: int, generators: Sequence[torch.Generator]):
+        super().__init__()
+        if members % len(generators):
+            raise ValueError(f"members must be a multiple of {len(generators)} generators, found {members}")
+        share, bound = members // len(generators), 1.0 / math.sqrt(in_dim)
+
+        def uniform(*shape: int) -> Tensor:
+            draws = [torch.rand(share, *shape, generator=g, device=g.device) for g in generators]
+            return torch.cat(draws).mul_(2 * bound).sub_(bound)
+
+        self.weight = nn.Parameter(uniform(in_dim, out_dim))
+        self.bias = nn.Parameter(uniform(1, out_dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.baddbmm(self.bias, x, self.weight)
+
+
+class StackedMLP(nn.Module):
+    """M multi-layer perceptrons with sizes ``(in, hidden..., out)``; no activation after the last layer."""
+
+    def __init__(
+        self,
+        members: int,
+        sizes: Sequence[int],
+        generators: Sequence[torch.Generator],
+        activation: Activation = torch.relu,
+    ):
+        super().__init__()
+        self.layers = nn.ModuleList(
+            StackedLinear(members, i, o, generators) for i, o in zip(sizes[:-1], sizes[1:], strict=True)
+        )
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [M, B, in] -> [M, B, out]."""
+        for layer in self.layers[:-1]:
+            x = self.activation(layer(x))
+        return self.layers[-1](x)
+
+
+@torch.no_grad()
+def polyak_(target: nn.Module, online: nn.Module, rate: float) -> None:
+    """Move every target parameter by ``rate`` towards the online one: t <- (1 - rate) t + rate o."""
+    targets, onlines = list(target.parameters()), list(online.parameters())
+    torch._foreach_lerp_(targets, onlines, rate)

@@ -37,7 +37,9 @@ class Uniform:
 class Actor(nn.Module):
     """N tanh MLPs, one per agent; Gaussian noise of standard deviation ``noise`` unless deterministic."""
 
-    def __init__(self, sizes: Sequence[int], n_agents: int, generators: Sequence[torch.Generator], noise: float = 0.0):
+    def __init__(
+        self, sizes: Sequence[int], n_agents: int, generators: Sequence[torch.Generator], noise: float = 0.0
+    ):
         super().__init__()
         self.sizes, self.n_agents, self.noise = tuple(sizes), n_agents, noise
         self.mlp = StackedMLP(n_agents, sizes, generators)

@@ -1,0 +1,55 @@
+"""Environments by name: ``make("tag", num_envs=64)``."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from dom2_policies import zoo
+
+if TYPE_CHECKING:
+    from dom2_policies.policy import Policy
+    from dom2data.envs.particle import ParticleEnv, Scenario
+    from dom2data.spec import EnvSpec
+
+# Name -> module with a SCENARIO; imported when first used, because numba takes half a second.
+_SCENARIOS = {"tag": "dom2data.envs.tag"}
+NAMES = tuple(_SCENARIOS)
+
+
+def _scenario(name: str) -> Scenario:
+    if name not in _SCENARIOS:
+        raise ValueError(f"expected an environment ({', '.join(NAMES)}), found {name!r}")
+    return importlib.import_module(_SCENARIOS[name]).SCENARIO
+
+
+def _prey_id(name: str, scenario: Scenario) -> str:
+    return zoo.sha256(name, "prey") if scenario.has_prey else ""
+
+
+def spec(name: str) -> EnvSpec:
+    """The standard environment's spec, without building it. Raises ValueError for an unknown name."""
+    scenario = _scenario(name)
+    return scenario.spec(_prey_id(name, scenario))
+
+
+def make(
+    name: str, num_envs: int = 1, shift: str | None = None, seed: Any = 0, prey: Policy | None = None
+) -> ParticleEnv:
+    """E rows of an environment with its frozen prey, or with ``prey``, or (seed only) ready for ``load_state``.
+
+    Raises ValueError for an unknown name or shift.
+    """
+    from dom2data.envs.particle import ParticleEnv
+
+    scenario = _scenario(name)
+    if shift not in (None, "none"):
+        raise ValueError(f"expected a shift (none), found {shift!r}")
+    prey_id = ""
+    if scenario.has_prey and prey is None:
+        from dom2_policies.policy import load_actor
+
+        prey_id, prey = _prey_id(name, scenario), load_actor(zoo.path(name, "prey"))
+    elif prey is not None:
+        prey_id = "given"
+    return ParticleEnv(scenario, num_envs, seed, prey, prey_id)

@@ -1,0 +1,84 @@
+"""Tag (predator and prey) as in the published offline datasets: three predators learn, one prey is frozen."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from dom2data.envs.particle import Float64, Scenario
+from dom2data.spec import Float32
+
+
+@njit(cache=True, nogil=True)
+def observe(pos: Float64, vel: Float64, landmarks: Float64, obs: Float32, prey_obs: Float32) -> None:
+    """Predator (16): velocity, position, landmarks, other predators, prey, prey's velocity. Prey (14): no velocity.
+
+    Everything but the velocities and the own position is relative to the observer.
+    """
+    n_agents, n_landmarks = pos.shape[1], landmarks.shape[1]
+    for e in range(pos.shape[0]):
+        for a in range(n_agents):
+            row = obs[e, a] if a < n_agents - 1 else prey_obs[e, 0]
+            x, y = pos[e, a, 0], pos[e, a, 1]
+            row[0], row[1], row[2], row[3] = vel[e, a, 0], vel[e, a, 1], x, y
+            k = 4
+            for b in range(n_landmarks):
+                row[k], row[k + 1] = landmarks[e, b, 0] - x, landmarks[e, b, 1] - y
+                k += 2
+            for b in range(n_agents):
+                if b != a:
+                    row[k], row[k + 1] = pos[e, b, 0] - x, pos[e, b, 1] - y
+                    k += 2
+            if a < n_agents - 1:
+                row[k], row[k + 1] = vel[e, n_agents - 1, 0], vel[e, n_agents - 1, 1]
+
+
+@njit(inline="always")
+def bound(x: float) -> float:
+    """The prey's penalty for a coordinate near or outside the arena's edge."""
+    if x < 0.9:
+        return 0.0
+    return 10.0 * (x - 0.9) if x < 1.0 else min(np.exp(2.0 * x - 2.0), 10.0)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def reward(pos: Float64, landmarks: Float64, rewards: Float32, prey_rewards: Float32) -> None:
+    """Predators share 10 per touching predator - 0.1 x the sum of their distances to the prey.
+
+    The prey gets the opposite, less ``bound`` of each coordinate.
+    """
+    prey = pos.shape[1] - 1
+    reach = PREDATOR_SIZE + PREY_SIZE
+    for e in range(pos.shape[0]):
+        distances, touching = 0.0, 0
+        for a in range(prey):
+            dx, dy = pos[e, a, 0] - pos[e, prey, 0], pos[e, a, 1] - pos[e, prey, 1]
+            distance = np.sqrt(dx * dx + dy * dy)
+            distances += distance
+            touching += distance < reach
+        shared = 10.0 * touching - 0.1 * distances
+        for a in range(prey):
+            rewards[e, a] = shared
+        prey_rewards[e, 0] = -shared - bound(abs(pos[e, prey, 0])) - bound(abs(pos[e, prey, 1]))
+
+
+PREDATOR_SIZE, PREY_SIZE = 0.075, 0.05
+
+SCENARIO = Scenario(
+    env_id="tag",
+    agent_names=("predator_0", "predator_1", "predator_2"),
+    has_prey=True,
+    sizes=(PREDATOR_SIZE, PREDATOR_SIZE, PREDATOR_SIZE, PREY_SIZE),
+    gain=(9.0, 9.0, 9.0, 16.0),
+    max_speed=(1.0, 1.0, 1.0, 1.3),
+    landmark_sizes=(0.2, 0.2),
+    landmark_collides=(True, True),
+    agent_range=1.0,
+    landmark_range=0.9,
+    obs_dim=16,
+    prey_obs_dim=14,
+    reward_kind="shared",
+    version="omar-1",
+    observe=observe,
+    reward=reward,
+)

@@ -1,0 +1,164 @@
+"""Stacked networks: the residual noise network, an MLP in its place for the ablation, and twin critics.
+
+M members (seeds x agents) run as one batched product per layer. The time embedding depends only on the
+grid index and the condition only on the observation, so a noise network's ``given(obs)`` computes both
+once and returns the function eps(x, i) that a whole denoising chain calls.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import mish, silu
+
+from dom2_policies.stacked import Activation, StackedLinear, StackedMLP
+
+Index = int | Tensor
+Noise = Callable[[Tensor, Index], Tensor]
+Generators = Sequence[torch.Generator]
+
+
+class TimeEmbedding(nn.Module):
+    """Gaussian Fourier features of the N+1 grid times, then a linear layer (Song et al. 2021)."""
+
+    features: Tensor
+
+    def __init__(self, members: int, grid: Tensor, generators: Generators, out_dim: int = 32, scale: float = 30.0):
+        super().__init__()
+        share = members // len(generators)
+        normals = [torch.randn(share, 1, out_dim // 2, generator=g, device=g.device) for g in generators]
+        phases = 2.0 * math.pi * scale * torch.cat(normals) * grid.to(normals[0])[:, None]
+        self.register_buffer("features", torch.cat([phases.sin(), phases.cos()], dim=-1))
+        self.linear = StackedLinear(members, out_dim, out_dim, generators)
+
+    def forward(self) -> Tensor:
+        """Embeddings of all grid times, [M, N+1, out_dim]."""
+        return self.linear(self.features)
+
+
+def at(times: Tensor, i: Index) -> Tensor:
+    """times [M, N+1, D] at one index -> [M, 1, D], or at indices [M, B] -> [M, B, D]."""
+    if isinstance(i, int):
+        return times[:, i : i + 1]
+    return times.gather(1, i.unsqueeze(-1).expand(-1, -1, times.shape[-1]))
+
+
+class ResidualBlock(nn.Module):
+    """h = silu(W1 x) + c; h = silu(W2 h); out = h + skip(x), with c the projected condition."""
+
+    def __init__(self, members: int, in_dim: int, out_dim: int, generators: Generators):
+        super().__init__()
+        self.first = StackedLinear(members, in_dim, out_dim, generators)
+        self.second = StackedLinear(members, out_dim, out_dim, generators)
+        self.skip = StackedLinear(members, in_dim, out_dim, generators) if in_dim != out_dim else nn.Identity()
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        h = silu(self.first(x)) + condition
+        return silu(self.second(h)) + self.skip(x)
+
+
+class ResidualNoise(nn.Module):
+    """Residual U of the SfBC score network (Chen et al. 2022), predicting the noise itself.
+
+    Widths (w1, w2, w3): act -> w1 -> w2 -> w3 -> w3, then up to w2 and w1 with skips by concatenation.
+    The six blocks' projections of the embedding are one linear layer, split: fewer, larger products.
+    """
+
+    def __init__(
+        self,
+        members: int,
+        obs_dim: int,
+        act_dim: int,
+        grid: Tensor,
+        generators: Generators,
+        widths: Sequence[int] = (128, 64, 32),
+        embed_dim: int = 64,
+        feature_dim: int = 32,
+    ):
+        super().__init__()
+        w1, w2, w3 = widths
+        ins, outs = (act_dim, w1, w2, w3, 2 * w3, 2 * w2), (w1, w2, w3, w3, w2, w1)
+        self.feature_dim, self.block_widths = feature_dim, list(outs)
+        self.time = TimeEmbedding(members, grid, generators, feature_dim)
+        self.obs = StackedLinear(members, obs_dim, feature_dim, generators)
+        self.embed = StackedLinear(members, 2 * feature_dim, embed_dim, generators)
+        self.embed_out = StackedLinear(members, embed_dim, embed_dim, generators)
+        self.project = StackedLinear(members, embed_dim, sum(outs), generators)
+        self.blocks = nn.ModuleList(
+            ResidualBlock(members, i, o, generators) for i, o in zip(ins, outs, strict=True)
+        )
+        self.head = StackedLinear(members, 2 * w1, act_dim, generators)
+
+    def given(self, obs: Tensor) -> Noise:
+        """obs [M, B, O] -> eps(x [M, B, A], i) [M, B, A], i a grid index or a tensor of them [M, B]."""
+        weight_obs, weight_time = self.embed.weight.split(self.feature_dim, dim=1)
+        condition = torch.baddbmm(self.embed.bias, silu(self.obs(obs)), weight_obs)
+        times = self.time() @ weight_time
+        return lambda x, i: self._predict(x, condition + at(times, i))
+
+    def _predict(self, x: Tensor, embedded: Tensor) -> Tensor:
+        embedding = self.embed_out(silu(embedded))
+        c = self.project(silu(embedding)).split(self.block_widths, dim=-1)
+        down1, down2, down3, middle, up3, up2 = self.blocks
+        d1 = down1(x, c[0])
+        d2 = down2(d1, c[1])
+        d3 = down3(d2, c[2])
+        u3 = up3(torch.cat([d3, middle(d3, c[3])], dim=-1), c[4])
+        u2 = up2(torch.cat([d2, u3], dim=-1), c[5])
+        return self.head(torch.cat([d1, u2], dim=-1))
+
+
+class MLPNoise(nn.Module):
+    """Plain MLP on (x, tau, obs), the noise network of Diffusion-QL (Wang et al. 2022): the ablation."""
+
+    def __init__(
+        self,
+        members: int,
+        obs_dim: int,
+        act_dim: int,
+        grid: Tensor,
+        generators: Generators,
+        widths: Sequence[int] = (128, 128, 128),
+        feature_dim: int = 32,
+    ):
+        super().__init__()
+        self.time = TimeEmbedding(members, grid, generators, feature_dim)
+        self.mlp = StackedMLP(members, (act_dim + feature_dim + obs_dim, *widths, act_dim), generators, mish)
+
+    def given(self, obs: Tensor) -> Noise:
+        """The same contract as ``ResidualNoise.given``."""
+        times = self.time()
+        return lambda x, i: self.mlp(torch.cat([x, at(times, i).expand(*obs.shape[:2], -1), obs], dim=-1))
+
+
+class TwinCritics(nn.Module):
+    """Two independent Q(o, a) per member, as one stack of 2M: network 2m + k is critic k of member m."""
+
+    def __init__(
+        self,
+        members: int,
+        obs_dim: int,
+        act_dim: int,
+        generators: Generators,
+        widths: Sequence[int] = (128, 128),
+        activation: Activation = mish,
+    ):
+        super().__init__()
+        self.dims = (obs_dim, act_dim)
+        self.mlp = StackedMLP(2 * members, (obs_dim + act_dim, *widths, 1), generators, activation)
+
+    def forward(self, obs: Tensor, actions: Tensor) -> Tensor:
+        """obs [M, B, O], actions [M, K, B, A] (K actions for each observation) -> Q [M, 2, K, B]."""
+        members, k, batch, act_dim = actions.shape
+        first, *hidden, last = self.mlp.layers
+        weight_obs, weight_act = first.weight.split(self.dims, dim=1)
+        # The observation's share of the first layer is the same for all K actions: computed once.
+        from_obs = torch.baddbmm(first.bias, obs.repeat_interleave(2, dim=0), weight_obs)
+        flat = actions.reshape(members, k * batch, act_dim).repeat_interleave(2, dim=0)
+        h = self.mlp.activation(torch.baddbmm(from_obs.repeat(1, k, 1), flat, weight_act))
+        for layer in hidden:
+            h = self.mlp.activation(layer(h))
+        return last(h).view(members, 2, k, batch)

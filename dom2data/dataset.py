@@ -1,0 +1,185 @@
+"""A dataset as a value: what it says of itself at once, its arrays when they are first asked for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dom2data import ids, stats
+from dom2data.spec import Bool, EnvSpec, Episode, Float32
+from dom2data.store import manifest as manifests
+from dom2data.store.layout import layout
+
+Int64 = NDArray[np.int64]
+
+
+class Dataset:
+    """Whole episodes one after another, with an offsets table.
+
+    ``load(name)`` reads one array of the store (``observations``, ``actions``, ``rewards``, ...); it is
+    called at most once per array. ``manifest`` is the JSON document described in ``store/manifest.py``.
+    """
+
+    def __init__(self, manifest: dict[str, Any], load: Callable[[str], NDArray[Any]]):
+        self.manifest = manifest
+        self.spec = EnvSpec.from_json(manifest["spec"])
+        self._load = load
+        self._arrays: dict[str, NDArray[Any]] = {}
+
+    @property
+    def id(self) -> str:
+        """The full id, such as ``dom2/tag-medium-v0``."""
+        return self.manifest["id"]
+
+    @property
+    def env(self) -> str:
+        """The short name of the environment, such as ``tag``."""
+        return self.manifest["env"]
+
+    @property
+    def quality(self) -> str | None:
+        """The quality of the recipe (a subset keeps its parent's); None for data made elsewhere."""
+        return self.manifest["quality"]
+
+    @property
+    def hash(self) -> str:
+        """The content hash."""
+        return self.manifest["hash"]
+
+    @property
+    def n_episodes(self) -> int:
+        return self.manifest["episodes"]
+
+    def __len__(self) -> int:
+        """Number of steps (transitions)."""
+        return self.manifest["steps"]
+
+    def __repr__(self) -> str:
+        return f"Dataset({self.id}: {len(self)} steps, {self.n_episodes} episodes)"
+
+    def array(self, name: str) -> NDArray[Any]:
+        """One array, read on first use. Raises UserError (code 3) where the store is damaged."""
+        if name not in self._arrays:
+            self._arrays[name] = self._load(name)
+        return self._arrays[name]
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Every array by name: observations [steps+episodes, N, O] (step t of episode i is row t + i),
+        actions [steps, N, A], rewards [steps, N], offsets [episodes+1], returns [episodes],
+        agent_returns [episodes, N], terminated, truncated, source [episodes]."""
+        return {name: self.array(name) for name in self.manifest["arrays"]}
+
+    @property
+    def offsets(self) -> Int64:
+        """[episodes+1]: episode i is steps ``offsets[i]:offsets[i+1]``."""
+        return self.array("offsets")
+
+    @property
+    def returns(self) -> Float32:
+        """Team return of every episode [episodes], undiscounted."""
+        return self.array("returns")
+
+    @property
+    def agent_returns(self) -> Float32:
+        """Return of every agent in every episode [episodes, N], undiscounted."""
+        return self.array("agent_returns")
+
+    @cached_property
+    def lengths(self) -> Int64:
+        """Steps of every episode [episodes]."""
+        return np.diff(self.offsets)
+
+    def episodes(self) -> Iterator[Episode]:
+        """The episodes in order, as views of the arrays."""
+        obs, actions, rewards = (self.array(name) for name in ("observations", "actions", "rewards"))
+        terminated, truncated = self.array("terminated"), self.array("truncated")
+        for i in range(self.n_episodes):
+            start, stop = int(self.offsets[i]), int(self.offsets[i + 1])
+            yield Episode(
+                observations=obs[start + i : stop + i + 1],
+                actions=actions[start:stop],
+                rewards=rewards[start:stop],
+                terminated=bool(terminated[i]),
+                truncated=bool(truncated[i]),
+            )
+
+
+def open(name: str, root: str | os.PathLike[str] | None = None) -> Dataset:
+    """The dataset that ``name`` is short for (``tag-medium`` = the newest ``dom2/tag-medium-v<N>``).
+
+    Raises UserError: code 2 when there is none of that name, 3 when it is incomplete or of another schema.
+    """
+    base = ids.root(root)
+    data = ids.directory(ids.resolve(name, base), base)
+    manifest = manifests.read(data)
+
+    def load(array: str) -> NDArray[Any]:
+        from dom2data.store import zarr  # half a second to import, and needed only for the arrays
+
+        return zarr.read_array(data, array)
+
+    return Dataset(manifest, load)
+
+
+def from_arrays(
+    spec: EnvSpec,
+    observations: Float32,
+    actions: Float32,
+    rewards: Float32,
+    offsets: NDArray[Any],
+    *,
+    terminated: Bool | None = None,
+    truncated: Bool | None = None,
+    source: NDArray[Any] | None = None,
+    env: str | None = None,
+    quality: str | None = None,
+    dataset_id: str = "memory/unnamed-v0",
+) -> Dataset:
+    """A dataset in memory: observations [steps+episodes, N, O], actions [steps, N, A], rewards [steps, N],
+    offsets [episodes+1]. Without flags every episode counts as truncated (ended by its time limit).
+
+    Raises ValueError when the shapes do not fit together.
+    """
+    offsets = np.asarray(offsets, np.int64)
+    episodes, steps = len(offsets) - 1, len(actions)
+    terminated = np.zeros(episodes, bool) if terminated is None else np.asarray(terminated)
+    returns, agent_returns = stats.episode_returns(spec, rewards, offsets)
+    arrays: dict[str, NDArray[Any]] = {
+        "observations": np.asarray(observations, np.float32),
+        "actions": np.asarray(actions, np.float32),
+        "rewards": np.asarray(rewards, np.float32),
+        "offsets": offsets,
+        "returns": returns,
+        "agent_returns": agent_returns,
+        "terminated": terminated,
+        "truncated": ~terminated if truncated is None else np.asarray(truncated),
+        "source": np.zeros(episodes, np.int64) if source is None else np.asarray(source, np.int64),
+    }
+    layouts = layout(spec, episodes, steps)
+    for name, array in layouts.items():
+        if arrays[name].shape != array.shape:
+            raise ValueError(f"{name}: expected shape {array.shape}, found {arrays[name].shape}")
+    if offsets[0] != 0 or offsets[-1] != steps or (np.diff(offsets) <= 0).any():
+        raise ValueError(f"offsets: expected increasing from 0 to {steps}, found {offsets[0]}..{offsets[-1]}")
+    entries = manifests.array_entries(
+        layouts, {n: manifests.leaves(layouts[n], a) for n, a in arrays.items()}
+    )
+    manifest = {
+        "schema": manifests.SCHEMA,
+        "id": dataset_id,
+        "env": env or spec.env_id,
+        "quality": quality,
+        "spec": spec.to_json(),
+        "steps": steps,
+        "episodes": episodes,
+        "arrays": entries,
+        "hash": manifests.content_hash(spec, entries),
+        "recipe": None,
+        "parents": [],
+    }
+    return Dataset(manifest, partial(dict.__getitem__, arrays))

@@ -1,0 +1,83 @@
+"""Dataset ids and where they lie: ``dom2/tag-medium-v0`` is ``<root>/dom2/tag-medium-v0/data``.
+
+Ids and the default root are Minari's, so that ``minari list local`` sees the same datasets. Names that
+begin with a dot are hidden from both; unfinished work lies under ``<root>/.dom2data``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from dom2data.errors import UserError
+
+NAMESPACE = "dom2"
+_ID = re.compile(r"(?:(?P<space>[-_\w]+(?:/[-_\w]+)*)/)?(?P<name>[-_\w]+?)(?:-v(?P<version>\d+))?", re.ASCII)
+
+
+def root(path: str | os.PathLike[str] | None = None) -> Path:
+    """``path`` if given, else ``$MINARI_DATASETS_PATH``, else ``~/.minari/datasets``; not created here."""
+    chosen = path or os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets"
+    return Path(chosen).expanduser().absolute()
+
+
+def split(name: str) -> tuple[str, str, int | None]:
+    """(namespace, name, version or None). Raises UserError when ``name`` is no dataset id."""
+    match = _ID.fullmatch(name)
+    if match is None or (match["space"] and len(match["space"]) < 2):
+        raise UserError(f"expected an id such as dom2/tag-medium-v0, found {name!r}; see `dom2data list`")
+    version = match["version"]
+    return match["space"] or NAMESPACE, match["name"], None if version is None else int(version)
+
+
+def full(name: str) -> str:
+    """The id with namespace and version, ``-v0`` where none is given."""
+    space, short, version = split(name)
+    return f"{space}/{short}-v{version or 0}"
+
+
+def directory(dataset_id: str, base: Path) -> Path:
+    """The ``data`` directory of a full id."""
+    return base / dataset_id / "data"
+
+
+def existing(base: Path) -> Iterator[str]:
+    """Every id under ``base`` that has a manifest or a completion marker, whole or not, in name order."""
+    for folder, children, _ in os.walk(base):
+        if "data" in children:
+            children.clear()
+            data = Path(folder, "data")
+            if (data / "manifest.json").exists() or (data / "COMPLETE").exists():
+                yield Path(folder).relative_to(base).as_posix()
+        else:
+            children[:] = sorted(child for child in children if not child.startswith("."))
+
+
+def resolve(name: str, base: Path) -> str:
+    """The full id that ``name`` is short for; without a version, the newest one.
+
+    Raises UserError (code 2) when nothing of that name is there.
+    """
+    space, short, version = split(name)
+    versions = {} if version is not None else _versions(base / space, short)
+    if version is not None and directory(f"{space}/{short}-v{version}", base).is_dir():
+        return f"{space}/{short}-v{version}"
+    if versions:
+        return f"{space}/{versions[max(versions)]}"
+    known = list(existing(base))
+    near = difflib.get_close_matches(f"{space}/{short}-v{version or 0}", known, n=1, cutoff=0.6)
+    hint = f"did you mean {near[0]}?" if near else "see `dom2data list`"
+    raise UserError(f"expected a dataset under {base}, found no {space}/{short}; {hint}")
+
+
+def _versions(folder: Path, short: str) -> dict[int, str]:
+    pattern = re.compile(re.escape(short) + r"-v(\d+)")
+    found = {}
+    for child in folder.iterdir() if folder.is_dir() else ():
+        match = pattern.fullmatch(child.name)
+        if match and (child / "data").is_dir():
+            found[int(match[1])] = child.name
+    return found

@@ -1,0 +1,71 @@
+"""Which arrays a dataset has, their shapes, and how they are cut into chunks.
+
+A block is a fixed number of whole episodes. Chunk b of every array but ``offsets`` holds exactly block b
+(when all episodes last the full horizon), so a block is written, hashed and resumed on its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dom2data.spec import EnvSpec
+
+_BLOCK_EPISODES = {25: 2_500, 1000: 50}
+
+
+def block_episodes(horizon: int) -> int:
+    """Episodes per block for a horizon in steps: about 50,000 steps, fixed for good (it enters the bytes)."""
+    return _BLOCK_EPISODES.get(horizon, max(1, 50_000 // horizon))
+
+
+@dataclass(frozen=True)
+class ArrayLayout:
+    """dtype, shape and rows per chunk of one array; chunks span all axes but the first."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    chunk_rows: int
+
+    @property
+    def n_chunks(self) -> int:
+        return math.ceil(self.shape[0] / self.chunk_rows)
+
+    @property
+    def nbytes(self) -> int:
+        itemsize = {"bool": 1, "float32": 4, "int64": 8}[self.dtype]
+        return itemsize * math.prod(self.shape)
+
+    def rows(self, chunk: int) -> slice:
+        """The rows that chunk number ``chunk`` holds."""
+        start = chunk * self.chunk_rows
+        return slice(start, min(start + self.chunk_rows, self.shape[0]))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"dtype": self.dtype, "shape": list(self.shape), "chunk_rows": self.chunk_rows}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> ArrayLayout:
+        return cls(value["dtype"], tuple(value["shape"]), value["chunk_rows"])
+
+
+def layout(spec: EnvSpec, episodes: int, steps: int, block: int | None = None) -> dict[str, ArrayLayout]:
+    """The arrays of a dataset of ``episodes`` episodes and ``steps`` steps in all.
+
+    ``observations`` has T+1 rows per episode: step t of episode i is row ``t + i``.
+    """
+    block = block or block_episodes(spec.horizon)
+    n, rows = spec.n_agents, block * spec.horizon
+    return {
+        "observations": ArrayLayout("float32", (steps + episodes, n, spec.obs_dim), rows + block),
+        "actions": ArrayLayout("float32", (steps, n, spec.act_dim), rows),
+        "rewards": ArrayLayout("float32", (steps, n), rows),
+        "offsets": ArrayLayout("int64", (episodes + 1,), episodes + 1),
+        "returns": ArrayLayout("float32", (episodes,), block),
+        "agent_returns": ArrayLayout("float32", (episodes, n), block),
+        "terminated": ArrayLayout("bool", (episodes,), block),
+        "truncated": ArrayLayout("bool", (episodes,), block),
+        "source": ArrayLayout("int64", (episodes,), block),
+    }

@@ -1,0 +1,144 @@
+"""What a dataset says of itself: ``manifest.json``, its content hash, and the completion marker.
+
+The content hash is a tree over decoded values, so it does not depend on the compressor, the number of
+workers or the order of writing. With H = BLAKE2b-256 in hex and J = JSON with sorted keys, no spaces:
+
+* leaf of a chunk = H(its rows as little-endian bytes in C order, without padding)
+* hash of an array = H(J({name, dtype, shape, chunk_rows, leaves}))
+* content hash = H(J({spec, arrays: {name: hash}}))
+
+The marker ``COMPLETE`` is written last and holds H(manifest.json): a directory without it is not a dataset.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dom2data.errors import CHECK_FAILED, UserError
+from dom2data.spec import EnvSpec
+from dom2data.store.layout import ArrayLayout
+
+SCHEMA = "dom2data/1"
+MARKER = "COMPLETE"
+FILE = "manifest.json"
+
+
+def digest(value: Any) -> str:
+    """BLAKE2b-256 of a bytes-like object, in hex."""
+    return hashlib.blake2b(value, digest_size=32).hexdigest()
+
+
+def canonical(value: Any) -> bytes:
+    """JSON with sorted keys and no spaces: one byte string per value."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def leaves(array: ArrayLayout, values: NDArray[Any]) -> list[str]:
+    """The leaf hashes of an array in memory."""
+    values = np.ascontiguousarray(values)
+    return [digest(values[array.rows(chunk)].data) for chunk in range(array.n_chunks)]
+
+
+def array_hash(name: str, array: ArrayLayout, leaves: Sequence[str]) -> str:
+    return digest(canonical({"name": name, **array.to_json(), "leaves": list(leaves)}))
+
+
+def array_entries(layouts: Mapping[str, ArrayLayout], leaves: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """The manifest's ``arrays``: layout, leaves and hash of each."""
+    return {
+        name: array.to_json() | {"leaves": list(leaves[name]), "hash": array_hash(name, array, leaves[name])}
+        for name, array in layouts.items()
+    }
+
+
+def content_hash(spec: EnvSpec, arrays: Mapping[str, Mapping[str, Any]]) -> str:
+    """The hash that two datasets share iff they hold the same values of the same environment."""
+    hashes = {name: entry["hash"] for name, entry in arrays.items()}
+    return digest(canonical({"spec": spec.to_json(), "arrays": hashes}))
+
+
+def write(data: Path, manifest: Mapping[str, Any]) -> None:
+    """Write the manifest and Minari's metadata, flush everything to disk, then write the marker."""
+    text = json.dumps(manifest, indent=1, sort_keys=True, allow_nan=False).encode()
+    (data / FILE).write_bytes(text)
+    (data / "metadata.json").write_text(json.dumps(minari_metadata(manifest), indent=1))
+    for folder, _, files in os.walk(data, topdown=False):
+        for file in files:
+            _sync(Path(folder, file))
+        _sync(Path(folder))
+    (data / MARKER).write_text(digest(text) + "\n")
+    _sync(data / MARKER)
+    _sync(data)
+
+
+def read(data: Path) -> dict[str, Any]:
+    """The manifest of a complete dataset.
+
+    Raises UserError (code 3) when the marker is missing, does not belong to this manifest, or the schema
+    is another one.
+    """
+    if not (data / MARKER).is_file():
+        raise _refused(data, f"the marker {MARKER}", "none (writing it never finished)")
+    try:
+        text = (data / FILE).read_bytes()
+        manifest = json.loads(text)
+    except (OSError, ValueError) as error:
+        raise _refused(data, f"a readable {FILE}", str(error)) from error
+    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
+        found = manifest.get("schema") if isinstance(manifest, dict) else type(manifest).__name__
+        raise _refused(data, f"schema {SCHEMA}", repr(found))
+    if (data / MARKER).read_text().strip() != digest(text):
+        raise _refused(data, f"the {FILE} that {MARKER} was written for", "a different one")
+    return manifest
+
+
+def _refused(data: Path, expected: str, found: str) -> UserError:
+    return UserError(f"{data}: expected {expected}, found {found}; generate or fetch it again", CHECK_FAILED)
+
+
+def minari_metadata(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The ``metadata.json`` by which Minari lists the dataset (it cannot load the arrays themselves)."""
+    spec = EnvSpec.from_json(manifest["spec"])
+    own = manifest["references"].get("own") or {}
+    scores = {"ref_min_score": own["random"], "ref_max_score": own["expert"]} if own else {}
+    return scores | {
+        "dataset_id": manifest["id"],
+        "minari_version": "0.5.0",  # a newer stamp is refused by older Minari releases; the keys are the same
+        "data_format": "zarr",
+        "total_episodes": manifest["episodes"],
+        "total_steps": manifest["steps"],
+        "dataset_size": round(manifest["size_bytes"] / 1e6, 1),
+        "observation_space": _box(-float("inf"), float("inf"), (spec.n_agents, spec.obs_dim)),
+        "action_space": _box(spec.act_low, spec.act_high, (spec.n_agents, spec.act_dim)),
+        "algorithm_name": manifest["quality"],
+        "description": f"{manifest['env']}, {manifest['quality']}: one row per agent, see {FILE}",
+        "author": ["dom2"],
+        "author_email": [],
+        "requirements": [f"dom2=={manifest['versions']['dom2']}"],
+        "agents": list(spec.agent_names),
+        "content_hash": manifest["hash"],
+    }
+
+
+def _box(low: float, high: float, shape: tuple[int, int]) -> str:
+    def fill(value: float) -> list[list[float]]:
+        return [[value] * shape[1] for _ in range(shape[0])]
+
+    space = {"type": "Box", "dtype": "float32", "shape": list(shape), "low": fill(low), "high": fill(high)}
+    return json.dumps(space)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -166,10 +166,9 @@ def from_arrays(
             raise ValueError(f"{name}: expected shape {array.shape}, found {arrays[name].shape}")
     if offsets[0] != 0 or offsets[-1] != steps or (np.diff(offsets) <= 0).any():
         raise ValueError(f"offsets: expected increasing from 0 to {steps}, found {offsets[0]}..{offsets[-1]}")
-    entries = manifests.array_entries(
-        layouts, {n: manifests.leaves(layouts[n], a) for n, a in arrays.items()}
-    )
-    manifest = {
+    leaves = {name: manifests.leaves(array, arrays[name]) for name, array in layouts.items()}
+    entries = manifests.array_entries(layouts, leaves)
+    manifest: dict[str, Any] = {
         "schema": manifests.SCHEMA,
         "id": dataset_id,
         "env": env or spec.env_id,

@@ -91,8 +91,6 @@ def _read_chunk(data: Path, name: str, chunk: int, rows: slice) -> NDArray[Any]:
     try:
         return np.asarray(source[rows])
     except (ValueError, RuntimeError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"{where}: expected intact bytes, found damage ({reason}); generate or fetch it again",
-            CHECK_FAILED,
-        ) from error
+        found = f"damage ({str(error).split('.')[0] or type(error).__name__})"
+        message = f"{where}: expected intact bytes, found {found}; generate or fetch it again"
+        raise UserError(message, CHECK_FAILED) from error

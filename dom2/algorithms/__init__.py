@@ -1,0 +1,87 @@
+"""Algorithms by name. An algorithm learns (``Algorithm``); what it has learned acts (``dom2_policies.policy.Policy``)."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from dom2data.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from dom2_policies.policy import Policy
+    from dom2data.spec import Batch, EnvSpec
+
+ALGORITHMS = {"dom2": "dom2.algorithms.dom2:DOM2"}
+
+
+class Algorithm(Protocol):
+    """M = seeds x agents members that learn side by side. ``Config`` is a frozen dataclass with defaults."""
+
+    Config: ClassVar[type[Any]]
+    PRESETS: ClassVar[dict[str, dict[str, Any]]]
+
+    @classmethod
+    def create(
+        cls,
+        config: Any,
+        spec: EnvSpec,
+        n_seeds: int,
+        device: torch.device,
+        generators: Sequence[torch.Generator],
+    ) -> Algorithm: ...
+
+    def update(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """One gradient update of everything; metrics are tensors [M], not read back to the host."""
+        ...
+
+    def policy(self, seed: int, candidates: int = 1) -> Policy:
+        """A snapshot of seed ``seed`` that later updates do not reach."""
+        ...
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """Every network's tensors by name; what a policy needs."""
+        ...
+
+    def load_weights(self, weights: dict[str, torch.Tensor]) -> None: ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next update depends on besides the weights: tensors, numbers, lists and dicts of them."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+def load(name: str) -> type[Algorithm]:
+    """The class of an algorithm: one of ``ALGORITHMS`` or ``path/to/file.py:Class``.
+
+    Raises UserError (usage) when there is none.
+    """
+    target = ALGORITHMS.get(name, name)
+    module_name, _, class_name = target.rpartition(":")
+    if module_name.endswith(".py") and Path(module_name).is_file():
+        module = _load_file(Path(module_name))
+    elif name in ALGORITHMS:
+        module = importlib.import_module(module_name)
+    else:
+        raise UserError(
+            f"expected an algorithm in {', '.join(ALGORITHMS)} or file.py:Class, found {name!r}; see dom2 fit --help", 2
+        )
+    if not hasattr(module, class_name):
+        raise UserError(f"expected a class {class_name} in {module_name}, found none; check the name after the colon", 2)
+    return getattr(module, class_name)
+
+
+def _load_file(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(f"dom2_user_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module.__name__] = module  # dataclasses look their module up there
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,320 @@
+"""DOM2: diffusion offline multi-agent model (Li, Pan and Huang, arXiv 2307.01472), Algorithm 2.
+
+Agent j has a noise network eps_theta (its diffusion policy), two critics phi^1, phi^2 and a target of each:
+
+    Eq. (1)  sum_k mean (y - Q_k(o, a))^2 + zeta mean [log mean exp Q_k(o, a~) - Q_k(o, a)]
+             y = r + gamma min_k Qbar_k(o', a'), a' from the target policy; a~ uniform actions
+    Eq. (3)  L_bc = mean |eps - eps_theta(alpha_i a + sigma_i eps, o, tau_i)|^2, i uniform on the grid
+    Eq. (5)  L = L_bc - eta~ mean Q_1(o, a^{tau_0}), a^{tau_0} from the chain of Eq. (4)
+
+Differences from the paper's text:
+1. Equation (4) as printed adds noise at every step and diverges; ``dom2.solver`` takes the first-order
+   DPM-Solver step it quotes from Lu et al. (2022), with every index shifted, not only the first fraction's.
+2. eta~ divides by the mean of |Q| (detached), not of Q, which is negative on poor data and would make the
+   actor minimise Q. The mean is over the minibatch, for each agent.
+3. The paper's partition of [tau_0, tau_N] is in a lost appendix. Default ``quadratic``: with N = 5 equal
+   steps a first-order sampler keeps 30 to 65 % of the spread of the actions. ``uniform`` is offered.
+4. The predicted action is clipped to [-1, 1] inside the chain and at its end.
+5. The sum over random actions carries the importance weight 1 / p(a~) and a 1 / K, so that it estimates
+   the integral of exp Q over the action box, whatever K is. Both critics carry the penalty.
+6. L_bc is a mean over action dimensions; gradients are clipped per network.
+7. ``one_step`` takes the Q term at the prediction x0 made for L_bc instead of at the end of the chain
+   (Kang et al. 2023): a third of the cost.
+
+M members (seeds x agents) train as one stack; losses are means per member, summed, so that no member
+feels another. All noise of seed s comes from generator s.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from dom2.critic import conservative_penalty, td_loss, td_target
+from dom2.networks import MLPNoise, Noise, ResidualNoise, TwinCritics
+from dom2.schedule import VP, GridKind, time_grid
+from dom2.solver import sample
+from dom2_policies.stacked import polyak_
+from dom2data.spec import Batch, EnvSpec
+
+Metrics = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Hyper-parameters of DOM2; the defaults are the ``compact`` preset."""
+
+    eta: float = 2.0
+    """Weight of the Q term in the policy loss, Eq. (5), before division by mean |Q|; 0 is pure cloning."""
+    zeta: float = 0.5
+    """Weight of the conservative term in the critic loss, Eq. (1)."""
+    gamma: float = 0.95
+    """Discount per environment step."""
+    rho: float = 0.01
+    """Rate of the targets' soft update."""
+    lr: float = 1e-3
+    """Adam's step size, actor and critics."""
+    n_steps: int = 5
+    """N, the number of denoising steps."""
+    grid: GridKind = "quadratic"
+    """Partition of the diffusion times, for the loss and the sampler."""
+    beta_max: float = 10.0
+    """End of the linear noise rate beta(t) of the VP schedule."""
+    order: int = 1
+    """Order of the solver: 1 (the paper) or 2 (multistep)."""
+    clip_x0: bool = True
+    """Clip the predicted action to the action range inside the chain."""
+    loss_includes_tau0: bool = True
+    """Draw the loss's time from {tau_0..tau_N} as in Eq. (3); without, from the tau_1..tau_N that the chain visits."""
+    q_action: Literal["chain", "one_step"] = "chain"
+    """Action whose Q the policy raises: the whole chain's (the paper) or the one-step prediction."""
+    eta_warmup: int = 0
+    """Updates over which eta rises linearly from 0."""
+    n_uniform: int = 10
+    """K, uniform actions per observation in the conservative term."""
+    grad_clip: float = 1.0
+    """Largest norm of each network's gradient."""
+    noise_network: Literal["residual", "mlp"] = "residual"
+    """Noise network: the residual U, or the plain MLP of the paper's ablation."""
+    widths: tuple[int, ...] = (128, 64, 32)
+    """Widths of the noise network (the residual one takes three)."""
+    embed_dim: int = 64
+    """Width of the residual network's embedding of time and observation."""
+    critic_widths: tuple[int, ...] = (128, 128)
+    """Hidden widths of each critic."""
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "compact": {},
+    "wide": {
+        "widths": (512, 256, 128), "embed_dim": 128, "critic_widths": (256, 256, 256), "lr": 3e-4, "rho": 0.005,
+    },
+}  # fmt: skip
+
+
+class DOM2:
+    """All members' networks, targets, optimisers and noise generators."""
+
+    Config: ClassVar = Config
+    PRESETS: ClassVar = PRESETS
+
+    def __init__(
+        self,
+        config: Config,
+        spec: EnvSpec,
+        n_seeds: int,
+        device: torch.device,
+        generators: Sequence[torch.Generator],
+    ):
+        if (spec.act_low, spec.act_high) != (-1.0, 1.0):
+            raise ValueError(f"expected actions in [-1, 1], found [{spec.act_low}, {spec.act_high}]")
+        if len(generators) != n_seeds:
+            raise ValueError(f"expected one generator for each of {n_seeds} seeds, found {len(generators)}")
+        self.config, self.spec, self.n_seeds, self.generators = config, spec, n_seeds, list(generators)
+        schedule = VP(beta_max=config.beta_max)
+        grid = time_grid(config.grid, config.n_steps, schedule=schedule).to(device)
+        self.alpha, self.sigma = schedule.alpha(grid).float(), schedule.sigma(grid).float()
+        self.chain = Chain(schedule, grid, 1.0 if config.clip_x0 else None, config.order)
+        self.noise, self.critics = self._networks(generators)
+        self.target_noise = copy.deepcopy(self.noise).requires_grad_(False)
+        self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
+        self.actor_optimiser = torch.optim.Adam(self.noise.parameters(), config.lr, fused=True)
+        self.critic_optimiser = torch.optim.Adam(self.critics.parameters(), config.lr, fused=True)
+        self.updates = 0
+
+    @classmethod
+    def create(
+        cls,
+        config: Config,
+        spec: EnvSpec,
+        n_seeds: int,
+        device: torch.device,
+        generators: Sequence[torch.Generator],
+    ) -> DOM2:
+        """New networks for n_seeds x N members; generator s (on ``device``) draws all that seed s needs.
+
+        Raises ValueError when the action range is not [-1, 1] or the generators are not one per seed.
+        """
+        return cls(config, spec, n_seeds, device, generators)
+
+    def update(self, batch: Batch) -> Metrics:
+        """Lines 5 to 8 of Algorithm 2 for all members at once; metrics are tensors [M], on the device."""
+        loss, critic_metrics = self.critic_loss(batch)
+        critic_norm = descend(loss, self.critics, self.critic_optimiser, self.config.grad_clip)
+        loss, actor_metrics = self.actor_loss(batch)
+        actor_norm = descend(loss, self.noise, self.actor_optimiser, self.config.grad_clip)
+        polyak_(self.target_critics, self.critics, self.config.rho)
+        polyak_(self.target_noise, self.noise, self.config.rho)
+        self.updates += 1
+        norms = {"critic/grad_norm": critic_norm.view(-1, 2).amax(dim=1), "actor/grad_norm": actor_norm}
+        return critic_metrics | actor_metrics | norms
+
+    def critic_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
+        """Equation (1), a mean for each critic of each member, summed over all of them."""
+        with torch.no_grad():
+            next_actions = self.chain(self.target_noise.given(batch.next_obs), self._normal(batch.actions))
+            next_q = self.target_critics(batch.next_obs, next_actions.unsqueeze(1))[:, :, 0]
+            target = td_target(batch.rewards, batch.terminated, next_q, self.config.gamma)
+        q = self.critics(batch.obs, torch.cat([batch.actions.unsqueeze(1), self._uniform(batch.actions)], dim=1))
+        q_data, q_uniform = q[:, :, 0], q[:, :, 1:]
+        td = td_loss(q_data, target)
+        gap = conservative_penalty(q_uniform, q_data, log_density=-self.spec.act_dim * math.log(2.0))
+        metrics = {"critic/td": td, "critic/gap": gap, "critic/q_data": q_data.mean(dim=-1)}
+        return (td + self.config.zeta * gap).sum(), {k: v.detach().mean(dim=1) for k, v in metrics.items()}
+
+    def actor_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
+        """Equation (5), a mean for each member, summed over members."""
+        eps_fn = self.noise.given(batch.obs)
+        i, eps = self._grid_index(batch.rewards), self._normal(batch.actions)
+        alpha, sigma = self.alpha[i].unsqueeze(-1), self.sigma[i].unsqueeze(-1)
+        noisy = alpha * batch.actions + sigma * eps
+        predicted = eps_fn(noisy, i)
+        bc = (predicted - eps).square().mean(dim=(1, 2))  # Eq. (3)
+        if self.config.eta == 0.0:  # pure cloning needs no chain
+            return bc.sum(), {"actor/bc": bc.detach()}
+        if self.config.q_action == "chain":
+            actions = self.chain(eps_fn, self._normal(batch.actions))
+        else:
+            actions = ((noisy - sigma * predicted) / alpha).clamp(-1.0, 1.0)
+        q = self.critics(batch.obs, torch.stack([actions, batch.actions], dim=1))[:, 0]
+        q_policy, q_data = q[:, 0].mean(dim=-1), q[:, 1].detach()
+        eta_tilde = self._eta() / q_data.abs().mean(dim=-1).clamp_min(1e-6)
+        metrics = {"actor/bc": bc, "actor/q": q_policy, "actor/eta_tilde": eta_tilde}
+        return (bc - eta_tilde * q_policy).sum(), {k: v.detach() for k, v in metrics.items()}
+
+    def policy(self, seed: int, candidates: int = 1) -> DiffusionPolicy:
+        """A snapshot of one seed's N agents, which later updates do not reach."""
+        noise, critics = self._networks([torch.Generator(self.alpha.device)])
+        for part, whole in ((noise, self.noise), (critics, self.critics)):
+            part.load_state_dict({k: v.chunk(self.n_seeds)[seed] for k, v in whole.state_dict().items()})
+        return DiffusionPolicy(noise, critics, self.chain, self.spec, candidates)
+
+    def weights(self) -> dict[str, Tensor]:
+        """All networks' parameters and constants by name, e.g. ``noise.head.weight`` [M, in, out]."""
+        return {
+            f"{part}.{name}": value
+            for part in ("noise", "critics", "target_noise", "target_critics")
+            for name, value in getattr(self, part).state_dict().items()
+        }
+
+    def load_weights(self, weights: dict[str, Tensor]) -> None:
+        """The inverse of ``weights``. Raises RuntimeError when a name or a shape does not fit."""
+        for part in ("noise", "critics", "target_noise", "target_critics"):
+            prefix = f"{part}."
+            own = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+            getattr(self, part).load_state_dict(own)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next update depends on besides the weights: optimisers, generators, the count."""
+        return {
+            "actor_optimiser": self.actor_optimiser.state_dict(),
+            "critic_optimiser": self.critic_optimiser.state_dict(),
+            "generators": [g.get_state() for g in self.generators],
+            "updates": self.updates,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.actor_optimiser.load_state_dict(state["actor_optimiser"])
+        self.critic_optimiser.load_state_dict(state["critic_optimiser"])
+        for generator, value in zip(self.generators, state["generators"], strict=True):
+            generator.set_state(value)
+        self.updates = state["updates"]
+
+    def _networks(self, generators: Sequence[torch.Generator]) -> tuple[ResidualNoise | MLPNoise, TwinCritics]:
+        c, members = self.config, len(generators) * self.spec.n_agents
+        shape = (members, self.spec.obs_dim, self.spec.act_dim)
+        noise: ResidualNoise | MLPNoise
+        if c.noise_network == "residual":
+            noise = ResidualNoise(*shape, self.chain.grid, generators, c.widths, c.embed_dim)
+        else:
+            noise = MLPNoise(*shape, self.chain.grid, generators, c.widths)
+        return noise, TwinCritics(*shape, generators, c.critic_widths)
+
+    def _eta(self) -> float:
+        warmup = self.config.eta_warmup
+        return self.config.eta * (min(1.0, (self.updates + 1) / warmup) if warmup else 1.0)
+
+    def _normal(self, like: Tensor) -> Tensor:
+        """N(0, 1) of the shape of ``like`` [M, ...]; one draw per seed, so that seeds never share noise."""
+        shape = (self.spec.n_agents, *like.shape[1:])
+        return torch.cat([torch.randn(shape, generator=g, device=like.device) for g in self.generators])
+
+    def _uniform(self, like: Tensor) -> Tensor:
+        """K uniform actions in [-1, 1] for each row of ``like`` [M, B, A] -> [M, K, B, A]."""
+        shape = (self.spec.n_agents, self.config.n_uniform, *like.shape[1:])
+        draws = [torch.rand(shape, generator=g, device=like.device) for g in self.generators]
+        return torch.cat(draws).mul_(2.0).sub_(1.0)
+
+    def _grid_index(self, like: Tensor) -> Tensor:
+        """Indices into the grid, uniform, of the shape of ``like`` [M, B]."""
+        low, high = (0 if self.config.loss_includes_tau0 else 1), self.config.n_steps + 1
+        shape = (self.spec.n_agents, *like.shape[1:])
+        draws = [torch.randint(low, high, shape, generator=g, device=like.device) for g in self.generators]
+        return torch.cat(draws)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The denoising chain of Eq. (4), corrected: noise [M, B, A] -> actions [M, B, A] in [-1, 1]."""
+
+    schedule: VP
+    grid: Tensor
+    clip: float | None
+    order: int
+
+    def __call__(self, eps_fn: Noise, x: Tensor) -> Tensor:
+        return sample(eps_fn, x, self.schedule, self.grid, self.clip, self.order).clamp(-1.0, 1.0)
+
+
+class DiffusionPolicy:
+    """One seed's agents, each acting from its own observation by its own chain.
+
+    With C > 1 candidates each agent draws C actions and takes the one its critics rate best (the smaller
+    of the two); the paper takes one.
+    """
+
+    def __init__(
+        self,
+        noise: ResidualNoise | MLPNoise,
+        critics: TwinCritics,
+        chain: Chain,
+        spec: EnvSpec,
+        candidates: int = 1,
+    ):
+        self.noise, self.critics, self.chain, self.spec, self.candidates = noise, critics, chain, spec, candidates
+
+    @torch.no_grad()
+    def act(self, obs: Tensor, generator: torch.Generator, deterministic: bool = False) -> Tensor:
+        """obs [..., N, O] -> actions [..., N, A]; deterministic starts the chain at zero instead of noise."""
+        n, a = self.spec.n_agents, self.spec.act_dim
+        own = obs.reshape(-1, n, obs.shape[-1]).transpose(0, 1)
+        x = torch.zeros(n, self.candidates * own.shape[1], a, device=obs.device)
+        if not deterministic:
+            x = torch.randn(x.shape, generator=generator, device=obs.device)
+        actions = self.chain(self.noise.given(own.repeat(1, self.candidates, 1)), x)
+        if self.candidates > 1:
+            choices = actions.view(n, self.candidates, -1, a)
+            best = self.critics(own, choices).amin(dim=1).argmax(dim=1, keepdim=True)
+            actions = choices.take_along_dim(best.unsqueeze(-1), dim=1).squeeze(1)
+        return actions.transpose(0, 1).reshape(*obs.shape[:-1], a)
+
+
+def descend(loss: Tensor, network: nn.Module, optimiser: torch.optim.Optimizer, max_norm: float) -> Tensor:
+    """One step down the loss with each stacked network's gradient clipped by itself; returns their norms.
+
+    A norm over the whole stack would let one member's large gradient shrink the others' steps.
+    """
+    parameters = list(network.parameters())
+    gradients = torch.autograd.grad(loss, parameters)
+    norms = torch.stack([torch.linalg.vector_norm(g.flatten(1), dim=1) for g in gradients]).norm(dim=0)
+    factors = (max_norm / (norms + 1e-6)).clamp_max(1.0).view(-1, 1, 1)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient.mul_(factors)
+    optimiser.step()
+    return norms

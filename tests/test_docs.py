@@ -1,0 +1,169 @@
+"""The documentation is true: links lead somewhere, commands run, listed options and keys exist."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from dom2_cli import data, learn
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
+COMMANDS = {"dom2data": data.main, "dom2": learn.main}
+
+# What a documented command is run with here, so that the suite stays short. Everything else runs as printed.
+SMALLER = {
+    "dom2data generate": "--steps 5000 --force",
+    "dom2data subsample": "--force",
+    "dom2 fit": "--updates 3 --batch-size 16",
+    "dom2 evaluate": "--episodes 4",
+}
+# These train for minutes: only their plan or their options are checked.
+ONLY = {
+    "dom2data generate --env tag --quality medium-replay": "--dry-run",
+    "dom2data generate --env tag --quality all": "--dry-run",
+    "dom2data train": "--help",
+}
+# Commands of other programs: set-up, which CI does for real before it runs this test.
+OTHERS = {"make", "pip", "source", "git"}
+
+
+def prose(page: Path) -> str:
+    """A page without its code blocks."""
+    return re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
+
+
+def anchors(page: Path) -> set[str]:
+    """GitHub's and MyST's names of a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", prose(page), flags=re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+def console(page: Path) -> list[str]:
+    blocks = re.findall(r"^```console\n(.*?)^```", page.read_text(), flags=re.M | re.S)
+    return [line[2:] for block in blocks for line in block.splitlines() if line.startswith("$ ")]
+
+
+def shortened(command: str) -> list[str]:
+    """The arguments that a documented command is run with."""
+    words = shlex.split(command, comments=True)[1:]
+    for flags, table in ((True, ONLY), (False, SMALLER)):
+        for start, more in table.items():
+            if command == start or command.startswith(start + " "):
+                return (
+                    [*words[:1], *shlex.split(more)]
+                    if flags and more == "--help"
+                    else words + shlex.split(more)
+                )
+    return words
+
+
+def invoke(command: str) -> str:
+    """Standard output of one of our commands. Fails unless it exits with 0."""
+    result = CliRunner().invoke(COMMANDS[command.split()[0]], shortened(command))
+    assert result.exit_code == 0, f"$ {command}\n{result.output}"
+    return result.stdout
+
+
+@pytest.fixture(scope="module", autouse=True)
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder to run in, and a dataset root with the dataset that the pages speak of."""
+    folder = tmp_path_factory.mktemp("docs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("MINARI_DATASETS_PATH", str(folder / "root"))
+        invoke("dom2data generate --env tag --quality medium")
+        invoke("dom2 fit --dataset tag-medium --out runs/tag-medium-dom2-1")
+        yield folder
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(page: Path) -> None:
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        path, _, anchor = target.partition("#")
+        if "://" in target:
+            continue
+        file = (page.parent / path).resolve() if path else page
+        if not file.exists() or (anchor and anchor not in anchors(file)):
+            broken.append(target)
+    assert broken == []
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if console(page)], ids=lambda page: page.relative_to(ROOT).as_posix()
+)
+def test_commands_run(page: Path) -> None:
+    for command in dict.fromkeys(console(page)):
+        if command.split()[0] not in OTHERS:
+            invoke(command)
+
+
+def test_make_targets_exist() -> None:
+    targets = {line.split()[1] for page in PAGES for line in console(page) if line.startswith("make ")}
+    targets |= {t for page in PAGES for t in re.findall(r"`make ([\w-]+)`", page.read_text())}
+    assert {"demo", "test"} <= targets
+    run = subprocess.run(["make", "-n", *targets], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
+def options(group: click.Group) -> dict[str, set[str]]:
+    """Long options of each subcommand."""
+    return {
+        name: {flag for p in command.params for flag in (*p.opts, *p.secondary_opts) if flag.startswith("--")}
+        for name, command in group.commands.items()
+    }
+
+
+@pytest.mark.parametrize("program", COMMANDS)
+def test_command_page_lists_exactly_the_options(program: str) -> None:
+    """A table for each command in cli.md, one option a row."""
+    sections = re.split(r"^### ", (ROOT / "docs/cli.md").read_text(), flags=re.M)[1:]
+    documented = {
+        match[1]: set(re.findall(r"^\| `(--[\w-]+)", section, flags=re.M))
+        for section in sections
+        if (match := re.match(rf"`{program} ([\w-]+)", section))
+    }
+    assert documented == options(COMMANDS[program])
+
+
+@pytest.mark.parametrize(
+    "command", ["dom2data show tag-medium --json", "dom2 evaluate runs/tag-medium-dom2-1 --json"]
+)
+def test_documented_json_keys_are_there(command: str) -> None:
+    section = (ROOT / "docs/cli.md").read_text().split(f"`{command}` prints", 1)[1].split("\n#", 1)[0]
+    keys = re.findall(r"^\| `([\w.]+)` \|", section, flags=re.M)
+    assert len(keys) > 5
+    printed = json.loads(invoke(command))
+    for key in keys:
+        value = printed
+        for part in key.split("."):
+            assert part in value, key
+            value = value[part]
+
+
+def test_reader_of_the_format_page(place: Path) -> None:
+    """The page's own code opens and verifies a dataset, with Zarr alone."""
+    code = re.search(r"^```python\n(.*?)^```", (ROOT / "docs/format.md").read_text(), flags=re.M | re.S)
+    assert code is not None
+    names: dict[str, object] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place / "root")
+        exec(code[1], names)
+    assert getattr(names["first"], "shape", None) == (26, 3, 16)
+
+
+def test_python_of_the_quickstart() -> None:
+    code = re.search(r"^```python\n(.*?)^```", (ROOT / "docs/quickstart.md").read_text(), flags=re.M | re.S)
+    assert code is not None
+    names: dict[str, object] = {}
+    exec(code[1], names)
+    assert tuple(names["batch"].obs.shape) == (3, 256, 16)  # type: ignore[attr-defined]

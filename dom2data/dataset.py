@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from dom2data import ids, stats
 from dom2data.spec import Bool, EnvSpec, Episode, Float32
 from dom2data.store import manifest as manifests
-from dom2data.store.layout import layout
+from dom2data.store.layout import ArrayLayout, layout
 
 Int64 = NDArray[np.int64]
 
@@ -121,7 +121,7 @@ def open(name: str, root: str | os.PathLike[str] | None = None) -> Dataset:
     def load(array: str) -> NDArray[Any]:
         from dom2data.store import zarr  # half a second to import, and needed only for the arrays
 
-        return zarr.read_array(data, array)
+        return zarr.read_array(data, array, ArrayLayout.from_json(manifest["arrays"][array]))
 
     return Dataset(manifest, load)
 
@@ -148,7 +148,7 @@ def from_arrays(
     offsets = np.asarray(offsets, np.int64)
     episodes, steps = len(offsets) - 1, len(actions)
     terminated = np.zeros(episodes, bool) if terminated is None else np.asarray(terminated)
-    returns, agent_returns = stats.episode_returns(spec, rewards, offsets)
+    returns, agent_returns = stats.episode_returns(spec, rewards, offsets[:-1])
     arrays: dict[str, NDArray[Any]] = {
         "observations": np.asarray(observations, np.float32),
         "actions": np.asarray(actions, np.float32),

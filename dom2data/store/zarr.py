@@ -46,51 +46,70 @@ def write_chunk(data: Path, name: str, array: ArrayLayout, chunk: int, values: N
     values = np.ascontiguousarray(values)
     target = zarr.open_array(data / name, mode="r+")
     target[rows] = values
-    if not np.array_equal(_read(data, name, rows).view(np.uint8), values.view(np.uint8)):
+    written = np.asarray(zarr.open_array(data / name, mode="r")[rows])
+    if not np.array_equal(written.view(np.uint8), values.view(np.uint8)):
         raise UserError(f"{data / name}: chunk {chunk} reads back differently; check the disk", 1)
     return digest(values.data)
 
 
-def write_array(data: Path, name: str, array: ArrayLayout, values: NDArray[Any]) -> list[str]:
-    """Write all chunks of an array; returns its leaves."""
-    return [write_chunk(data, name, array, c, values[array.rows(c)]) for c in range(array.n_chunks)]
+def write_arrays(
+    data: Path, layouts: Mapping[str, ArrayLayout], values: Mapping[str, NDArray[Any]]
+) -> dict[str, list[str]]:
+    """Write every chunk of the arrays in ``values``; returns their leaves by name."""
+    return {
+        name: [write_chunk(data, name, array, c, values[name][array.rows(c)]) for c in range(array.n_chunks)]
+        for name, array in layouts.items()
+        if name in values
+    }
 
 
-def read_array(data: Path, name: str) -> NDArray[Any]:
+def read_array(data: Path, name: str, array: ArrayLayout) -> NDArray[Any]:
     """A whole array. Raises UserError (code 3), naming array and chunk, for a lost or damaged chunk."""
-    source = zarr.open_array(data / name, mode="r")
+    source = _open(data, name, array)
     if source.nchunks_initialized == source.nchunks:
         try:
-            return _read(data, name, slice(None))
+            return np.asarray(source[:])
         except (ValueError, RuntimeError, OSError):
             pass  # the loop below finds out which chunk it was
-    rows = source.chunks[0]
-    parts = [_read_chunk(data, name, c, slice(c * rows, (c + 1) * rows)) for c in range(source.nchunks)]
-    return np.concatenate(parts)
+    return np.concatenate([_read_chunk(source, data, name, array, c) for c in range(array.n_chunks)])
 
 
 def leaves(data: Path, name: str, array: ArrayLayout) -> list[str]:
     """The leaf hashes of what is on disk. Raises UserError (code 3) like ``read_array``."""
-    found = []
-    for chunk in range(array.n_chunks):
-        values = _read_chunk(data, name, chunk, array.rows(chunk))
-        found.append(digest(np.ascontiguousarray(values).data))
-    return found
+    return [leaf(data, name, array, chunk) for chunk in range(array.n_chunks)]
 
 
-def _read(data: Path, name: str, rows: slice) -> NDArray[Any]:
-    return np.asarray(zarr.open_array(data / name, mode="r")[rows])
+def leaf(data: Path, name: str, array: ArrayLayout, chunk: int) -> str:
+    """The leaf hash of one chunk on disk. Raises UserError (code 3) like ``read_array``."""
+    values = _read_chunk(_open(data, name, array), data, name, array, chunk)
+    return digest(np.ascontiguousarray(values).data)
 
 
-def _read_chunk(data: Path, name: str, chunk: int, rows: slice) -> NDArray[Any]:
-    source = zarr.open_array(data / name, mode="r")
-    file = data / name / "c" / "/".join([str(chunk)] + ["0"] * (source.ndim - 1))
-    where = f"{data}: array {name!r}, chunk {chunk}"
-    if not file.is_file():
-        raise UserError(f"{where}: expected its file, found none; generate or fetch it again", CHECK_FAILED)
+def _open(data: Path, name: str, array: ArrayLayout) -> zarr.Array[Any]:
     try:
-        return np.asarray(source[rows])
+        source = zarr.open_array(data / name, mode="r")
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise _damaged(data, f"array {name!r}", "its zarr.json", "none that is readable") from error
+    found = (str(source.dtype), source.shape, source.chunks[0])
+    if found != (array.dtype, array.shape, array.chunk_rows):
+        raise _damaged(data, f"array {name!r}", f"{array}", str(found))
+    return source
+
+
+def _read_chunk(
+    source: zarr.Array[Any], data: Path, name: str, array: ArrayLayout, chunk: int
+) -> NDArray[Any]:
+    where = f"array {name!r}, chunk {chunk}"
+    if not (data / name / "c" / "/".join([str(chunk)] + ["0"] * (source.ndim - 1))).is_file():
+        raise _damaged(data, where, "its file", "none")
+    try:
+        return np.asarray(source[array.rows(chunk)])
     except (ValueError, RuntimeError, OSError) as error:
-        found = f"damage ({str(error).split('.')[0] or type(error).__name__})"
-        message = f"{where}: expected intact bytes, found {found}; generate or fetch it again"
-        raise UserError(message, CHECK_FAILED) from error
+        raise _damaged(
+            data, where, "intact bytes", str(error).split(".")[0] or type(error).__name__
+        ) from error
+
+
+def _damaged(data: Path, where: str, expected: str, found: str) -> UserError:
+    message = f"{data}: {where}: expected {expected}, found {found}; generate or fetch it again"
+    return UserError(message, CHECK_FAILED)

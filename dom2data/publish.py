@@ -1,0 +1,82 @@
+"""The last step of making a dataset: describe what the stage holds, and commit it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from platform import python_version
+from typing import Any
+
+from dom2data import dataset, scores, stats
+from dom2data.dataset import Dataset
+from dom2data.errors import UserError
+from dom2data.spec import EnvSpec
+from dom2data.store import manifest as manifests
+from dom2data.store import zarr
+from dom2data.store.layout import ArrayLayout
+from dom2data.store.stage import Stage
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a dataset comes from: the part of the manifest that its values do not tell."""
+
+    env: str
+    quality: str | None
+    recipe: dict[str, Any]
+    sources: Sequence[str]
+    """names of the policies, by the number in the array ``source``"""
+    policies: Mapping[str, Any]
+    """what is recorded of each checkpoint that acted"""
+    parents: Sequence[Mapping[str, Any]] = ()
+
+
+def publish(
+    stage: Stage,
+    spec: EnvSpec,
+    layouts: Mapping[str, ArrayLayout],
+    leaves: Mapping[str, list[str]],
+    origin: Origin,
+    started: float,
+) -> Dataset:
+    """Commit a stage whose arrays are all written; ``leaves`` are their hashes, ``started`` is
+    ``time.perf_counter()`` of the beginning."""
+    team, agents = (zarr.read_array(stage.data, name, layouts[name]) for name in ("returns", "agent_returns"))
+    arrays = manifests.array_entries(layouts, leaves)
+    manifest = {
+        "schema": manifests.SCHEMA,
+        "id": stage.dataset_id,
+        "env": origin.env,
+        "quality": origin.quality,
+        "spec": spec.to_json(),
+        "steps": layouts["actions"].shape[0],
+        "episodes": layouts["returns"].shape[0],
+        "returns": stats.returns_summary(spec.agent_names, team, agents),
+        "references": _references(origin.env),
+        "recipe": origin.recipe,
+        "sources": list(origin.sources),
+        "policies": dict(origin.policies),
+        "parents": list(origin.parents),
+        "arrays": arrays,
+        "hash": manifests.content_hash(spec, arrays),
+        "size_bytes": sum(file.stat().st_size for file in stage.data.rglob("*") if file.is_file()),
+        "created": datetime.now(UTC).isoformat(timespec="microseconds"),
+        "wall_s": round(time.perf_counter() - started, 3),
+        "versions": {"python": python_version()}
+        | {name: version(name) for name in ("dom2", "numpy", "torch", "numba", "zarr", "numcodecs")},
+    }
+    stage.commit(manifest)
+    return dataset.open(stage.dataset_id, stage.base)
+
+
+def _references(env: str) -> dict[str, dict[str, float] | None]:
+    found: dict[str, dict[str, float] | None] = {}
+    for kind in ("published", "own"):
+        try:
+            found[kind] = scores.references(env, kind)
+        except UserError:
+            found[kind] = None
+    return found

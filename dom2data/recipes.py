@@ -1,0 +1,106 @@
+"""What each quality means, as data, and the recipe that names a dataset's bytes.
+
+Definitions follow the published offline datasets (Pan et al. 2022, OMAR; Fu et al. 2020, D4RL): random is
+uniform actions; medium and expert are checkpoints with Gaussian exploration noise; the mixes are whole
+episodes, half and half; medium-replay is everything in the replay buffer when training reaches medium.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from dom2_policies import zoo
+from dom2data.errors import CHECK_FAILED, UserError
+from dom2data.store.manifest import SCHEMA
+
+UNIFORM = "uniform"  # the one policy without a checkpoint
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Policies and their shares of the transitions, or a replay buffer."""
+
+    parts: tuple[tuple[str, float], ...] = ()
+    replay: bool = False
+
+
+QUALITIES: dict[str, Quality] = {
+    "random": Quality(((UNIFORM, 1.0),)),
+    "random-medium": Quality(((UNIFORM, 0.5), ("medium", 0.5))),
+    "medium-replay": Quality(replay=True),
+    "medium": Quality((("medium", 1.0),)),
+    "medium-expert": Quality((("medium", 0.5), ("expert", 0.5))),
+    "expert": Quality((("expert", 1.0),)),
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything the bytes of a generated dataset depend on; equal recipes give equal content hashes."""
+
+    env: str
+    quality: str
+    steps: int | None
+    """transitions asked for, rounded up to whole episodes; None: what the replay buffer holds"""
+    seed: int
+    noise: float
+    """standard deviation of the Gaussian noise on the checkpoints' actions"""
+    policies: dict[str, str]
+    """checkpoint name -> sha256 of its file"""
+    fingerprint: str
+    """of the environment"""
+    versions: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+def quality(name: str) -> Quality:
+    """The definition of a quality. Raises UserError for an unknown one."""
+    if name not in QUALITIES:
+        near = difflib.get_close_matches(name, QUALITIES, n=1)
+        hint = f"did you mean {near[0]}?" if near else "choose one of them"
+        raise UserError(f"expected a quality ({', '.join(QUALITIES)}), found {name!r}; {hint}")
+    return QUALITIES[name]
+
+
+def versions() -> dict[str, str]:
+    """What computed the bytes: this package, the store's schema, and the libraries that do the arithmetic."""
+    return {"schema": SCHEMA} | {name: version(name) for name in ("dom2", "numpy", "torch")}
+
+
+def checkpoints(env: str, quality_name: str, folder: Path = zoo.FOLDER) -> dict[str, Path]:
+    """The checkpoint file of every trained policy that a quality needs.
+
+    Raises UserError (code 2 when one is missing, 3 when its bytes are not those recorded).
+    """
+    found = {}
+    for name, _ in quality(quality_name).parts:
+        if name != UNIFORM:
+            try:
+                found[name] = zoo.path(env, name, folder)
+                recorded = zoo.sha256(env, name, folder)
+            except ValueError as error:
+                raise UserError(f"{error}; `dom2data train --env {env}` trains them") from error
+            if file_hash(found[name]) != recorded:
+                raise UserError(
+                    f"{found[name]}: expected sha256 {recorded}, found another file", CHECK_FAILED
+                )
+    return found
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file in hex. Raises UserError (code 3) when it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(
+            f"expected the checkpoint {path}, found {error.strerror}; reinstall", CHECK_FAILED
+        ) from error

@@ -1,0 +1,142 @@
+"""Where a dataset grows before it is one: ``<root>/.dom2data/stage/<id>``, committed by one rename.
+
+A stage holds ``recipe.json`` (written once its arrays exist), ``blocks/<b>.json`` with the leaf hashes of
+every finished block (written after its chunks), and ``dataset/data``, which becomes the dataset.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dom2data.errors import FAILED, UserError
+from dom2data.store import manifest as manifests
+
+Leaves = dict[str, str]
+"""Array name -> leaf hash of one chunk."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The unfinished dataset of one id; only the holder of the lock has one."""
+
+    dataset_id: str
+    base: Path
+
+    @property
+    def folder(self) -> Path:
+        return self.base / ".dom2data" / "stage" / self.dataset_id
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "dataset" / "data"
+
+    @property
+    def target(self) -> Path:
+        return self.base / self.dataset_id
+
+    @property
+    def _replaced(self) -> Path:
+        return self.folder / "replaced"
+
+    def check(self, recipe: Mapping[str, Any], force: bool) -> None:
+        """Make sure that this recipe may be written here; with ``force``, discard what another one began.
+
+        Raises UserError when a dataset of this id exists, or an unfinished one of another recipe.
+        """
+        if self.target.exists() and not force:
+            raise UserError(
+                f"expected a new id, found {self.dataset_id} in {self.base}; "
+                "--force replaces it, --out names another"
+            )
+        found = self._recipe()
+        if found is not None and found != recipe:
+            if not force:
+                other = ", ".join(f"{k} {v}" for k, v in found.items() if v != recipe.get(k))
+                raise UserError(
+                    f"expected to continue {self.dataset_id} as it was begun ({other}), found another; "
+                    "finish that one first, or --force discards it"
+                )
+            self.discard()
+
+    def discard(self) -> None:
+        """Forget what was begun."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def begin(self, recipe: Mapping[str, Any], create: Callable[[Path], None]) -> dict[int, Leaves]:
+        """The finished blocks of a stage of this recipe; a new one is made with ``create(data)``."""
+        if self._recipe() is None:
+            self.discard()
+            (self.folder / "blocks").mkdir(parents=True)
+            self.data.mkdir(parents=True)
+            create(self.data)
+            _write(self.folder / "recipe.json", recipe)
+        return {int(p.stem): json.loads(p.read_text()) for p in (self.folder / "blocks").glob("*.json")}
+
+    def _recipe(self) -> dict[str, Any] | None:
+        file = self.folder / "recipe.json"
+        return json.loads(file.read_text()) if file.exists() else None
+
+    def record(self, block: int, leaves: Leaves) -> None:
+        """Note that all chunks of a block are written and checked."""
+        _write(self.folder / "blocks" / f"{block}.json", leaves)
+
+    def commit(self, manifest: Mapping[str, Any]) -> None:
+        """Write the manifest and the marker, and move the dataset into place; a replaced one goes last."""
+        manifests.write(self.data, manifest)
+        self.target.parent.mkdir(parents=True, exist_ok=True)
+        if self.target.exists():
+            os.replace(self.target, self._replaced)
+        os.replace(self.folder / "dataset", self.target)
+        shutil.rmtree(self.folder)
+
+    def recover(self) -> None:
+        """Undo a commit that was killed between its renames, or clear up after one killed at its end."""
+        if self._replaced.exists() and not self.target.exists():
+            os.replace(self._replaced, self.target)
+        if not self.data.exists():
+            self.discard()
+
+
+@contextmanager
+def open_stage(dataset_id: str, base: Path) -> Iterator[Stage]:
+    """The stage of an id, under its lock.
+
+    Raises UserError (code 1) when another process holds the lock or the root cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    file = base / ".dom2data" / "locks" / (dataset_id.replace("/", "--") + ".lock")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(file)
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UserError(
+            f"expected to be the only writer of {dataset_id}, found another process holding {file}; "
+            "wait for it, or choose another id with --out",
+            FAILED,
+        ) from error
+    except OSError as error:
+        raise UserError(
+            f"expected a writable root {base}, found: {error.strerror}; see --root", FAILED
+        ) from error
+    try:
+        stage = Stage(dataset_id, base)
+        stage.recover()
+        yield stage
+    finally:
+        lock.release()
+
+
+def _write(path: Path, value: Any) -> None:
+    """Write JSON so that the file is either whole or absent."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(value, sort_keys=True))
+    os.replace(partial, path)

@@ -26,7 +26,9 @@ class TimeEmbedding(nn.Module):
 
     features: Tensor
 
-    def __init__(self, members: int, grid: Tensor, generators: Generators, out_dim: int = 32, scale: float = 30.0):
+    def __init__(
+        self, members: int, grid: Tensor, generators: Generators, out_dim: int = 32, scale: float = 30.0
+    ):
         super().__init__()
         share = members // len(generators)
         normals = [torch.randn(share, 1, out_dim // 2, generator=g, device=g.device) for g in generators]
@@ -53,7 +55,9 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.first = StackedLinear(members, in_dim, out_dim, generators)
         self.second = StackedLinear(members, out_dim, out_dim, generators)
-        self.skip = StackedLinear(members, in_dim, out_dim, generators) if in_dim != out_dim else nn.Identity()
+        self.skip = (
+            StackedLinear(members, in_dim, out_dim, generators) if in_dim != out_dim else nn.Identity()
+        )
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         h = silu(self.first(x)) + condition
@@ -144,21 +148,22 @@ class TwinCritics(nn.Module):
         act_dim: int,
         generators: Generators,
         widths: Sequence[int] = (128, 128),
-        activation: Activation = mish,
+        activation: Activation = torch.relu,
     ):
         super().__init__()
-        self.dims = (obs_dim, act_dim)
+        self.dims, self.activation = (obs_dim, act_dim), activation
         self.mlp = StackedMLP(2 * members, (obs_dim + act_dim, *widths, 1), generators, activation)
 
     def forward(self, obs: Tensor, actions: Tensor) -> Tensor:
         """obs [M, B, O], actions [M, K, B, A] (K actions for each observation) -> Q [M, 2, K, B]."""
         members, k, batch, act_dim = actions.shape
-        first, *hidden, last = self.mlp.layers
+        layers = [layer for layer in self.mlp.layers if isinstance(layer, StackedLinear)]
+        first, *hidden, last = layers
         weight_obs, weight_act = first.weight.split(self.dims, dim=1)
         # The observation's share of the first layer is the same for all K actions: computed once.
         from_obs = torch.baddbmm(first.bias, obs.repeat_interleave(2, dim=0), weight_obs)
         flat = actions.reshape(members, k * batch, act_dim).repeat_interleave(2, dim=0)
-        h = self.mlp.activation(torch.baddbmm(from_obs.repeat(1, k, 1), flat, weight_act))
+        h = self.activation(torch.baddbmm(from_obs.repeat(1, k, 1), flat, weight_act))
         for layer in hidden:
-            h = self.mlp.activation(layer(h))
+            h = self.activation(layer(h))
         return last(h).view(members, 2, k, batch)

@@ -14,9 +14,10 @@ GridKind = Literal["uniform", "quadratic", "logsnr"]
 
 @dataclass(frozen=True)
 class VP:
-    """Variance-preserving schedule, a linear beta(t): log alpha = -t^2 (b1 - b0) / 4 - t b0 / 2, sigma^2 = 1 - alpha^2.
+    """Variance-preserving schedule with a linear beta(t) (Song et al. 2021).
 
-    Song et al. 2021; with beta_max = 10 its values at t = k / T are the discrete betas of Diffusion-QL.
+    log alpha = -t^2 (beta_max - beta_min) / 4 - t beta_min / 2, sigma^2 = 1 - alpha^2. With beta_max = 10
+    its values at t = k / T are the discrete betas of Diffusion-QL (Wang et al. 2022).
     """
 
     beta_min: float = 0.1

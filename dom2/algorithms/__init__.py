@@ -1,4 +1,4 @@
-"""Algorithms by name. An algorithm learns (``Algorithm``); what it has learned acts (``dom2_policies.policy.Policy``)."""
+"""Algorithms by name. An algorithm learns; what it has learned is a policy, which acts."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ ALGORITHMS = {"dom2": "dom2.algorithms.dom2:DOM2"}
 
 
 class Algorithm(Protocol):
-    """M = seeds x agents members that learn side by side. ``Config`` is a frozen dataclass with defaults."""
+    """M = seeds x agents members that learn side by side; ``config_type`` is a frozen dataclass."""
 
-    Config: ClassVar[type[Any]]
-    PRESETS: ClassVar[dict[str, dict[str, Any]]]
+    config_type: ClassVar[type[Any]]
+    presets: ClassVar[dict[str, dict[str, Any]]]
 
     @classmethod
     def create(
@@ -69,11 +69,12 @@ def load(name: str) -> type[Algorithm]:
     elif name in ALGORITHMS:
         module = importlib.import_module(module_name)
     else:
+        known = ", ".join(ALGORITHMS)
         raise UserError(
-            f"expected an algorithm in {', '.join(ALGORITHMS)} or file.py:Class, found {name!r}; see dom2 fit --help", 2
+            f"expected an algorithm ({known}) or file.py:Class, found {name!r}; see dom2 fit --help"
         )
     if not hasattr(module, class_name):
-        raise UserError(f"expected a class {class_name} in {module_name}, found none; check the name after the colon", 2)
+        raise UserError(f"expected a class {class_name!r} in {module_name}, found none; check the name")
     return getattr(module, class_name)
 
 

@@ -44,6 +44,7 @@ from dom2_policies.stacked import polyak_
 from dom2data.spec import Batch, EnvSpec
 
 Metrics = dict[str, Tensor]
+NoiseNetwork = ResidualNoise | MLPNoise
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Config:
     clip_x0: bool = True
     """Clip the predicted action to the action range inside the chain."""
     loss_includes_tau0: bool = True
-    """Draw the loss's time from {tau_0..tau_N} as in Eq. (3); without, from the tau_1..tau_N that the chain visits."""
+    """Draw the loss's time from all of tau_0..tau_N (Eq. 3), or from the tau_1..tau_N that the chain visits."""
     q_action: Literal["chain", "one_step"] = "chain"
     """Action whose Q the policy raises: the whole chain's (the paper) or the one-step prediction."""
     eta_warmup: int = 0
@@ -88,21 +89,28 @@ class Config:
     """Width of the residual network's embedding of time and observation."""
     critic_widths: tuple[int, ...] = (128, 128)
     """Hidden widths of each critic."""
+    critic_activation: Literal["relu", "mish"] = "relu"
+    """Nonlinearity of the critics; mish costs a fifth of an update on a CPU."""
 
 
 PRESETS: dict[str, dict[str, Any]] = {
     "compact": {},
     "wide": {
-        "widths": (512, 256, 128), "embed_dim": 128, "critic_widths": (256, 256, 256), "lr": 3e-4, "rho": 0.005,
+        "widths": (512, 256, 128),
+        "embed_dim": 128,
+        "critic_widths": (256, 256, 256),
+        "critic_activation": "mish",
+        "lr": 3e-4,
+        "rho": 0.005,
     },
-}  # fmt: skip
+}
 
 
 class DOM2:
     """All members' networks, targets, optimisers and noise generators."""
 
-    Config: ClassVar = Config
-    PRESETS: ClassVar = PRESETS
+    config_type: ClassVar = Config
+    presets: ClassVar = PRESETS
 
     def __init__(
         self,
@@ -161,7 +169,9 @@ class DOM2:
             next_actions = self.chain(self.target_noise.given(batch.next_obs), self._normal(batch.actions))
             next_q = self.target_critics(batch.next_obs, next_actions.unsqueeze(1))[:, :, 0]
             target = td_target(batch.rewards, batch.terminated, next_q, self.config.gamma)
-        q = self.critics(batch.obs, torch.cat([batch.actions.unsqueeze(1), self._uniform(batch.actions)], dim=1))
+        q = self.critics(
+            batch.obs, torch.cat([batch.actions.unsqueeze(1), self._uniform(batch.actions)], dim=1)
+        )
         q_data, q_uniform = q[:, :, 0], q[:, :, 1:]
         td = td_loss(q_data, target)
         gap = conservative_penalty(q_uniform, q_data, log_density=-self.spec.act_dim * math.log(2.0))
@@ -226,15 +236,16 @@ class DOM2:
             generator.set_state(value)
         self.updates = state["updates"]
 
-    def _networks(self, generators: Sequence[torch.Generator]) -> tuple[ResidualNoise | MLPNoise, TwinCritics]:
+    def _networks(self, generators: Sequence[torch.Generator]) -> tuple[NoiseNetwork, TwinCritics]:
         c, members = self.config, len(generators) * self.spec.n_agents
         shape = (members, self.spec.obs_dim, self.spec.act_dim)
-        noise: ResidualNoise | MLPNoise
+        noise: NoiseNetwork
         if c.noise_network == "residual":
             noise = ResidualNoise(*shape, self.chain.grid, generators, c.widths, c.embed_dim)
         else:
             noise = MLPNoise(*shape, self.chain.grid, generators, c.widths)
-        return noise, TwinCritics(*shape, generators, c.critic_widths)
+        activation = getattr(nn.functional, c.critic_activation)
+        return noise, TwinCritics(*shape, generators, c.critic_widths, activation)
 
     def _eta(self) -> float:
         warmup = self.config.eta_warmup
@@ -281,13 +292,19 @@ class DiffusionPolicy:
 
     def __init__(
         self,
-        noise: ResidualNoise | MLPNoise,
+        noise: NoiseNetwork,
         critics: TwinCritics,
         chain: Chain,
         spec: EnvSpec,
         candidates: int = 1,
     ):
-        self.noise, self.critics, self.chain, self.spec, self.candidates = noise, critics, chain, spec, candidates
+        self.noise, self.critics, self.chain, self.spec, self.candidates = (
+            noise,
+            critics,
+            chain,
+            spec,
+            candidates,
+        )
 
     @torch.no_grad()
     def act(self, obs: Tensor, generator: torch.Generator, deterministic: bool = False) -> Tensor:

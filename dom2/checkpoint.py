@@ -1,0 +1,73 @@
+"""Checkpoints that survive being killed while they are written.
+
+``checkpoint/<updates>/`` holds ``weights.safetensors`` (all a policy needs) and ``state.pt`` (optimisers and
+generators, what the next update needs). ``checkpoint/latest`` names the newest whole one; it is replaced in
+one step after the folder is complete, so that at any moment it names a checkpoint that can be read.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from dom2data.errors import UserError
+
+
+def save(run: Path, updates: int, weights: dict[str, Tensor], state: dict[str, Any]) -> None:
+    """Write a checkpoint of ``updates`` updates and forget the one before."""
+    root = run / "checkpoint"
+    staging, folder = root / ".partial", root / f"{updates:09d}"
+    if latest(run) == folder:
+        return
+    for old in (staging, folder):
+        shutil.rmtree(old, ignore_errors=True)
+    staging.mkdir(parents=True)
+    save_file(
+        {name: value.detach().contiguous() for name, value in weights.items()},
+        staging / "weights.safetensors",
+    )
+    torch.save(state, staging / "state.pt")
+    for path in (staging / "weights.safetensors", staging / "state.pt"):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    staging.rename(folder)
+    pointer = root / ".latest"
+    pointer.write_text(folder.name)
+    os.replace(pointer, root / "latest")
+    for old in root.iterdir():
+        if old.is_dir() and old != folder:
+            shutil.rmtree(old)
+
+
+def latest(run: Path) -> Path | None:
+    """The folder of the newest whole checkpoint, or None before the first."""
+    pointer = run / "checkpoint" / "latest"
+    return run / "checkpoint" / pointer.read_text() if pointer.exists() else None
+
+
+def updates(run: Path) -> int:
+    """Updates made at the newest checkpoint; 0 before the first."""
+    folder = latest(run)
+    return int(folder.name) if folder else 0
+
+
+def load_weights(run: Path, device: torch.device) -> dict[str, Tensor]:
+    """The newest weights. Raises UserError when the run has none."""
+    folder = latest(run)
+    if folder is None:
+        raise UserError(f"expected a checkpoint in {run}, found none; continue with dom2 fit --resume {run}")
+    return load_file(folder / "weights.safetensors", device=str(device))
+
+
+def load_state(run: Path) -> dict[str, Any]:
+    """The newest optimiser and generator state; tensors on the CPU, nothing is unpickled but plain values."""
+    folder = latest(run)
+    if folder is None:
+        raise UserError(f"expected a checkpoint in {run}, found none; start the run anew with --force")
+    return torch.load(folder / "state.pt", map_location="cpu", weights_only=True)

@@ -1,0 +1,102 @@
+"""Frozen dataclasses as configuration: documented fields, values from text, unknown keys refused."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import inspect
+import itertools
+import textwrap
+import types
+import typing
+from typing import Any
+
+from dom2data.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """One field of a config: its type, default and the docstring under it."""
+
+    name: str
+    type: Any
+    default: Any
+    doc: str
+
+
+def fields(config: type[Any]) -> list[Field]:
+    """The fields of a dataclass in order, documented by the string literal that follows each."""
+    types_, docs = typing.get_type_hints(config), _docstrings(config)
+    return [
+        Field(f.name, types_[f.name], f.default, docs.get(f.name, "")) for f in dataclasses.fields(config)
+    ]
+
+
+def build(config: type[Any], values: dict[str, Any]) -> Any:
+    """``config(**values)``. Raises UserError (usage) on an unknown key or a value of another type."""
+    known = {f.name: f for f in fields(config)}
+    for key, value in values.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+            raise UserError(f"expected a setting of {config.__name__}, found {key!r}; {hint}")
+        if not _fits(value, known[key].type):
+            raise UserError(f"{key}: expected {describe(known[key].type)}, found {value!r}")
+    return config(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def parse(text: str, type_: Any) -> Any:
+    """A flag's text as a value of a field's type. Raises ValueError when it is none."""
+    origin, args = typing.get_origin(type_), typing.get_args(type_)
+    if origin is typing.Literal:
+        if text not in args:
+            raise ValueError(f"expected {describe(type_)}, found {text!r}")
+        return text
+    if origin is tuple:
+        return tuple(parse(part, args[0]) for part in text.split(",") if part)
+    if type_ is bool:
+        values = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}
+        if text.lower() not in values:
+            raise ValueError(f"expected true or false, found {text!r}")
+        return values[text.lower()]
+    try:
+        return type_(text)
+    except ValueError as error:
+        raise ValueError(f"expected {describe(type_)}, found {text!r}") from error
+
+
+def describe(type_: Any) -> str:
+    """A type in a user's words."""
+    origin, args = typing.get_origin(type_), typing.get_args(type_)
+    if origin is typing.Literal:
+        return "one of " + ", ".join(args)
+    if origin is tuple:
+        return f"{describe(args[0])}s with commas"
+    return {int: "whole number", float: "number", bool: "true or false", str: "text"}.get(type_, str(type_))
+
+
+def _fits(value: Any, type_: Any) -> bool:
+    origin, args = typing.get_origin(type_), typing.get_args(type_)
+    if origin is typing.Literal:
+        return value in args
+    if origin is tuple:
+        return isinstance(value, list | tuple) and all(_fits(v, args[0]) for v in value)
+    if isinstance(type_, types.UnionType):
+        return any(_fits(value, option) for option in args)
+    if type_ is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if type_ is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, type_)
+
+
+def _docstrings(config: type[Any]) -> dict[str, str]:
+    body = ast.parse(textwrap.dedent(inspect.getsource(config))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    docs = {}
+    for field, text in itertools.pairwise(body.body):
+        match field, text:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(doc))):
+                docs[name] = inspect.cleandoc(doc)
+    return docs

@@ -1,0 +1,166 @@
+"""The training loop: minibatches in, metrics and checkpoints out. It knows no algorithm by name."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dom2 import algorithms, checkpoint, config, evaluate, presets, seeding, track
+from dom2.algorithms import Algorithm
+from dom2.run import Run, Status
+from dom2data import dataset as datasets
+from dom2data.dataset import Dataset
+from dom2data.errors import FAILED, UserError
+from dom2data.sampler import Sampler, Thresholds
+
+OnLog = Callable[[int, dict[str, Any]], None]
+
+
+def configure(algorithm: str, preset: str, dataset: Dataset, values: dict[str, Any]) -> Any:
+    """The algorithm's config: its defaults, then the preset, the task's starting values, and ``values``.
+
+    Raises UserError on an unknown preset or setting.
+    """
+    kind = algorithms.load(algorithm)
+    if preset not in kind.presets:
+        raise UserError(
+            f"expected a preset in {', '.join(kind.presets)}, found {preset!r}; see dom2 fit --help"
+        )
+    names = {field.name for field in config.fields(kind.config_type)}
+    task = {k: v for k, v in presets.defaults(dataset.env, dataset.quality).items() if k in names}
+    return config.build(kind.config_type, kind.presets[preset] | task | values)
+
+
+def fit(run: Run, on_log: OnLog | None = None) -> Status:
+    """Train until the run has its number of updates, from its last checkpoint if there is one.
+
+    Returns ``complete``, or ``interrupted`` after SIGINT or SIGTERM (saved; a second one ends at once).
+    Raises UserError when the data has changed since the run began, or a loss is no longer finite.
+    """
+    dataset = _dataset(run)
+    device = torch.device(_device(run.settings.device))
+    batches = seeding.generators(run.seeds, seeding.BATCHES, device)
+    algorithm = run.build(device, seeding.generators(run.seeds, seeding.LEARNING, device))
+    thresholds = Thresholds(run.settings.augment, run.settings.thresholds)
+    sampler = Sampler(dataset, thresholds, run.settings.batch_size, batches, device)
+    start = checkpoint.updates(run.folder)
+    if start:
+        state = checkpoint.load_state(run.folder)
+        algorithm.load_weights(checkpoint.load_weights(run.folder, device))
+        algorithm.load_state_dict(state["algorithm"])
+        for generator, value in zip(batches, state["batches"], strict=True):
+            generator.set_state(value)
+    run.status = "running"
+    try:
+        run.status = _loop(run, algorithm, sampler, start, on_log)
+    except UserError:
+        run.status = "failed"
+        raise
+    return run.status
+
+
+def _loop(run: Run, algorithm: Algorithm, sampler: Sampler, start: int, on_log: OnLog | None) -> Status:
+    settings, began, at_log = run.settings, time.monotonic(), (start, time.monotonic())
+    with track.Track(run.folder, start) as log, Interrupts() as interrupts:
+        for update in range(start + 1, settings.updates + 1):
+            metrics = algorithm.update(sampler.sample())
+            last = update == settings.updates or interrupts.requested
+            saving = last or update % settings.checkpoint_every == 0
+            if saving or update % settings.log_every == 0:
+                values = reduce(metrics, run, update)  # also before every checkpoint: a NaN is never saved
+            if update % settings.log_every == 0 or last:
+                now = time.monotonic()
+                rate = (update - at_log[0]) / (now - at_log[1])
+                values |= {"time/seconds": now - began, "time/updates_per_second": rate}
+                at_log = (update, now)
+                if settings.eval_every and (update % settings.eval_every == 0 or last):
+                    values["eval/return"] = _evaluation(run, algorithm)
+                log.log(update, values)
+                if on_log:
+                    on_log(update, values)
+            if saving:
+                save(run, algorithm, sampler, update)
+            if interrupts.requested and update < settings.updates:
+                return "interrupted"
+    return "complete"
+
+
+def save(run: Run, algorithm: Algorithm, sampler: Sampler, update: int) -> None:
+    state = {"algorithm": algorithm.state_dict(), "batches": [g.get_state() for g in sampler.generators]}
+    checkpoint.save(run.folder, update, algorithm.weights(), state)
+
+
+def reduce(metrics: dict[str, Tensor], run: Run, update: int) -> dict[str, Any]:
+    """Means over agents, a list with one number per seed under ``train/<name>``.
+
+    Raises UserError where a value is not finite.
+    """
+    table = torch.stack(list(metrics.values())).double().cpu().view(len(metrics), run.settings.seeds, -1)
+    wrong = (~table.isfinite()).nonzero()
+    if len(wrong):
+        name, seed, agent = (int(i) for i in wrong[0])
+        raise UserError(
+            f"update {update}: expected finite metrics, found {list(metrics)[name]} = "
+            f"{table[name, seed, agent].item()} (seed {run.seeds[seed]}, {run.spec.agent_names[agent]}); "
+            f"the checkpoint at update {checkpoint.updates(run.folder)} is kept; try a smaller --lr",
+            FAILED,
+        )
+    return {f"train/{name}": row for name, row in zip(metrics, table.mean(dim=2).tolist(), strict=True)}
+
+
+def _evaluation(run: Run, algorithm: Algorithm) -> list[float]:
+    env = run.document["dataset"]["env"]
+    returns = evaluate.returns(algorithm, run.settings.seeds, env, run.settings.eval_episodes)
+    return returns.mean(axis=1).tolist()
+
+
+def _dataset(run: Run) -> Dataset:
+    asked = run.document["dataset"]
+    dataset = datasets.open(asked["id"])
+    if dataset.hash != asked["hash"]:
+        raise UserError(
+            f"expected {asked['id']} with hash {asked['hash']}, found {dataset.hash}; "
+            "restore that data or start a new run",
+            3,
+        )
+    return dataset
+
+
+def _device(asked: str) -> str:
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise UserError("expected a CUDA device, found none; use --device cpu")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked
+
+
+class Interrupts:
+    """While entered, the first SIGINT or SIGTERM only sets ``requested``; the second ends the process."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._request)
+        return self
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self.requested = True
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,37 @@
+"""Starting values by environment and quality; a user's own flags override them.
+
+zeta: the weight of the same conservative term in OMAR (Pan et al. 2022), whose tables lack the two mixtures,
+which take the value of medium-replay (random-medium) and of medium (medium-expert). eta: falling as the data
+gets better, as in Diffusion-QL (Wang et al. 2022); the paper's own values are in a lost appendix.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+_QUALITIES = ("random", "random-medium", "medium-replay", "medium", "medium-expert", "expert")
+
+_ETA: dict[str, tuple[float, ...]] = {
+    "spread": (10.0, 5.0, 5.0, 2.0, 1.0, 0.5),
+    "tag": (10.0, 5.0, 5.0, 2.0, 1.0, 0.5),
+    "world": (10.0, 5.0, 5.0, 2.0, 1.0, 0.5),
+    "halfcheetah": (5.0, 2.0, 2.0, 1.0, 1.0, 0.5),
+}
+
+_ZETA: dict[str, tuple[float, ...]] = {
+    "spread": (0.5, 1.0, 1.0, 5.0, 5.0, 5.0),
+    "tag": (0.5, 0.5, 0.5, 5.0, 5.0, 5.0),
+    "world": (0.5, 1.0, 1.0, 0.5, 2.5, 5.0),
+    "halfcheetah": (1.0, 5.0, 5.0, 1.0, 5.0, 5.0),
+}
+
+_ENVIRONMENT: dict[str, dict[str, Any]] = {"halfcheetah": {"gamma": 0.99, "n_steps": 10}}
+
+
+def defaults(env: str, quality: str | None) -> dict[str, Any]:
+    """Settings for data of this kind; what is not known here is left to the algorithm's own defaults."""
+    values = dict(_ENVIRONMENT.get(env, {}))
+    if quality in _QUALITIES and env in _ETA:
+        column = _QUALITIES.index(quality)
+        values |= {"eta": _ETA[env][column], "zeta": _ZETA[env][column]}
+    return values

@@ -1,0 +1,179 @@
+"""The folder of a run: what was asked for, how far it came, and what came of it.
+
+``config.json`` describes the run completely; ``status`` holds one word; ``metrics.jsonl``, ``tensorboard/``,
+``checkpoint/`` and, once evaluated, ``evaluation.json`` lie beside them.
+"""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from dom2 import algorithms
+from dom2 import config as configs
+from dom2data import stats
+from dom2data.dataset import Dataset
+from dom2data.errors import UserError
+from dom2data.spec import EnvSpec
+
+if TYPE_CHECKING:
+    import torch
+
+SCHEMA = 1
+Status = Literal["new", "running", "complete", "interrupted", "failed"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How an algorithm is run; its own hyper-parameters are a config apart."""
+
+    algorithm: str = "dom2"
+    """One of the names in ``dom2.algorithms`` or file.py:Class."""
+    updates: int = 10_000
+    """Gradient updates of every member."""
+    batch_size: int = 256
+    """B, transitions in a minibatch of one agent."""
+    seeds: int = 1
+    """Independent seeds trained as one stack."""
+    seed: int = 0
+    """The first seed; the others follow it."""
+    augment: Literal["quantile", "score", "absolute", "none"] = "quantile"
+    """Which thresholds replicate good trajectories (Algorithm 1)."""
+    thresholds: tuple[float, ...] | None = None
+    """Their values, instead of the mode's own."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the networks live; auto is a GPU where there is one."""
+    threads: int = 1
+    """CPU threads; results are repeatable to the bit for the same number."""
+    log_every: int = 100
+    """Updates between two lines of metrics."""
+    checkpoint_every: int = 1000
+    """Updates between two checkpoints."""
+    eval_every: int = 0
+    """Updates between two evaluations while training; 0 leaves them out."""
+    eval_episodes: int = 100
+    """Episodes of each seed in such an evaluation."""
+
+
+class Run:
+    """A run's folder and its parsed ``config.json``."""
+
+    def __init__(self, folder: Path, document: dict[str, Any]):
+        self.folder, self.document = folder, document
+        self.settings: Settings = configs.build(Settings, document["settings"])
+        self.spec = EnvSpec.from_json(document["spec"])
+
+    @property
+    def seeds(self) -> range:
+        return range(self.settings.seed, self.settings.seed + self.settings.seeds)
+
+    @property
+    def status(self) -> Status:
+        path = self.folder / "status"
+        return path.read_text().strip() if path.exists() else "new"  # type: ignore[return-value]
+
+    @status.setter
+    def status(self, word: Status) -> None:
+        write(self.folder / "status", word + "\n")
+
+    def build(self, device: torch.device, learning: Sequence[torch.Generator]) -> algorithms.Algorithm:
+        """The run's algorithm, untrained; ``learning`` has a generator for each seed."""
+        kind = algorithms.load(self.settings.algorithm)
+        settings = configs.build(kind.config_type, self.document["config"])
+        return kind.create(settings, self.spec, self.settings.seeds, device, learning)
+
+    def amend(self, **settings: Any) -> None:
+        """Change settings that do not change what was done so far, such as the number of updates."""
+        self.document["settings"] |= settings
+        self.settings = configs.build(Settings, self.document["settings"])
+        write(self.folder / "config.json", json.dumps(self.document, indent=2) + "\n")
+
+
+def describe(settings: Settings, config: Any, dataset: Dataset, command: list[str]) -> dict[str, Any]:
+    """The document of a new run: everything that decides its result."""
+    returns = stats.summary(dataset.returns)
+    return {
+        "schema": SCHEMA,
+        "settings": asdict(settings),
+        "config": asdict(config),
+        "dataset": {
+            "id": dataset.id,
+            "hash": dataset.hash,
+            "env": dataset.env,
+            "quality": dataset.quality,
+            "steps": len(dataset),
+            "episodes": dataset.n_episodes,
+            "return": {"mean": returns["mean"], "std": returns["std"]},
+        },
+        "spec": dataset.spec.to_json(),
+        "versions": versions(),
+        "command": command,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def versions() -> dict[str, str]:
+    """What the numbers may depend on besides the settings."""
+    packages = ("dom2", "torch", "numpy", "scipy", "numba", "zarr", "safetensors")
+    return {"python": platform.python_version(), "platform": platform.platform()} | {
+        name: importlib.metadata.version(name) for name in packages
+    }
+
+
+def create(folder: Path, document: dict[str, Any], force: bool = False) -> Run:
+    """A new run folder. Raises UserError when one is there, or something that is no run."""
+    if folder.exists():
+        is_run = (folder / "config.json").exists()
+        if not force and is_run:
+            raise UserError(
+                f"expected a new folder, found a run in {folder}; --force replaces it, --resume continues it"
+            )
+        if not is_run and (not folder.is_dir() or any(folder.iterdir())):
+            raise UserError(f"expected a new folder or a run, found other files in {folder}; choose another")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    write(folder / "config.json", json.dumps(document, indent=2) + "\n")
+    return Run(folder, document)
+
+
+def read(folder: Path) -> Run:
+    """An existing run. Raises UserError when there is none or it is from a newer version."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise UserError(
+            f"expected a run folder, found no {path}; dom2 fit --dataset ID --out {folder} makes one"
+        )
+    try:
+        document = json.loads(path.read_text())
+        if document["schema"] != SCHEMA:
+            raise UserError(f"{path}: expected schema {SCHEMA}, found {document['schema']}; use its version")
+        return Run(folder, document)
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: expected a run's configuration, found {error!r}; fit again", 3) from error
+
+
+def default_folder(dataset: Dataset, algorithm: str) -> Path:
+    """``runs/<dataset>-<algorithm>``, numbered when it is taken."""
+    stem = Path(algorithm.split(":")[0]).stem
+    base = f"{dataset.id.split('/')[-1]}-{stem}"
+    for number in range(1, sys.maxsize):
+        folder = Path("runs") / (base if number == 1 else f"{base}-{number}")
+        if not folder.exists():
+            return folder
+    raise AssertionError
+
+
+def write(path: Path, text: str) -> None:
+    """Replace a small file in one step."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)

@@ -49,6 +49,8 @@ def build(config: type[Any], values: dict[str, Any]) -> Any:
 def parse(text: str, type_: Any) -> Any:
     """A flag's text as a value of a field's type. Raises ValueError when it is none."""
     origin, args = typing.get_origin(type_), typing.get_args(type_)
+    if origin is types.UnionType:  # T | None: a text is a T
+        return parse(text, args[0])
     if origin is typing.Literal:
         if text not in args:
             raise ValueError(f"expected {describe(type_)}, found {text!r}")
@@ -69,6 +71,8 @@ def parse(text: str, type_: Any) -> Any:
 def describe(type_: Any) -> str:
     """A type in a user's words."""
     origin, args = typing.get_origin(type_), typing.get_args(type_)
+    if origin is types.UnionType:
+        return describe(args[0])
     if origin is typing.Literal:
         return "one of " + ", ".join(args)
     if origin is tuple:
@@ -82,7 +86,7 @@ def _fits(value: Any, type_: Any) -> bool:
         return value in args
     if origin is tuple:
         return isinstance(value, list | tuple) and all(_fits(v, args[0]) for v in value)
-    if isinstance(type_, types.UnionType):
+    if origin is types.UnionType:
         return any(_fits(value, option) for option in args)
     if type_ is float:
         return isinstance(value, int | float) and not isinstance(value, bool)

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -21,7 +22,7 @@ from dom2data.dataset import Dataset
 from dom2data.errors import FAILED, UserError
 from dom2data.sampler import Sampler, Thresholds
 
-OnLog = Callable[[int, dict[str, Any]], None]
+OnUpdate = Callable[[int, dict[str, Any] | None], None]
 
 
 def configure(algorithm: str, preset: str, dataset: Dataset, values: dict[str, Any]) -> Any:
@@ -39,13 +40,14 @@ def configure(algorithm: str, preset: str, dataset: Dataset, values: dict[str, A
     return config.build(kind.config_type, kind.presets[preset] | task | values)
 
 
-def fit(run: Run, on_log: OnLog | None = None) -> Status:
+def fit(run: Run, on_update: OnUpdate | None = None, root: Path | None = None) -> Status:
     """Train until the run has its number of updates, from its last checkpoint if there is one.
 
-    Returns ``complete``, or ``interrupted`` after SIGINT or SIGTERM (saved; a second one ends at once).
+    ``on_update(update, metrics)`` is called after each update, with metrics when they are logged. Returns
+    ``complete``, or ``interrupted`` after SIGINT or SIGTERM (saved; a second one ends at once).
     Raises UserError when the data has changed since the run began, or a loss is no longer finite.
     """
-    dataset = _dataset(run)
+    dataset = _dataset(run, root)
     device = torch.device(_device(run.settings.device))
     batches = seeding.generators(run.seeds, seeding.BATCHES, device)
     algorithm = run.build(device, seeding.generators(run.seeds, seeding.LEARNING, device))
@@ -60,35 +62,33 @@ def fit(run: Run, on_log: OnLog | None = None) -> Status:
             generator.set_state(value)
     run.status = "running"
     try:
-        run.status = _loop(run, algorithm, sampler, start, on_log)
+        run.status = _loop(run, algorithm, sampler, start, on_update)
     except UserError:
         run.status = "failed"
         raise
     return run.status
 
 
-def _loop(run: Run, algorithm: Algorithm, sampler: Sampler, start: int, on_log: OnLog | None) -> Status:
-    settings, began, at_log = run.settings, time.monotonic(), (start, time.monotonic())
+def _loop(run: Run, algorithm: Algorithm, sampler: Sampler, start: int, on_update: OnUpdate | None) -> Status:
+    settings, began = run.settings, time.monotonic()
     with track.Track(run.folder, start) as log, Interrupts() as interrupts:
         for update in range(start + 1, settings.updates + 1):
             metrics = algorithm.update(sampler.sample())
-            last = update == settings.updates or interrupts.requested
-            saving = last or update % settings.checkpoint_every == 0
-            if saving or update % settings.log_every == 0:
-                values = reduce(metrics, run, update)  # also before every checkpoint: a NaN is never saved
-            if update % settings.log_every == 0 or last:
-                now = time.monotonic()
-                rate = (update - at_log[0]) / (now - at_log[1])
-                values |= {"time/seconds": now - began, "time/updates_per_second": rate}
-                at_log = (update, now)
-                if settings.eval_every and (update % settings.eval_every == 0 or last):
+            stop, end = interrupts.requested, update == settings.updates
+            saving = stop or end or update % settings.checkpoint_every == 0
+            values = None
+            if saving or update % settings.log_every == 0:  # before every checkpoint, so that no NaN is saved
+                elapsed = time.monotonic() - began
+                times = {"time/seconds": elapsed, "time/updates_per_second": (update - start) / elapsed}
+                values = reduce(metrics, run, update) | times
+                if settings.eval_every and (end or update % settings.eval_every == 0):
                     values["eval/return"] = _evaluation(run, algorithm)
                 log.log(update, values)
-                if on_log:
-                    on_log(update, values)
             if saving:
                 save(run, algorithm, sampler, update)
-            if interrupts.requested and update < settings.updates:
+            if on_update:
+                on_update(update, values)
+            if stop and not end:
                 return "interrupted"
     return "complete"
 
@@ -122,9 +122,9 @@ def _evaluation(run: Run, algorithm: Algorithm) -> list[float]:
     return returns.mean(axis=1).tolist()
 
 
-def _dataset(run: Run) -> Dataset:
+def _dataset(run: Run, root: Path | None) -> Dataset:
     asked = run.document["dataset"]
-    dataset = datasets.open(asked["id"])
+    dataset = datasets.open(asked["id"], root)
     if dataset.hash != asked["hash"]:
         raise UserError(
             f"expected {asked['id']} with hash {asked['hash']}, found {dataset.hash}; "

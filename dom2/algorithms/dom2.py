@@ -72,7 +72,7 @@ class Config:
     clip_x0: bool = True
     """Clip the predicted action to the action range inside the chain."""
     loss_includes_tau0: bool = True
-    """Draw the loss's time from all of tau_0..tau_N (Eq. 3), or from the tau_1..tau_N that the chain visits."""
+    """Draw the loss's time from tau_0..tau_N (Eq. 3), or only from the tau_1..tau_N that the chain visits."""
     q_action: Literal["chain", "one_step"] = "chain"
     """Action whose Q the policy raises: the whole chain's (the paper) or the one-step prediction."""
     eta_warmup: int = 0

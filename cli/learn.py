@@ -1,0 +1,314 @@
+"""``dom2``: learn from datasets, evaluate, report. Commands import what they need when they run."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dom2_cli import show as ui
+from dom2data.errors import FAILED, INTERRUPTED, UserError
+
+if TYPE_CHECKING:
+    from dom2.config import Field
+    from dom2.run import Run
+
+# Before torch starts its thread pool: a pool that spins between two small products loses a factor of ten
+# and more as soon as another process wants the same cores, and gains nothing measurable when none does.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+root_option = click.option(
+    "--root",
+    type=click.Path(path_type=Path),
+    help="Folder of datasets [$MINARI_DATASETS_PATH, ~/.minari/datasets].",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+run_argument = click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+
+
+@click.group(cls=ui.Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--debug", is_flag=True, help="Show the traceback of an error (anywhere on the line).")
+@click.version_option(package_name="dom2")
+def main(debug: bool) -> None:
+    """Learn policies from offline multi-agent datasets and evaluate them.
+
+    \b
+    dom2 fit --dataset tag-medium
+    dom2 fit --dataset tag-medium --seeds 5 --updates 4000 --out runs/five
+    dom2 fit --resume runs/five
+    dom2 evaluate runs/five --episodes 100
+    dom2 report runs/five
+
+    Exit codes: 0 ok, 1 the run failed, 2 usage, 3 a check failed, 130 interrupted after saving.
+    """
+
+
+class FieldType(click.ParamType):
+    """The type of a config's field, as click wants it."""
+
+    def __init__(self, type_: Any):
+        from dom2.config import describe
+
+        self.type_, self.name = type_, describe(type_)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from dom2.config import parse
+
+        try:
+            return parse(value, self.type_) if isinstance(value, str) else value
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class FitCommand(click.Command):
+    """Adds a flag for every field of the run's settings and of the chosen algorithm's config."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        from dom2 import algorithms, config
+        from dom2.run import Settings
+
+        name = Settings.algorithm
+        for word, following in zip(args, [*args[1:], ""], strict=True):
+            name = (
+                following
+                if word == "--algorithm"
+                else word.removeprefix("--algorithm=")
+                if word.startswith("--algorithm=")
+                else name
+            )
+        chosen = algorithms.load(name).config_type
+        self.params = [
+            *self.params,
+            *map(option, config.fields(Settings)),
+            *map(option, config.fields(chosen)),
+        ]
+        return super().parse_args(ctx, args)
+
+
+def option(field: Field) -> click.Option:
+    """A flag for a config's field. No default here: what is not given is left to presets and the config."""
+    shown = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
+    help_text = field.doc if shown is None else f"{field.doc} [{shown}]"
+    flag = "--" + field.name.replace("_", "-")
+    return click.Option([flag, field.name], type=FieldType(field.type), metavar="VALUE", help=help_text)
+
+
+@main.command(cls=FitCommand)
+@click.option("--dataset", metavar="ID", help="Dataset to learn from, such as tag-medium.")
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder [runs/<dataset>-<algorithm>].")
+@click.option("--preset", default="compact", show_default=True, help="Network sizes: compact or wide.")
+@click.option(
+    "--resume",
+    metavar="RUN",
+    type=click.Path(path_type=Path),
+    help="Continue a run; --updates may extend it.",
+)
+@click.option("--print-config", is_flag=True, help="Print the settings that would be used, and stop.")
+@click.option("--force", is_flag=True, help="Replace a run that is in the way.")
+@root_option
+@json_option
+def fit(
+    dataset: str | None,
+    out: Path | None,
+    preset: str,
+    resume: Path | None,
+    print_config: bool,
+    force: bool,
+    root: Path | None,
+    as_json: bool,
+    **values: Any,
+) -> None:
+    """Train an algorithm on a dataset; one flag for each hyper-parameter.
+
+    \b
+    dom2 fit --dataset tag-medium
+    dom2 fit --dataset tag-medium-5pct --seeds 5 --updates 4000 --eta 1 --zeta 0.5
+    dom2 fit --resume runs/tag-medium-v0-dom2 --updates 8000
+
+    The first Ctrl-C saves and stops, the second stops at once; --resume continues bit for bit on a CPU.
+    """
+    given = {name: value for name, value in values.items() if value is not None}
+    run = (
+        continued(resume, given) if resume else begun(dataset, preset, given, out, root, force, print_config)
+    )
+    if run is None:
+        return
+    import torch
+
+    from dom2 import fit as fitting
+
+    torch.set_num_threads(run.settings.threads)
+    ui.note(f"run: {run.folder} ({run.settings.seeds} seeds, {run.settings.threads} threads)")
+    last: dict[str, Any] = {}
+    with ui.progress_bar() as progress:
+
+        def on_update(update: int, metrics: dict[str, Any] | None) -> None:
+            last.update(metrics or {})
+            progress(progress_line(last), update, run.settings.updates)
+
+        status = fitting.fit(run, on_update, root)
+    if status == "interrupted":
+        raise UserError(f"interrupted and saved; dom2 fit --resume {run.folder} continues", INTERRUPTED)
+    result = {"run": str(run.folder), "updates": run.settings.updates, "status": status, "metrics": last}
+    ui.print_json(result) if as_json else click.echo(ui.rows(fit_rows(result)))
+    ui.note(f"next: dom2 evaluate {run.folder}")
+
+
+def begun(
+    dataset: str | None,
+    preset: str,
+    given: dict[str, Any],
+    out: Path | None,
+    root: Path | None,
+    force: bool,
+    print_config: bool,
+) -> Run | None:
+    """A new run of the given settings, or None after printing them."""
+    import torch
+
+    from dom2 import config, fit, run
+    from dom2data import dataset as datasets
+
+    if dataset is None:
+        raise UserError("expected --dataset ID (or --resume RUN), found neither; see `dom2data list`")
+    names = {field.name for field in config.fields(run.Settings)}
+    chosen = {name: value for name, value in given.items() if name in names}
+    settings = config.build(run.Settings, {"threads": torch.get_num_threads()} | chosen)
+    data = datasets.open(dataset, root)
+    hyper = {name: value for name, value in given.items() if name not in names}
+    document = run.describe(
+        settings, fit.configure(settings.algorithm, preset, data, hyper), data, sys.argv[1:]
+    )
+    if print_config:
+        ui.print_json({key: document[key] for key in ("settings", "config", "dataset")})
+        return None
+    return run.create(out or run.default_folder(data, settings.algorithm), document, force)
+
+
+def continued(folder: Path, given: dict[str, Any]) -> Run:
+    """An existing run to go on with, its schedule amended."""
+    from dom2 import run
+
+    allowed = {"updates", "log_every", "checkpoint_every", "eval_every", "eval_episodes"}
+    if refused := sorted(set(given) - allowed):
+        flags = ", ".join("--" + name.replace("_", "-") for name in refused)
+        raise UserError(f"expected only the schedule to change with --resume, found {flags}; start a new run")
+    found = run.read(folder)
+    found.amend(**given)
+    return found
+
+
+def progress_line(metrics: dict[str, Any]) -> str:
+    """The loss and the value that tell most, in a few characters."""
+    short = {"train/actor/bc": "bc", "train/actor/q": "q", "eval/return": "return"}
+    means = {label: metrics[name] for name, label in short.items() if name in metrics}
+    return " ".join(f"{label} {sum(row) / len(row):.2f}" for label, row in means.items()) or "fit"
+
+
+def fit_rows(result: dict[str, Any]) -> dict[str, str]:
+    metrics = result["metrics"]
+    means = {name: sum(v) / len(v) for name, v in metrics.items() if isinstance(v, list)}
+    facts = {"run": result["run"], "updates": f"{result['updates']:,}"}
+    if "time/seconds" in metrics:
+        rate = metrics["time/updates_per_second"]
+        facts["wall time"] = f"{ui.duration(metrics['time/seconds'])} ({rate:.1f} updates/s)"
+    return facts | {name: f"{value:.3f}" for name, value in means.items()}
+
+
+@main.command()
+@run_argument
+@click.option(
+    "--episodes", type=click.IntRange(1), default=100, show_default=True, help="Episodes of each seed."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of initial states and policies' noise.")
+@click.option("--shift", default="none", show_default=True, help="Change of the environment: none.")
+@click.option(
+    "--candidates",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Actions drawn, of which the critic takes the best.",
+)
+@click.option("--force", is_flag=True, help="Evaluate although the environment is not the data's any more.")
+@json_option
+def evaluate(
+    folder: Path, episodes: int, seed: int, shift: str, candidates: int, force: bool, as_json: bool
+) -> None:
+    """Roll out what a run has learned: returns, interquartile mean, normalised score.
+
+    \b
+    dom2 evaluate runs/tag-medium-v0-dom2
+    dom2 evaluate runs/tag-medium-v0-dom2 --episodes 500 --json
+
+    Also written to RUN/evaluation.json.
+    """
+    import json
+
+    import torch
+
+    from dom2 import evaluate as evaluation
+    from dom2 import run as runs
+
+    run = runs.read(folder)
+    torch.set_num_threads(run.settings.threads)
+    result = evaluation.evaluate(run, episodes, seed, candidates, shift, force)
+    runs.write(folder / "evaluation.json", json.dumps(result, indent=2) + "\n")
+    ui.print_json(result) if as_json else click.echo(ui.rows(evaluation_rows(result)))
+    ui.note(f"next: dom2 report {folder}")
+
+
+def evaluation_rows(result: dict[str, Any]) -> dict[str, str]:
+    """The lines about an evaluation that matter most."""
+    facts = {
+        "return": spread(result["return"]),
+        "normalised": spread(result["normalized"]) + " (published references)",
+        "normalised (own)": spread(result["normalized_own"]),
+        "data": f"{result['dataset']['mean']:.1f} mean return of {result['dataset']['id']}",
+        "episodes": f"{result['episodes']} for each of {result['seeds']} seeds",
+        "environment": f"{result['env']}, shift {result['shift']}",
+        "updates": f"{result['updates']:,}",
+    }
+    return facts
+
+
+def spread(summary: dict[str, Any] | None) -> str:
+    """116.4 ± 58.9, IQM 115.0 [110.2, 120.1]"""
+    if summary is None:
+        return "–"
+    low, high = summary["ci"]
+    return f"{summary['mean']:.1f} ± {summary['std']:.1f}, IQM {summary['iqm']:.1f} [{low:.1f}, {high:.1f}]"
+
+
+@main.command()
+@run_argument
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), help="File to write [RUN/report.html]."
+)
+@root_option
+def report(folder: Path, out: Path | None, root: Path | None) -> None:
+    """One HTML file about a run: curves, returns, score, pictures of the agents.
+
+    \b
+    dom2 report runs/tag-medium-v0-dom2
+    """
+    from dom2 import report as reports
+    from dom2 import run as runs
+
+    path = out or folder / "report.html"
+    reports.write(runs.read(folder), path, root)
+    click.echo(str(path))
+
+
+@main.command()
+@json_option
+def doctor(as_json: bool) -> None:
+    """Check the installation; print what a bug report should contain."""
+    from dom2 import doctor as checks
+
+    found = checks.examine()
+    ui.print_json(found) if as_json else click.echo(checks.text(found))
+    if found["problems"]:
+        raise SystemExit(FAILED)

@@ -64,36 +64,29 @@ class FieldType(click.ParamType):
 
 
 class FitCommand(click.Command):
-    """Adds a flag for every field of the run's settings and of the chosen algorithm's config."""
+    """Has a flag for every field of the run's settings and of the chosen algorithm's config."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        words = [part for word in args for part in word.split("=", 1)]
+        if "--algorithm" in words[:-1]:
+            ctx.meta["algorithm"] = words[words.index("--algorithm") + 1]
+        return super().parse_args(ctx, args)
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         from dom2 import algorithms, config
         from dom2.run import Settings
 
-        name = Settings.algorithm
-        for word, following in zip(args, [*args[1:], ""], strict=True):
-            name = (
-                following
-                if word == "--algorithm"
-                else word.removeprefix("--algorithm=")
-                if word.startswith("--algorithm=")
-                else name
-            )
-        chosen = algorithms.load(name).config_type
-        self.params = [
-            *self.params,
-            *map(option, config.fields(Settings)),
-            *map(option, config.fields(chosen)),
-        ]
-        return super().parse_args(ctx, args)
+        chosen = algorithms.load(ctx.meta.get("algorithm", Settings.algorithm)).config_type
+        *fixed, help_option = super().get_params(ctx)
+        return [*fixed, *map(option, (*config.fields(Settings), *config.fields(chosen))), help_option]
 
 
 def option(field: Field) -> click.Option:
     """A flag for a config's field. No default here: what is not given is left to presets and the config."""
-    shown = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
-    help_text = field.doc if shown is None else f"{field.doc} [{shown}]"
-    flag = "--" + field.name.replace("_", "-")
-    return click.Option([flag, field.name], type=FieldType(field.type), metavar="VALUE", help=help_text)
+    default = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
+    help_text = field.doc if default is None else f"{field.doc} [{default}]"
+    flag, type_ = "--" + field.name.replace("_", "-"), FieldType(field.type)
+    return click.Option([flag, field.name], type=type_, metavar=type_.name, help=help_text)
 
 
 @main.command(cls=FitCommand)

@@ -69,15 +69,15 @@ def parse(text: str, type_: Any) -> Any:
 
 
 def describe(type_: Any) -> str:
-    """A type in a user's words."""
+    """A type in a few characters: number, chain|one_step."""
     origin, args = typing.get_origin(type_), typing.get_args(type_)
     if origin is types.UnionType:
         return describe(args[0])
     if origin is typing.Literal:
-        return "one of " + ", ".join(args)
+        return "|".join(args)
     if origin is tuple:
-        return f"{describe(args[0])}s with commas"
-    return {int: "whole number", float: "number", bool: "true or false", str: "text"}.get(type_, str(type_))
+        return f"{describe(args[0])},..."
+    return {int: "whole", float: "number", bool: "true|false", str: "text"}.get(type_, str(type_))
 
 
 def _fits(value: Any, type_: Any) -> bool:

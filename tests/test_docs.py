@@ -13,6 +13,9 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from dom2 import config
+from dom2.algorithms.dom2 import DOM2
+from dom2.run import Settings
 from dom2_cli import data, learn
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,15 +57,10 @@ def console(page: Path) -> list[str]:
 
 def shortened(command: str) -> list[str]:
     """The arguments that a documented command is run with."""
-    words = shlex.split(command, comments=True)[1:]
-    for flags, table in ((True, ONLY), (False, SMALLER)):
-        for start, more in table.items():
-            if command == start or command.startswith(start + " "):
-                return (
-                    [*words[:1], *shlex.split(more)]
-                    if flags and more == "--help"
-                    else words + shlex.split(more)
-                )
+    words = shlex.split(command)[1:]
+    for start, more in (ONLY | SMALLER).items():
+        if command == start or command.startswith(start + " "):
+            return [words[0], "--help"] if more == "--help" else words + shlex.split(more)
     return words
 
 
@@ -81,7 +79,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.chdir(folder)
         patch.setenv("MINARI_DATASETS_PATH", str(folder / "root"))
         invoke("dom2data generate --env tag --quality medium")
-        invoke("dom2 fit --dataset tag-medium --out runs/tag-medium-dom2-1")
+        invoke("dom2 fit --dataset tag-medium --out runs/tag-medium-v0-dom2")
         yield folder
 
 
@@ -116,11 +114,17 @@ def test_make_targets_exist() -> None:
 
 
 def options(group: click.Group) -> dict[str, set[str]]:
-    """Long options of each subcommand."""
-    return {
-        name: {flag for p in command.params for flag in (*p.opts, *p.secondary_opts) if flag.startswith("--")}
+    """Long options of each subcommand, without the hyper-parameters that ``fit`` takes from an algorithm."""
+    found = {
+        name: {flag for p in command.params for flag in p.opts if flag.startswith("--")}
         for name, command in group.commands.items()
     }
+    if "fit" in found:
+        hyper = {field.name for field in config.fields(DOM2.config_type)}
+        settings = {field.name for field in config.fields(Settings)}
+        found["fit"] = {flag for flag in found["fit"] if flag[2:].replace("-", "_") not in hyper}
+        found["fit"] |= {"--" + name.replace("_", "-") for name in settings}
+    return found
 
 
 @pytest.mark.parametrize("program", COMMANDS)
@@ -136,13 +140,14 @@ def test_command_page_lists_exactly_the_options(program: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["dom2data show tag-medium --json", "dom2 evaluate runs/tag-medium-dom2-1 --json"]
+    ("command", "of"),
+    [("dom2data show ID --json", "tag-medium"), ("dom2 evaluate RUN --json", "runs/tag-medium-v0-dom2")],
 )
-def test_documented_json_keys_are_there(command: str) -> None:
+def test_documented_json_keys_are_there(command: str, of: str) -> None:
     section = (ROOT / "docs/cli.md").read_text().split(f"`{command}` prints", 1)[1].split("\n#", 1)[0]
     keys = re.findall(r"^\| `([\w.]+)` \|", section, flags=re.M)
     assert len(keys) > 5
-    printed = json.loads(invoke(command))
+    printed = json.loads(invoke(command.replace("ID", of).replace("RUN", of)))
     for key in keys:
         value = printed
         for part in key.split("."):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -49,9 +50,7 @@ class StackedMLP(nn.Module):
         activation: Activation = torch.relu,
     ):
         super().__init__()
-        self.layers = nn.ModuleList(
-            StackedLinear(members, i, o, generators) for i, o in zip(sizes[:-1], sizes[1:], strict=True)
-        )
+        self.layers = nn.ModuleList(StackedLinear(members, i, o, generators) for i, o in pairwise(sizes))
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:

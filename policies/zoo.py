@@ -17,7 +17,7 @@ def _read(folder: Path) -> dict[str, Any]:
 
 
 def entry(env: str, folder: Path = FOLDER) -> dict[str, Any]:
-    """Policies, reference returns and behaviour noise of an environment. Raises ValueError when it has none."""
+    """Policies, reference returns and noise of an environment. Raises ValueError when it has none."""
     zoo = _read(folder)
     if env not in zoo:
         raise ValueError(

@@ -36,7 +36,7 @@ def spec(name: str) -> EnvSpec:
 def make(
     name: str, num_envs: int = 1, shift: str | None = None, seed: Any = 0, prey: Policy | None = None
 ) -> ParticleEnv:
-    """E rows of an environment with its frozen prey, or with ``prey``, or (seed only) ready for ``load_state``.
+    """E rows of an environment, with its frozen prey or with ``prey``.
 
     Raises ValueError for an unknown name or shift.
     """
@@ -45,11 +45,17 @@ def make(
     scenario = _scenario(name)
     if shift not in (None, "none"):
         raise ValueError(f"expected a shift (none), found {shift!r}")
-    prey_id = ""
-    if scenario.has_prey and prey is None:
-        from dom2_policies.policy import load_actor
+    if not scenario.has_prey:
+        return ParticleEnv(scenario, num_envs, seed, None, "")
+    if prey is not None:
+        return ParticleEnv(scenario, num_envs, seed, prey, "given")
+    from dom2_policies.policy import load_actor
 
-        prey_id, prey = _prey_id(name, scenario), load_actor(zoo.path(name, "prey"))
-    elif prey is not None:
-        prey_id = "given"
-    return ParticleEnv(scenario, num_envs, seed, prey, prey_id)
+    return ParticleEnv(scenario, num_envs, seed, load_actor(zoo.path(name, "prey")), _prey_id(name, scenario))
+
+
+def unguarded(name: str, num_envs: int = 1, seed: Any = 0) -> ParticleEnv:
+    """The environment without a prey of its own: ``step`` must be given the prey's actions."""
+    from dom2data.envs.particle import ParticleEnv
+
+    return ParticleEnv(_scenario(name), num_envs, seed, None, "none")

@@ -167,7 +167,7 @@ class ParticleEnv:
         self.max_speed = np.tile(np.array(scenario.max_speed), (num_envs, 1))
         # Colliding landmarks come first in every scenario, so the kernel needs no mask.
         self._colliding_sizes = np.array(
-            [s for s, c in zip(scenario.landmark_sizes, scenario.landmark_collides) if c]
+            [s for s, c in zip(scenario.landmark_sizes, scenario.landmark_collides, strict=True) if c]
         )
         self._n_prey = n_agents - n_learn
         self.prey_obs = np.zeros((num_envs, self._n_prey, scenario.prey_obs_dim), np.float32)

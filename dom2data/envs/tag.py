@@ -11,7 +11,7 @@ from dom2data.spec import Float32
 
 @njit(cache=True, nogil=True)
 def observe(pos: Float64, vel: Float64, landmarks: Float64, obs: Float32, prey_obs: Float32) -> None:
-    """Predator (16): velocity, position, landmarks, other predators, prey, prey's velocity. Prey (14): no velocity.
+    """Predator (16): velocity, position, landmarks, other predators, prey, prey's velocity. Prey: 14.
 
     Everything but the velocities and the own position is relative to the observer.
     """

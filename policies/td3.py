@@ -1,0 +1,168 @@
+"""Online independent TD3 over a stack of agents (Fujimoto et al. 2018), the source of behaviour policies.
+
+Every agent has its own actor, twin critics and minibatch and sees its own observation only; the stack
+trains them together. Differences from the paper: gradient norms are clipped per agent, and updates come
+in a group after each wave of episodes (as many as ``steps_per_update`` allows) instead of one a step.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from dom2_policies.policy import Actor
+from dom2_policies.stacked import StackedMLP, polyak_
+
+
+@dataclass(frozen=True)
+class Config:
+    """Hyperparameters; the values train the particle tasks in minutes on one core."""
+
+    hidden: int = 64
+    """Width of the two hidden layers of actors and critics."""
+    lr: float = 3e-3
+    """Adam's learning rate, actors and critics."""
+    batch_size: int = 1024
+    """Transitions per agent and update."""
+    gamma: float = 0.95
+    """Discount."""
+    rho: float = 0.01
+    """Step of the target networks towards the online ones, per update."""
+    smoothing: float = 0.2
+    """Standard deviation of the noise on target actions."""
+    smoothing_clip: float = 0.5
+    """Bound of that noise."""
+    policy_delay: int = 2
+    """Critic updates per actor update."""
+    grad_clip: float = 0.5
+    """Largest gradient norm of one agent's network."""
+    steps_per_update: int = 100
+    """Environment steps per update."""
+    buffer_steps: int = 1_000_000
+    """Replay capacity in environment steps."""
+    noise_start: float = 0.3
+    """Exploration noise at the first step, after the random waves."""
+    noise_end: float = 0.1
+    """Exploration noise from ``noise_steps`` on."""
+    noise_steps: int = 400_000
+    """Environment steps over which the noise falls linearly."""
+    random_steps: int = 10_000
+    """Environment steps of uniform actions before the first update."""
+
+    def noise(self, steps: int) -> float:
+        """Exploration noise after ``steps`` environment steps."""
+        return self.noise_start + (self.noise_end - self.noise_start) * min(1.0, steps / self.noise_steps)
+
+
+ALL = slice(None)
+
+
+class Transitions(NamedTuple):
+    """A minibatch per agent."""
+
+    obs: Tensor  # [N, B, O]
+    actions: Tensor  # [N, B, A]
+    rewards: Tensor  # [N, B]
+    next_obs: Tensor  # [N, B, O]
+
+
+class ReplayBuffer:
+    """Whole episodes of equal length T, oldest overwritten first; none of them ends by termination.
+
+    ``observations`` [capacity, T+1, N, O], ``actions`` [capacity, T, N, A], ``rewards`` [capacity, T, N].
+    """
+
+    def __init__(self, capacity: int, horizon: int, n_agents: int, obs_dim: int, act_dim: int):
+        self.observations = np.empty((capacity, horizon + 1, n_agents, obs_dim), np.float32)
+        self.actions = np.empty((capacity, horizon, n_agents, act_dim), np.float32)
+        self.rewards = np.empty((capacity, horizon, n_agents), np.float32)
+        self.capacity, self.horizon, self.n_agents = capacity, horizon, n_agents
+        self.added = 0
+
+    def __len__(self) -> int:
+        return min(self.added, self.capacity)
+
+    def add(self, observations: NDArray[Any], actions: NDArray[Any], rewards: NDArray[Any]) -> None:
+        """Append E episodes, given as arrays [E, T+1, N, O], [E, T, N, A] and [E, T, N]."""
+        rows = (self.added + np.arange(len(actions))) % self.capacity
+        self.observations[rows], self.actions[rows], self.rewards[rows] = observations, actions, rewards
+        self.added += len(actions)
+
+    def sample(self, batch_size: int, rng: np.random.Generator, agents: slice = ALL) -> Transitions:
+        """Uniform transitions of some agents (all by default), drawn separately for each."""
+        agent = np.arange(self.n_agents)[agents, None]
+        flat = rng.integers(len(self) * self.horizon, size=(len(agent), batch_size))
+        episode, step = np.divmod(flat, self.horizon)
+        take = (episode, step, agent)
+        return Transitions(
+            torch.from_numpy(self.observations[take]),
+            torch.from_numpy(self.actions[take]),
+            torch.from_numpy(self.rewards[take]),
+            torch.from_numpy(self.observations[episode, step + 1, agent]),
+        )
+
+
+class TD3:
+    """N independent learners. ``actor`` is the policy they have learned so far."""
+
+    def __init__(self, config: Config, n_agents: int, obs_dim: int, act_dim: int, seed: int):
+        self.config, self.n_agents, self.updates = config, n_agents, 0
+        self.generator = torch.Generator().manual_seed(seed)
+        hidden = (config.hidden, config.hidden)
+        self.actor = Actor((obs_dim, *hidden, act_dim), n_agents, [self.generator])
+        # Both critics of all agents are one stack: members 0..N-1 are the first critics, N..2N-1 the second.
+        self.critic = StackedMLP(2 * n_agents, (obs_dim + act_dim, *hidden, 1), [self.generator])
+        self.target_actor, self.target_critic = copy.deepcopy(self.actor), copy.deepcopy(self.critic)
+        self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), config.lr, fused=True)
+        self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), config.lr, fused=True)
+
+    def update(self, batch: Transitions) -> None:
+        """One critic update and, every ``policy_delay``-th time, one actor and target update."""
+        step_(self.critic_loss(batch), self.critic, self.critic_optimizer, self.config.grad_clip)
+        self.updates += 1
+        if self.updates % self.config.policy_delay == 0:
+            step_(self.actor_loss(batch), self.actor, self.actor_optimizer, self.config.grad_clip)
+            polyak_(self.target_actor, self.actor, self.config.rho)
+            polyak_(self.target_critic, self.critic, self.config.rho)
+
+    def critic_loss(self, batch: Transitions) -> Tensor:
+        """Squared error to r + gamma min_k Q'_k(o', a'), a' the smoothed target action."""
+        with torch.no_grad():
+            noise = torch.randn(batch.actions.shape, generator=self.generator).mul_(self.config.smoothing)
+            noise = noise.clamp_(-self.config.smoothing_clip, self.config.smoothing_clip)
+            next_actions = (self.target_actor(batch.next_obs) + noise).clamp_(-1.0, 1.0)
+            next_q = self._q(self.target_critic, batch.next_obs, next_actions).amin(0)
+            target = batch.rewards + self.config.gamma * next_q
+        return (self._q(self.critic, batch.obs, batch.actions) - target).square().mean(-1).sum()
+
+    def actor_loss(self, batch: Transitions) -> Tensor:
+        """-Q_1(o, pi(o)), through the first critic alone."""
+        actions = self.actor(batch.obs)
+        inputs = torch.cat((batch.obs, actions), -1)
+        for i, layer in enumerate(self.critic.layers):
+            weight, bias = layer.weight[: self.n_agents], layer.bias[: self.n_agents]
+            inputs = torch.baddbmm(bias, inputs if i == 0 else torch.relu(inputs), weight)
+        return -inputs.mean((1, 2)).sum()
+
+    def _q(self, critic: StackedMLP, obs: Tensor, actions: Tensor) -> Tensor:
+        """Both critics' values [2, N, B]."""
+        inputs = torch.cat((obs, actions), -1).repeat(2, 1, 1)
+        return critic(inputs).view(2, self.n_agents, -1)
+
+
+def step_(loss: Tensor, network: nn.Module, optimizer: torch.optim.Optimizer, clip: float) -> None:
+    """One optimiser step with each member's gradient norm clipped on its own; members stay independent."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    gradients = [p.grad for p in network.parameters() if p.grad is not None]
+    norm = torch.stack([g.flatten(1).square().sum(1) for g in gradients]).sum(0).sqrt()
+    scale = (clip / (norm + 1e-6)).clamp_(max=1.0).view(-1, 1, 1)
+    for gradient in gradients:
+        gradient.mul_(scale)
+    optimizer.step()

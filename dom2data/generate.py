@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import math
 import shutil
@@ -26,6 +27,7 @@ from dom2data.recipes import UNIFORM, Recipe
 from dom2data.spec import EnvSpec
 from dom2data.store import zarr
 from dom2data.store.layout import ArrayLayout, block_episodes, layout
+from dom2data.store.manifest import read
 from dom2data.store.stage import Leaves, Stage, open_stage
 
 Progress = Callable[[str, int, int], None]
@@ -35,7 +37,9 @@ Written = tuple[dict[str, ArrayLayout], dict[str, list[str]], dict[str, Any]]
 """Layouts, leaves, and what is recorded of the policies."""
 
 STEPS = 1_000_000
-_STEPS_PER_SECOND = 120_000  # of one worker on tag, about; for the estimate in the plan alone
+# Of one worker and of starting one (in this process, spawned), about; they decide no bytes, only how many
+# workers are worth their start and what the plan says of the time.
+_STEPS_PER_SECOND, _START_S, _SPAWN_S = 220_000, 2.0, 5.0
 
 
 @dataclass(frozen=True)
@@ -69,11 +73,16 @@ class Plan:
         return sum(array.nbytes for array in self.layouts.values()) or None
 
     def seconds(self, workers: int) -> float | None:
-        """A rough guess of the time it takes."""
+        """A rough guess of the time it takes; None where training decides."""
         if self.episodes is None:
             return None
-        blocks = math.ceil(self.episodes / block_episodes(self.spec.horizon))
-        return 4.0 + self.episodes * self.spec.horizon / (_STEPS_PER_SECOND * min(workers, blocks))
+        workers = min(workers, math.ceil(self.episodes / block_episodes(self.spec.horizon)))
+        start = _START_S if workers == 1 else _SPAWN_S
+        return start + self.episodes * self.spec.horizon / (_STEPS_PER_SECOND * workers)
+
+    def best_workers(self, cores: int) -> int:
+        """The number of workers that is fastest: for a small dataset, one is."""
+        return min(range(1, cores + 1), key=lambda workers: self.seconds(workers) or 0.0)
 
 
 def plan(
@@ -94,7 +103,8 @@ def plan(
     try:
         spec = envs.spec(env)
     except ValueError as error:
-        raise UserError(str(error)) from error
+        near = difflib.get_close_matches(env, envs.NAMES, n=1)
+        raise UserError(f"{error}" + (f"; did you mean {near[0]}?" if near else "")) from error
     replay = recipes.quality(quality).replay
     if replay and steps is not None:
         raise UserError(
@@ -227,3 +237,49 @@ def full_disk(stage: Stage) -> Iterator[None]:
             "committed and finished blocks are kept: free some space and run the same command again",
             FAILED,
         ) from error
+
+
+def exists(todo: Plan) -> bool:
+    """Whether a complete dataset of this id and recipe is there already."""
+    try:
+        return read(ids.directory(todo.dataset_id, todo.base))["recipe"] == todo.recipe.to_json()
+    except UserError:
+        return False
+
+
+def train(
+    env: str,
+    seed: int,
+    out: Path,
+    progress: Progress | None = None,
+    *,
+    force: bool = False,
+    keep_prey: bool = False,
+) -> dict[str, Any]:
+    """Behaviour policies from nothing, into a folder that appears when all of them are there.
+
+    Returns its entry of ``zoo.json``. Raises UserError when ``out`` exists (without ``force``).
+    """
+    from dom2data import behaviour
+
+    if out.exists() and not force:
+        raise UserError(f"expected a new folder, found {out}; --force replaces it, --out names another")
+    partial_folder = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial_folder, ignore_errors=True)
+    with one_thread():
+        entry = behaviour.train(env, seed, partial_folder, progress, keep_prey=keep_prey)
+    shutil.rmtree(out, ignore_errors=True)
+    partial_folder.rename(out)
+    return entry
+
+
+def retrained(env: str, seed: int, base: Path, progress: Progress | None = None) -> Path:
+    """The folder of checkpoints trained here with ``seed``; trained now if they are not there.
+
+    The prey stays the shipped one: it is part of the environment.
+    """
+    folder = base / ".dom2data" / "zoo" / f"{env}-s{seed}"
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        train(env, seed, folder, progress, keep_prey=True)
+    return folder

@@ -66,10 +66,14 @@ def references(env: str, reference: Reference = "published") -> dict[str, float]
     return PUBLISHED[env]
 
 
-def normalize(env: str, value: Any, reference: Reference = "published") -> Any:
-    """100 (value - random) / (expert - random), for a number, an array or a tensor of returns."""
-    at = references(env, reference)
+def between(value: Any, at: dict[str, float]) -> Any:
+    """100 (value - random) / (expert - random): 0 for random play, 100 for the expert."""
     return (value - at["random"]) * (100.0 / (at["expert"] - at["random"]))
+
+
+def normalize(env: str, value: Any, reference: Reference = "published") -> Any:
+    """The score of a number, an array or a tensor of returns. Raises UserError like ``references``."""
+    return between(value, references(env, reference))
 
 
 def denormalize(env: str, score: Any, reference: Reference = "published") -> Any:

@@ -31,7 +31,6 @@ def create(data: Path, layouts: Mapping[str, ArrayLayout]) -> None:
             dtype=array.dtype,
             compressors=[BloscCodec(cname="zstd", clevel=1, shuffle="bitshuffle"), Crc32cCodec()],
             fill_value=0,
-            config={"write_empty_chunks": True},  # so that a chunk that is absent is a chunk that was lost
         )
 
 
@@ -44,8 +43,9 @@ def write_chunk(data: Path, name: str, array: ArrayLayout, chunk: int, values: N
     if values.shape != (rows.stop - rows.start, *array.shape[1:]) or values.dtype != array.dtype:
         raise ValueError(f"{name}: expected {array}, found a chunk of {values.dtype}{values.shape}")
     values = np.ascontiguousarray(values)
-    target = zarr.open_array(data / name, mode="r+")
-    target[rows] = values
+    # A chunk of zeros is written like any other, so that one that is absent is one that was lost.
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        zarr.open_array(data / name, mode="r+")[rows] = values
     written = np.asarray(zarr.open_array(data / name, mode="r")[rows])
     if not np.array_equal(written.view(np.uint8), values.view(np.uint8)):
         raise UserError(f"{data / name}: chunk {chunk} reads back differently; check the disk", 1)

@@ -1,0 +1,113 @@
+"""Plans and datasets as text for ``dom2data``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dom2_cli import show as ui
+
+if TYPE_CHECKING:
+    from dom2data.generate import Plan
+
+
+def plan(todo: Plan, workers: int, retrain: bool) -> str:
+    """What ``generate`` is about to do, as text."""
+    from shutil import disk_usage
+
+    recipe, seconds = todo.recipe, todo.seconds(workers)
+    base = next(folder for folder in (todo.base, *todo.base.parents) if folder.exists())
+    policies = [f"{name} ({digest[:12]})" for name, digest in recipe.policies.items()]
+    if todo.episodes is None:
+        amount = "what the replay buffer holds when training reaches the medium level"
+        policies, need = ["learners trained from nothing until the medium level"], "228 MB per million steps"
+    else:
+        need = ui.size(todo.nbytes or 0)
+        amount = f"{todo.episodes * todo.spec.horizon:,} in {todo.episodes:,} episodes"
+    if retrain:
+        policies.append("trained anew first")
+    rows = {
+        "dataset": f"{todo.dataset_id} in {todo.base}",
+        "policies": ", ".join(policies) or "uniform actions",
+        "steps": amount,
+        "disk": f"{need} at most, {ui.size(disk_usage(base).free)} free",
+        "time": f"about {ui.duration(seconds)} with {workers} worker{'s'[: workers > 1]}"
+        if seconds
+        else "minutes of training",
+    }
+    return ui.rows(rows)
+
+
+def headline(summary: dict[str, Any]) -> dict[str, str]:
+    """The lines about a dataset that matter most."""
+    team = summary["returns"]["team"]
+    rate = summary["steps"] / summary["wall_s"] if summary["wall_s"] else 0.0
+    return {
+        "id": summary["id"],
+        "path": summary["path"],
+        "episodes": f"{summary['episodes']:,} ({summary['steps']:,} steps, {ui.size(summary['size_bytes'])})",
+        "return": f"{team['mean']:.2f} ± {team['std']:.2f}" + _published(summary),
+        "normalised": f"{ui.number(summary['normalized'])} (published references), "
+        f"{ui.number(summary['normalized_own'])} (own)",
+        "hash": summary["hash"],
+        "wall time": f"{ui.duration(summary['wall_s'])} ({rate:,.0f} steps/s)",
+    }
+
+
+def _published(summary: dict[str, Any]) -> str:
+    """The published return of the same quality, in brackets; nothing where there is none."""
+    at = summary["published"]
+    return f" (published {at['mean']:.2f} ± {at['std']:.2f})" if at else ""
+
+
+def row(summary: dict[str, Any]) -> tuple[str, ...]:
+    team, at = summary["returns"]["team"], summary["published"]
+    return (
+        summary["id"],
+        f"{summary['steps']:,}",
+        f"{summary['episodes']:,}",
+        f"{team['mean']:.1f} ± {team['std']:.1f}",
+        f"{at['mean']:.1f} ± {at['std']:.1f}" if at else "–",
+        ui.number(summary["normalized"]),
+        ui.size(summary["size_bytes"]),
+        ui.duration(summary["wall_s"]),
+        f"{summary['steps'] / summary['wall_s']:,.0f}" if summary["wall_s"] else "–",
+        summary["hash"][:12],
+    )
+
+
+def details(summary: dict[str, Any]) -> dict[str, str]:
+    """The lines that only ``show`` prints."""
+    spec, references = summary["spec"], summary["references"]
+    lines = {
+        "created": summary["created"],
+        "environment": f"{summary['env']} ({spec['env_id']}, fingerprint {spec['fingerprint']})",
+        "agents": f"{summary['agents']}: {', '.join(spec['agent_names'])}",
+        "sizes": f"observation {max(spec['obs_dims'])}, action {spec['act_dim']}, horizon {spec['horizon']}, "
+        f"reward {spec['reward']}",
+        "references": "; ".join(
+            f"{kind}: random {at['random']:.2f}, expert {at['expert']:.2f}"
+            for kind, at in references.items()
+            if at
+        ),
+        "recipe": ", ".join(f"{k} {v}" for k, v in summary["recipe"].items() if not isinstance(v, dict)),
+        "versions": ", ".join(f"{key} {value}" for key, value in summary["versions"].items()),
+    }
+    for name, policy in summary["policies"].items():
+        lines[f"policy {name}"] = ", ".join(f"{key} {value}" for key, value in policy.items())
+    for parent in summary["parents"]:
+        how = f"fraction {parent['fraction']:g}, seed {parent['seed']}, indices {parent['indices_hash'][:16]}"
+        lines["parent"] = f"{parent['id']} ({parent['hash'][:16]}), {how}"
+    return lines
+
+
+def returns(summary: dict[str, Any]) -> None:
+    """Mean, standard deviation and quantiles of the team's and every agent's return."""
+    rows = {"team": summary["returns"]["team"]} | summary["returns"]["agents"]
+    quantiles = list(summary["returns"]["team"]["quantiles"])
+    ui.table(
+        ("return", "mean", "std", *(f"q{q}" for q in quantiles)),
+        [
+            (name, f"{r['mean']:.2f}", f"{r['std']:.2f}", *(f"{r['quantiles'][q]:.1f}" for q in quantiles))
+            for name, r in rows.items()
+        ],
+    )

@@ -1,0 +1,142 @@
+"""What both commands share at the border: errors to exit codes, progress, numbers as text."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NoReturn
+
+import click
+
+from dom2data.errors import FAILED, INTERRUPTED, USAGE, UserError
+
+
+class Commands(click.Group):
+    """A group whose commands end in one line and an exit code instead of a traceback.
+
+    ``--debug`` is understood anywhere on the line and lets the traceback through.
+    """
+
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> NoReturn:
+        words = list(sys.argv[1:] if args is None else args)
+        debug = "--debug" in words
+        extra["standalone_mode"] = False
+        try:
+            sys.exit(super().main([word for word in words if word != "--debug"], *rest, **extra) or 0)
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            sys.exit(USAGE)
+        except click.UsageError as error:
+            where = error.ctx.command_path if error.ctx else self.name
+            stop(f"{error.format_message().rstrip('.')}; see `{where} --help`", USAGE)
+        except (click.Abort, KeyboardInterrupt):
+            stop("interrupted", INTERRUPTED)
+        except Exception as error:
+            if debug:
+                raise
+            stop(*explain(error))
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        name = args[0] if args else ""
+        if name and not name.startswith("-") and self.get_command(ctx, name) is None:
+            known = self.list_commands(ctx)
+            raise click.UsageError(
+                f"expected a command ({', '.join(known)}), found {name!r}{suggest(name, known)}", ctx
+            )
+        return super().resolve_command(ctx, args)
+
+
+def explain(error: Exception) -> tuple[str, int]:
+    """The line and the exit code of an error that nobody caught."""
+    if isinstance(error, UserError):
+        return error.message, error.code
+    if isinstance(error, ValueError):
+        return str(error), USAGE
+    if isinstance(error, OSError):
+        return f"{error.filename or 'input/output'}: {error.strerror or error}", FAILED
+    return f"{type(error).__name__}: {error} (this is a bug; --debug shows where)", FAILED
+
+
+def stop(message: str, code: int) -> NoReturn:
+    click.echo(f"error: {message}", err=True)
+    raise SystemExit(code)
+
+
+def note(message: str) -> None:
+    """Something to know that is not the result."""
+    click.echo(message, err=True)
+
+
+def suggest(word: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2, allow_nan=False))
+
+
+@contextlib.contextmanager
+def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on stderr with rate and time left; yields ``update(what, done, total)``."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=None, rate="")
+        began: list[tuple[float, int]] = []  # when and where: a resumed run begins with steps already done
+
+        def update(what: str, done: int, total: int) -> None:
+            now = time.perf_counter()
+            began.extend([] if began else [(now, done)])
+            since, elapsed = done - began[0][1], now - began[0][0]
+            rate = f"{since / elapsed:,.0f}/s" if since and elapsed else ""
+            bar.update(task, description=what, completed=done, total=total, rate=rate)
+
+        yield update
+
+
+def size(nbytes: float) -> str:
+    """210 MB"""
+    return f"{nbytes / 1e6:,.0f} MB" if nbytes >= 1e6 else f"{nbytes / 1e3:,.0f} kB"
+
+
+def duration(seconds: float) -> str:
+    """6.4 s, 3 min 20 s"""
+    return f"{seconds:.1f} s" if seconds < 60 else f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
+
+
+def number(value: float | None, digits: int = 1) -> str:
+    """116.4, or a dash."""
+    return "–" if value is None else f"{value:,.{digits}f}"
+
+
+def rows(facts: Mapping[str, str]) -> str:
+    """Facts one below the other, names padded to one width."""
+    width = max(map(len, facts))
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in facts.items())
+
+
+def table(header: Sequence[str], body: Sequence[Sequence[str]]) -> None:
+    """A table on stdout: the first column to the left, numbers to the right, never cut."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for i, name in enumerate(header):
+        grid.add_column(name, justify="left" if i == 0 else "right", no_wrap=True)
+    for row in body:
+        grid.add_row(*row)
+    Console(width=1000).print(grid)  # a narrow terminal wraps the lines instead of losing digits

@@ -1,0 +1,51 @@
+"""What there is under a root, read from the manifests alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from dom2data import ids, scores
+from dom2data.dataset import Dataset
+from dom2data.dataset import open as open_dataset
+from dom2data.errors import UserError
+from dom2data.store import manifest as manifests
+
+
+def catalog(base: Path) -> tuple[list[dict[str, Any]], list[UserError]]:
+    """Summaries of the complete datasets under ``base``, by id, and why others were refused."""
+    found, refused = [], []
+    for dataset_id in ids.existing(base):
+        try:
+            found.append(summary(manifests.read(ids.directory(dataset_id, base)), base))
+        except UserError as error:
+            refused.append(error)
+    return found, refused
+
+
+def newest(base: Path) -> Dataset:
+    """The dataset written last. Raises UserError when there is none."""
+    found, _ = catalog(base)
+    if not found:
+        raise UserError(f"expected a dataset under {base}, found none; `dom2data generate` makes one")
+    return open_dataset(max(found, key=lambda entry: entry["created"])["id"], base)
+
+
+def summary(manifest: dict[str, Any], base: Path) -> dict[str, Any]:
+    """The JSON record that ``list`` and ``show`` print (documented in docs/format.md)."""
+    env, quality = manifest["env"], manifest["quality"]
+    mean, references = manifest["returns"]["team"]["mean"], manifest["references"]
+    published = scores.PUBLISHED_RETURNS.get(env, {}).get(quality) if not manifest["parents"] else None
+    keys = ("id", "env", "quality", "steps", "episodes", "returns", "references", "hash", "recipe", "parents")
+    more = ("policies", "sources", "size_bytes", "created", "wall_s", "spec", "versions")
+    return {key: manifest[key] for key in keys + more} | {
+        "path": str(base / manifest["id"]),
+        "agents": len(manifest["spec"]["agent_names"]),
+        "normalized": _score(mean, references["published"]),
+        "normalized_own": _score(mean, references["own"]),
+        "published": {"mean": published[0], "std": published[1]} if published else None,
+    }
+
+
+def _score(mean: float, at: dict[str, float] | None) -> float | None:
+    return scores.between(mean, at) if at else None

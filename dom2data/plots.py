@@ -1,0 +1,35 @@
+"""Pictures of a dataset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dom2data import scores
+from dom2data.dataset import Dataset
+from dom2data.errors import UserError
+
+
+def histogram(dataset: Dataset, file: Path) -> None:
+    """Write the distribution of team returns, with the published references, to a PNG, SVG or PDF.
+
+    Raises UserError when the format is another one or the folder is not there.
+    """
+    if file.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise UserError(f"expected a file ending in .png, .svg or .pdf, found {file}")
+    if not file.absolute().parent.is_dir():
+        raise UserError(f"expected a folder to write into, found none at {file.absolute().parent}")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.hist(dataset.returns, bins=60, color="#4878a8")
+    axes.axvline(float(dataset.returns.mean()), color="black", linewidth=1, label="mean")
+    for name, value in scores.PUBLISHED.get(dataset.env, {}).items():
+        axes.axvline(value, color="#b04a3a", linestyle=":", linewidth=1)
+        axes.annotate(f"published {name}", (value, 0.98), xycoords=("data", "axes fraction"), rotation=90,
+                      ha="right", va="top", fontsize=7, color="#b04a3a")  # fmt: skip
+    axes.set(xlabel="team return per episode", ylabel="episodes", title=dataset.id)
+    axes.legend(frameon=False, fontsize=8)
+    figure.savefig(file, dpi=150)

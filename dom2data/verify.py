@@ -1,0 +1,99 @@
+"""Is this dataset what it says it is? Each check is a function that returns its first finding, or None."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from dom2data import stats
+from dom2data.dataset import Dataset
+from dom2data.errors import CHECK_FAILED, UserError
+from dom2data.store import manifest as manifests
+from dom2data.store.layout import ArrayLayout, layout
+
+
+def verify(dataset: Dataset) -> list[str]:
+    """The names of the checks passed. Raises UserError (code 3) with the first finding."""
+    for name, check in CHECKS.items():
+        finding = check(dataset)
+        if finding is not None:
+            raise UserError(f"{dataset.id}: {name}: {finding}; generate or fetch it again", CHECK_FAILED)
+    return list(CHECKS)
+
+
+def structure(dataset: Dataset) -> str | None:
+    """Every array is there, with the shape that the numbers of steps and episodes call for."""
+    block = dataset.manifest["arrays"].get("returns", {}).get("chunk_rows", 1)
+    for name, expected in layout(dataset.spec, dataset.n_episodes, len(dataset), block).items():
+        entry = dataset.manifest["arrays"].get(name)
+        if entry is None:
+            return f"expected an array {name!r}, found none"
+        if ArrayLayout.from_json(entry) != expected:
+            return f"expected {name!r} to be {expected}, found {ArrayLayout.from_json(entry)}"
+    return None
+
+
+def hashes(dataset: Dataset) -> str | None:
+    """The values have the hashes of the manifest, and these the content hash."""
+    arrays = dataset.manifest["arrays"]
+    for name, entry in arrays.items():
+        array = ArrayLayout.from_json(entry)
+        found = manifests.leaves(array, dataset.array(name))
+        for chunk, (expected, leaf) in enumerate(zip(entry["leaves"], found, strict=True)):
+            if leaf != expected:
+                return f"array {name!r}, chunk {chunk}: expected hash {expected[:16]}, found {leaf[:16]}"
+        if manifests.array_hash(name, array, found) != entry["hash"]:
+            return f"array {name!r}: expected hash {entry['hash'][:16]}, found another"
+    content = manifests.content_hash(dataset.spec, arrays)
+    return None if content == dataset.hash else f"expected content hash {dataset.hash}, found {content}"
+
+
+def episodes(dataset: Dataset) -> str | None:
+    """Offsets run from 0 to the number of steps; episodes fit the horizon and ended somehow."""
+    offsets, lengths = dataset.offsets, dataset.lengths
+    if offsets[0] != 0 or offsets[-1] != len(dataset):
+        return f"expected offsets from 0 to {len(dataset)}, found {offsets[0]} to {offsets[-1]}"
+    bad = np.flatnonzero((lengths < 1) | (lengths > dataset.spec.horizon))
+    if len(bad):
+        return f"episode {bad[0]}: expected 1 to {dataset.spec.horizon} steps, found {lengths[bad[0]]}"
+    open_ended = np.flatnonzero(~(dataset.array("terminated") | dataset.array("truncated")))
+    return (
+        f"episode {open_ended[0]}: expected terminated or truncated, found neither"
+        if len(open_ended)
+        else None
+    )
+
+
+def values(dataset: Dataset) -> str | None:
+    """Everything is finite, and actions are inside their bounds."""
+    for name in ("observations", "actions", "rewards", "returns", "agent_returns"):
+        array = dataset.array(name)
+        finite = np.isfinite(array)
+        if not finite.all():
+            return f"array {name!r}, row {np.argwhere(~finite)[0][0]}: expected finite values, found others"
+    actions, low, high = dataset.array("actions"), dataset.spec.act_low, dataset.spec.act_high
+    if actions.min() < low or actions.max() > high:
+        return f"expected actions in [{low:g}, {high:g}], found [{actions.min():g}, {actions.max():g}]"
+    return None
+
+
+def returns(dataset: Dataset) -> str | None:
+    """Stored returns are the sums of the rewards, and the manifest's summary is that of the returns."""
+    team, agents = stats.episode_returns(dataset.spec, dataset.array("rewards"), dataset.offsets[:-1])
+    for name, expected in (("returns", team), ("agent_returns", agents)):
+        wrong = np.argwhere(dataset.array(name) != expected)
+        if len(wrong):
+            i, found = wrong[0][0], dataset.array(name)[wrong[0][0]]
+            return f"episode {i}: expected {name} {expected[i]}, the sum of its rewards, found {found}"
+    summary = stats.returns_summary(dataset.spec.agent_names, team, agents)
+    return None if summary == dataset.manifest["returns"] else "expected the returns' summary, found another"
+
+
+CHECKS: dict[str, Callable[[Dataset], str | None]] = {
+    "structure": structure,
+    "hashes": hashes,
+    "episodes": episodes,
+    "values": values,
+    "returns": returns,
+}

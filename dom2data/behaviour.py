@@ -1,7 +1,7 @@
 """Train behaviour policies from nothing: the frozen prey, then the medium and expert checkpoints.
 
-1. Prey: predators and prey learn together; the prey is frozen at the first evaluation at which it stays in the
-   arena and uniformly acting predators earn no more than the published random level.
+1. Prey: predators and prey learn together; the prey is frozen at the first evaluation at which it stays in
+   the arena and uniformly acting predators earn no more than the published random level.
 2. Learners: new agents learn against that prey. Medium is the first evaluation that reaches the published
    medium level; expert is the best evaluation up to the last step.
 

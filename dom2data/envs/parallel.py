@@ -54,7 +54,7 @@ class ParallelView(ParallelEnv):
         return self._by_agent(self._env.reset(seed)[0]), {agent: {} for agent in self.agents}
 
     def step(self, actions: Dict) -> tuple[Dict, Dict, Dict, Dict, Dict]:
-        """Observations, rewards, terminations, truncations, infos. Raises KeyError when an agent has no action."""
+        """PettingZoo's five dictionaries. Raises KeyError when an agent's action is missing."""
         joint = np.stack([np.asarray(actions[agent], np.float32) for agent in self.possible_agents])
         step = self._env.step(joint[None])
         agents, ended = self.agents, bool(step.truncated[0])

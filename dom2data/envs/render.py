@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from dom2data.envs.particle import ParticleEnv
 
 SIZE = 400
-_HALF_WIDTH = 1.3  # arena units from the centre to the picture's edge
+_HALF_WIDTH = 1.6  # arena units from the centre to the picture's edge
 _SMOOTH = 2  # drawn this much larger and scaled down, for smooth edges
 _PAPER, _EDGE, _ROCK = "#fbfaf7", "#d8d4ca", "#8d99a6"
 _LEARNER, _PREY, _TOUCH = "#c8503c", "#2f8f5b", "#f2b705"
 
 
 def draw(env: ParticleEnv, row: int) -> NDArray[np.uint8]:
-    """One row's arena as uint8 [400, 400, 3]: learners red, prey green, obstacles grey, a ring where they touch."""
+    """One row as uint8 [400, 400, 3]: learners red, prey green (ringed when touched), obstacles grey."""
     agents, _, landmarks = (array[row] for array in env.state)
     scenario = env.scenario
     image = Image.new("RGB", (SIZE * _SMOOTH, SIZE * _SMOOTH), _PAPER)

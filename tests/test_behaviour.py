@@ -1,0 +1,118 @@
+"""Training of behaviour policies: repeatable, picks what it says it picks; the long run is marked slow."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from dom2_policies import td3, zoo
+from dom2_policies.policy import Uniform, load_actor
+from dom2data import behaviour, envs, prey, scores
+from dom2data.errors import UserError
+from dom2data.rollout import rollout, team_returns
+
+TINY = td3.Config(batch_size=64, random_steps=500, steps_per_update=50)
+HOW = behaviour.Recipe(
+    learner=TINY, steps=2_000, num_envs=20, waves_per_evaluation=1, evaluation_episodes=40,
+    prey=prey.PreyRecipe(predators=TINY, prey=TINY, steps=3_000, num_envs=20, evaluation_episodes=40),
+)  # fmt: skip
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """A recipe that ends in a second, at levels that its first evaluations reach."""
+    monkeypatch.setitem(behaviour.RECIPES, "tag", HOW)
+    monkeypatch.setitem(scores.PUBLISHED_RETURNS, "tag", {"medium": (-1000.0, 0.0)})
+    monkeypatch.setitem(scores.PUBLISHED, "tag", {"random": 1000.0, "expert": 2000.0})
+    monkeypatch.setattr(behaviour, "REFERENCE_EPISODES", 40)
+    lenient = dataclasses.replace(HOW.prey, outside=1.0)
+    monkeypatch.setitem(behaviour.RECIPES, "tag", dataclasses.replace(HOW, prey=lenient))
+
+
+def test_training_twice_gives_the_same_bytes(tiny, tmp_path):
+    seen = []
+    for folder in ("a", "b"):
+        seen.append(behaviour.train("tag", 3, tmp_path / folder))
+    assert seen[0] == json.loads(json.dumps(seen[1]))
+    for name in ("prey", "medium", "expert"):
+        a, b = (tmp_path / folder / f"tag-{name}.safetensors" for folder in ("a", "b"))
+        assert a.read_bytes() == b.read_bytes()
+    assert zoo.entry("tag", tmp_path / "a")["policies"]["medium"]["env_steps"] == 1_000
+    assert seen[0]["policies"]["expert"]["return"] >= seen[0]["policies"]["medium"]["return"]
+
+
+def test_another_seed_gives_another_policy(tiny):
+    one, two = (behaviour.replay_buffer("tag", seed) for seed in (0, 1))
+    assert not np.array_equal(one.actions, two.actions)
+
+
+def test_the_replay_buffer_holds_what_training_had_seen(tiny):
+    data = behaviour.replay_buffer("tag", 0)
+    assert data.observations.shape == (40, 26, 3, 16)  # medium at the first evaluation after the first update
+    assert data.checkpoint.env_steps == 1_000
+    assert np.abs(data.actions).max() <= 1
+
+
+def test_a_level_that_is_not_reached_is_an_error(tiny, monkeypatch):
+    monkeypatch.setitem(scores.PUBLISHED_RETURNS, "tag", {"medium": (1e6, 0.0)})
+    with pytest.raises(UserError, match=r"expected a return of 1000000\.0 within 2000 steps"):
+        behaviour.replay_buffer("tag", 0)
+    with pytest.raises(UserError, match="expected an environment that can be trained"):
+        behaviour.recipe("chess")
+
+
+def test_the_joint_view_shows_the_prey_as_an_agent():
+    env = prey.Joint(envs.unguarded("tag", num_envs=5, seed=1))
+    obs = env.reset(2)
+    assert obs.shape == (5, 4, 16)
+    np.testing.assert_array_equal(obs[:, 3, :14], env.env.prey_obs[:, 0])
+    assert not obs[:, 3, 14:].any()
+    actions = np.random.default_rng(0).uniform(-1, 1, (5, 4, 2)).astype(np.float32)
+    alone = envs.unguarded("tag", num_envs=5, seed=1)
+    alone.reset(2)
+    expected = alone.step(actions[:, :3], actions[:, 3:])
+    step = env.step(actions)
+    np.testing.assert_array_equal(step.obs[:, :3], expected.obs)
+    np.testing.assert_array_equal(step.rewards[:, 3:], alone.prey_rewards)
+
+
+def test_returns_are_the_first_agents_where_shared():
+    rewards = np.arange(12, dtype=np.float32).reshape(2, 2, 3)
+    spec = envs.spec("tag")
+    np.testing.assert_array_equal(team_returns(rewards, spec), [3, 15])
+    individual = dataclasses.replace(spec, reward="individual")
+    np.testing.assert_array_equal(team_returns(rewards, individual), rewards.sum(axis=1).mean(axis=1))
+
+
+@pytest.mark.parametrize("name", ["random", "medium", "expert"])
+def test_shipped_policies_earn_what_the_zoo_says(name):
+    entry, env = zoo.entry("tag"), envs.make("tag", num_envs=1000)
+    if name == "random":
+        policy, expected = Uniform(2), entry["references"]["random"]
+    else:
+        policy = load_actor(zoo.path("tag", name), entry["noise"])
+        expected = entry["policies"][name]["return"]
+    rewards = rollout(env, env.reset(123), policy, torch.Generator().manual_seed(0))[2]
+    returns = team_returns(rewards, env.spec)
+    # Both are means of at least 1,000 episodes.
+    assert returns.mean() == pytest.approx(expected, abs=4 * np.sqrt(2) * returns.std() / np.sqrt(1000))
+
+
+def test_the_zoo_lies_where_the_published_datasets_do():
+    entry = zoo.entry("tag")
+    assert entry["references"]["random"] == pytest.approx(scores.PUBLISHED_RETURNS["tag"]["random"][0], abs=2)
+    assert entry["policies"]["medium"]["return"] == pytest.approx(116.36, abs=12)
+    assert entry["references"]["expert"] >= 186
+
+
+@pytest.mark.slow
+def test_training_from_nothing_arrives_where_the_shipped_policies_are(tmp_path):
+    shipped = zoo.entry("tag")
+    found = behaviour.train("tag", shipped["policies"]["expert"]["seed"], tmp_path)
+    for key in ("random", "expert"):
+        noise = 0.1 * abs(shipped["references"]["expert"])
+        assert found["references"][key] == pytest.approx(shipped["references"][key], abs=noise)

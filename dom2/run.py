@@ -63,6 +63,19 @@ class Settings:
     eval_episodes: int = 100
     """Episodes of each seed in such an evaluation."""
 
+    def __post_init__(self) -> None:
+        for name in (
+            "updates",
+            "batch_size",
+            "seeds",
+            "threads",
+            "log_every",
+            "checkpoint_every",
+            "eval_episodes",
+        ):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}: expected 1 or more, found {getattr(self, name)}")
+
 
 class Run:
     """A run's folder and its parsed ``config.json``."""

@@ -92,6 +92,16 @@ class Config:
     critic_activation: Literal["relu", "mish"] = "relu"
     """Nonlinearity of the critics; mish costs a fifth of an update on a CPU."""
 
+    def __post_init__(self) -> None:
+        if min(self.n_steps, self.n_uniform) < 1 or self.order not in (1, 2):
+            found = f"n_steps {self.n_steps}, n_uniform {self.n_uniform}, order {self.order}"
+            raise ValueError(f"expected n_steps and n_uniform of 1 or more and order 1 or 2, found {found}")
+        if self.lr <= 0 or self.grad_clip <= 0 or not 0 < self.rho <= 1 or not 0 <= self.gamma <= 1:
+            found = f"lr {self.lr}, grad_clip {self.grad_clip}, rho {self.rho}, gamma {self.gamma}"
+            raise ValueError(f"expected lr, grad_clip > 0, rho in (0, 1], gamma in [0, 1], found {found}")
+        if self.noise_network == "residual" and len(self.widths) != 3:
+            raise ValueError(f"expected three widths of the residual noise network, found {self.widths}")
+
 
 PRESETS: dict[str, dict[str, Any]] = {
     "compact": {},

@@ -1,0 +1,200 @@
+import copy
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+import torch
+from tiny import CPU, SPEC, batch, dom2, generators
+
+from dom2.algorithms.dom2 import DOM2, Config
+from dom2data.spec import Batch, EnvSpec
+
+ONE = dataclasses.replace(SPEC, agent_names=("only",), obs_dims=(2,))
+
+
+def member(b: Batch, rows: slice) -> Batch:
+    return Batch(**{name: value[rows] for name, value in vars(b).items()})
+
+
+def train(algorithm: DOM2, updates: int = 3, rows: slice = slice(None)) -> dict[str, torch.Tensor]:
+    for u in range(updates):
+        algorithm.update(member(batch(9, seed=u), rows))
+    return algorithm.weights()
+
+
+@pytest.mark.parametrize("settings", [{}, {"q_action": "one_step", "noise_network": "mlp", "order": 2}])
+def test_three_seeds_equal_three_single_runs(settings: dict) -> None:
+    """Bit for bit: weights and noise of a seed come from its own generator, whatever is stacked beside it."""
+    together = train(dom2(seeds=3, **settings))
+    for seed in range(3):
+        alone = train(dom2(seeds=1, first=seed, **settings), rows=slice(3 * seed, 3 * seed + 3))
+        for name, value in alone.items():
+            assert torch.equal(together[name].chunk(3)[seed], value), name
+
+
+def test_a_member_does_not_feel_the_others() -> None:
+    """Enormous rewards of the last member change nothing of the others, not even by gradient clipping."""
+    calm, wild = dom2(), dom2()
+    for u in range(3):
+        b = batch(3, seed=u)
+        scale = torch.tensor([1.0, 1.0, 1e6])[:, None]
+        calm.update(b)
+        wild.update(dataclasses.replace(b, rewards=b.rewards * scale))
+    for name, value in calm.weights().items():
+        share = len(value) // 3
+        assert torch.equal(value[: 2 * share], wild.weights()[name][: 2 * share]), name
+    assert not torch.equal(calm.critics.mlp.layers[0].weight[-1], wild.critics.mlp.layers[0].weight[-1])
+
+
+def test_without_eta_and_zeta_it_is_diffusion_cloning() -> None:
+    """The policy loss is Eq. (3) alone, written out here, and the critic loss the TD error alone."""
+    algorithm, b = dom2(eta=0.0, zeta=0.0), batch(3)
+    states = [g.get_state() for g in algorithm.generators]
+    loss, metrics = algorithm.actor_loss(b)
+    (twin,) = generators(0)
+    twin.set_state(states[0])
+    i = torch.randint(0, 6, (3, 32), generator=twin)
+    eps = torch.randn(3, 32, 2, generator=twin)
+    noisy = algorithm.alpha[i][..., None] * b.actions + algorithm.sigma[i][..., None] * eps
+    expected = sum(((algorithm.noise.given(b.obs)(noisy, i) - eps)[m] ** 2).mean() for m in range(3))
+    torch.testing.assert_close(loss, expected)
+    assert set(metrics) == {"actor/bc"}
+    critic_loss, critic_metrics = algorithm.critic_loss(b)
+    torch.testing.assert_close(critic_loss.detach(), 2 * critic_metrics["critic/td"].sum())
+
+
+def test_cloning_ignores_rewards() -> None:
+    plain, paid = dom2(eta=0.0), dom2(eta=0.0)
+    b = batch(3)
+    for _ in range(3):
+        plain.update(b)
+        paid.update(dataclasses.replace(b, rewards=b.rewards + 100.0))
+    assert all(map(torch.equal, plain.noise.parameters(), paid.noise.parameters()))
+
+
+def test_eta_tilde_is_positive_for_negative_values() -> None:
+    """The paper's eta / E[Q] would turn the policy towards bad actions where Q is negative."""
+    algorithm = dom2(eta=3.0)
+    with torch.no_grad():
+        algorithm.critics.mlp.layers[-1].bias.fill_(-50.0)
+    _, metrics = algorithm.actor_loss(batch(3))
+    assert (metrics["actor/q"] < -40).all()
+    torch.testing.assert_close(metrics["actor/eta_tilde"], torch.full((3,), 3.0 / 50.0), rtol=0.02, atol=0)
+
+
+def test_warm_up_raises_eta_linearly() -> None:
+    algorithm, b = dom2(eta=4.0, eta_warmup=4), batch(3)
+    seen = []
+    for _ in range(5):
+        scale = algorithm.critics(b.obs, b.actions.unsqueeze(1))[:, 0].abs().mean(dim=(1, 2))
+        seen.append((algorithm.actor_loss(b)[1]["actor/eta_tilde"] * scale).mean().item())
+        algorithm.updates += 1
+    assert seen == pytest.approx([1.0, 2.0, 3.0, 4.0, 4.0], rel=1e-4)
+
+
+def test_targets_move_by_rho_towards_the_new_networks() -> None:
+    algorithm = dom2(rho=0.25)
+    before = [p.clone() for p in algorithm.noise.parameters()]
+    algorithm.update(batch(3))
+    for old, new, target in zip(
+        before, algorithm.noise.parameters(), algorithm.target_noise.parameters(), strict=True
+    ):
+        torch.testing.assert_close(target, 0.75 * old + 0.25 * new)
+
+
+def test_state_continues_bit_for_bit() -> None:
+    first, second = dom2(seeds=2), dom2(seeds=2, first=5)
+    first.update(batch(6))
+    second.load_weights(first.weights())
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    for u in range(1, 3):
+        first.update(batch(6, seed=u))
+        second.update(batch(6, seed=u))
+    assert all(torch.equal(value, second.weights()[name]) for name, value in first.weights().items())
+    assert second.updates == 3
+
+
+def test_policy_is_decentralised_repeatable_and_a_snapshot() -> None:
+    algorithm = dom2(seeds=2)
+    policy = algorithm.policy(1)
+    obs = torch.randn(4, 6, 3, 5)
+    actions = policy.act(obs, *generators(7))
+    assert actions.shape == (4, 6, 3, 2)
+    assert actions.abs().max() <= 1.0
+    algorithm.update(batch(6))
+    assert torch.equal(policy.act(obs, *generators(7)), actions)
+    assert not torch.equal(policy.act(obs, *generators(8)), actions)
+    assert torch.equal(policy.act(obs, *generators(7), True), policy.act(obs, *generators(8), True))
+    obs[:, :, 1] += 1.0
+    moved = policy.act(obs, *generators(7))
+    assert torch.equal(moved[:, :, [0, 2]], actions[:, :, [0, 2]])
+    assert not torch.equal(moved[:, :, 1], actions[:, :, 1])
+
+
+def test_policy_of_a_seed_is_that_seeds_networks() -> None:
+    stacked, alone = dom2(seeds=3).policy(2), dom2(seeds=1, first=2).policy(0)
+    obs = torch.randn(10, 3, 5)
+    assert torch.equal(stacked.act(obs, *generators(0)), alone.act(obs, *generators(0)))
+
+
+def test_more_candidates_have_higher_value() -> None:
+    algorithm, obs = dom2(), torch.randn(200, 3, 5)
+
+    def value(candidates: int) -> float:
+        actions = algorithm.policy(0, candidates).act(obs, *generators(0))
+        own, chosen = obs.transpose(0, 1), actions.transpose(0, 1)
+        return algorithm.critics(own, chosen.unsqueeze(1)).amin(dim=1).mean().item()
+
+    assert value(1) < value(4) < value(16)
+
+
+@pytest.mark.parametrize("change", [{"act_low": 0.0}, {"act_high": 2.0}])
+def test_other_action_ranges_are_refused(change: dict) -> None:
+    with pytest.raises(ValueError, match=r"expected actions in \[-1, 1\]"):
+        dom2(spec=dataclasses.replace(SPEC, **change))
+
+
+@pytest.mark.parametrize(
+    "bad", [{"n_steps": 0}, {"order": 3}, {"rho": 0.0}, {"lr": -1.0}, {"widths": (8, 8)}]
+)
+def test_impossible_settings_are_refused(bad: dict) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        Config(**bad)
+
+
+def learn(settings: dict, updates: int, draw: Callable, spec: EnvSpec = ONE) -> tuple[DOM2, torch.Tensor]:
+    """Train on one-step episodes whose reward is highest at (0.3, -0.4); returns 1,000 actions."""
+    config = Config(**{"widths": (64, 32, 32), "embed_dim": 32, "critic_widths": (64, 64)} | settings)
+    algorithm = DOM2.create(config, spec, 1, CPU, generators(0))
+    (g,) = generators(1)
+    for _ in range(updates):
+        obs, actions = torch.rand(1, 128, 2, generator=g) * 2 - 1, draw(g)
+        rewards = -(actions - torch.tensor([0.3, -0.4])).square().sum(dim=-1)
+        algorithm.update(Batch(obs, actions, rewards, obs, torch.ones(1, 128)))
+    obs = torch.rand(1000, 1, 2, generator=g) * 2 - 1
+    return algorithm, algorithm.policy(0).act(obs, *generators(2))[:, 0]
+
+
+def test_cloning_keeps_both_modes() -> None:
+    """Actions of the data are near (0.6, 0.6) or (-0.6, -0.6); a policy of one mode would answer 0."""
+
+    def bimodal(g: torch.Generator) -> torch.Tensor:
+        side = torch.where(torch.rand(1, 128, 1, generator=g) < 0.5, -0.6, 0.6)
+        return side + 0.05 * torch.randn(1, 128, 2, generator=g)
+
+    _, actions = learn({"eta": 0.0}, 400, bimodal)
+    assert (actions.abs().min(dim=1).values > 0.35).float().mean() > 0.85
+    assert (actions[:, 0] * actions[:, 1] > 0).float().mean() > 0.95
+    assert 0.25 < (actions[:, 0] > 0).float().mean() < 0.75
+
+
+@pytest.mark.parametrize("q_action", ["chain", "one_step"])
+def test_improvement_finds_the_best_action(q_action: str) -> None:
+    """The data's actions are uniform; their mean reward is -0.92, the best 0."""
+
+    def uniform(g: torch.Generator) -> torch.Tensor:
+        return torch.rand(1, 128, 2, generator=g) * 2 - 1
+
+    _, actions = learn({"eta": 5.0, "zeta": 0.1, "q_action": q_action}, 250, uniform)
+    rewards = -(actions - torch.tensor([0.3, -0.4])).square().sum(dim=-1)
+    assert rewards.mean() > -0.15

@@ -1,0 +1,241 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import CPU, NETWORKS, new_run, tag_random
+
+from dom2 import checkpoint, fit, presets, run, track
+from dom2.algorithms.dom2 import Config
+from dom2data import dataset
+from dom2data.errors import UserError
+
+torch.set_num_threads(1)
+
+
+def same_weights(one: run.Run, other: run.Run) -> bool:
+    a, b = (checkpoint.load_weights(r.folder, CPU) for r in (one, other))
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_run_describes_itself(tmp_path: Path) -> None:
+    begun = new_run(tmp_path / "run", seeds=2)
+    assert begun.status == "new"
+    assert fit.fit(begun) == "complete"
+    found = run.read(tmp_path / "run")
+    assert found.status == "complete"
+    assert found.settings == begun.settings
+    assert found.document["dataset"]["id"] == tag_random()
+    assert found.document["dataset"]["hash"] == dataset.open(tag_random()).hash
+    assert {"python", "torch", "dom2"} <= found.document["versions"].keys()
+    lines = track.read(tmp_path / "run")
+    assert [line["update"] for line in lines] == [2, 4]
+    assert len(lines[0]["train/actor/bc"]) == 2
+    assert list((tmp_path / "run" / "tensorboard").glob("events.*"))
+    assert checkpoint.updates(tmp_path / "run") == 4
+
+
+def test_three_seeds_equal_three_runs(tmp_path: Path) -> None:
+    """Also through the sampler: a seed draws the same minibatches however many are stacked."""
+    together = new_run(tmp_path / "three", seeds=3)
+    fit.fit(together)
+    whole = checkpoint.load_weights(together.folder, CPU)
+    for seed in range(3):
+        alone = new_run(tmp_path / str(seed), seed=seed)
+        fit.fit(alone)
+        for name, value in checkpoint.load_weights(alone.folder, CPU).items():
+            assert torch.equal(whole[name].chunk(3)[seed], value), name
+
+
+def test_resume_continues_bit_for_bit(tmp_path: Path) -> None:
+    whole, halves = new_run(tmp_path / "whole"), new_run(tmp_path / "halves", updates=2)
+    fit.fit(whole)
+    fit.fit(halves)
+    halves = run.read(tmp_path / "halves")
+    halves.amend(updates=4)
+    assert fit.fit(run.read(tmp_path / "halves")) == "complete"
+    assert same_weights(whole, halves)
+    metrics = [[r["train/actor/bc"] for r in track.read(tmp_path / name)] for name in ("whole", "halves")]
+    assert metrics[0] == metrics[1]
+
+
+def test_evaluation_does_not_perturb_training(tmp_path: Path) -> None:
+    plain, watched = new_run(tmp_path / "a"), new_run(tmp_path / "b", eval_every=2, eval_episodes=3)
+    fit.fit(plain)
+    fit.fit(watched)
+    assert same_weights(plain, watched)
+    assert len(track.read(tmp_path / "b")[0]["eval/return"]) == 1
+
+
+def test_no_augmentation_equals_no_thresholds(tmp_path: Path) -> None:
+    """Thresholds that no trajectory reaches change no draw."""
+    none = new_run(tmp_path / "none", augment="none")
+    unreached = new_run(tmp_path / "unreached", augment="absolute", thresholds=(1e9,))
+    default = new_run(tmp_path / "default")
+    for each in (none, unreached, default):
+        fit.fit(each)
+    assert same_weights(none, unreached)
+    assert not same_weights(none, default)
+
+
+def test_interrupt_saves_and_resume_finishes(tmp_path: Path) -> None:
+    whole, stopped = new_run(tmp_path / "whole"), new_run(tmp_path / "stopped")
+    fit.fit(whole)
+
+    def interrupt(update: int, metrics: object) -> None:
+        if update == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    assert fit.fit(stopped, interrupt) == "interrupted"
+    assert (stopped.status, checkpoint.updates(stopped.folder)) == ("interrupted", 2)
+    assert fit.fit(run.read(stopped.folder)) == "complete"
+    assert same_weights(whole, stopped)
+
+
+def test_second_interrupt_stops_at_once(tmp_path: Path) -> None:
+    script = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from dom2 import fit, run\n"
+        "def twice(update, metrics):\n"
+        "    os.kill(os.getpid(), signal.SIGINT); os.kill(os.getpid(), signal.SIGINT)\n"
+        "fit.fit(run.read(Path(sys.argv[1])), twice)\n"
+    )
+    begun = new_run(tmp_path / "run", updates=100)
+    result = subprocess.run(
+        [sys.executable, "-c", script, str(begun.folder)], capture_output=True, timeout=120
+    )
+    assert result.returncode == -signal.SIGINT
+    assert checkpoint.latest(begun.folder) is None
+
+
+def test_killed_at_any_moment_then_resumed(tmp_path: Path) -> None:
+    """kill -9 while it trains and saves without pause; what is left continues to the same end."""
+    settings = {"updates": 40, "checkpoint_every": 1, "log_every": 1}
+    whole, killed = new_run(tmp_path / "whole", **settings), new_run(tmp_path / "killed", **settings)
+    fit.fit(whole)
+    script = (
+        "import sys, torch\n"
+        "from pathlib import Path\n"
+        "from dom2 import fit, run\n"
+        "torch.set_num_threads(1)\n"
+        "fit.fit(run.read(Path(sys.argv[1])))\n"
+    )
+    for target in (5, 12, 20):
+        process = subprocess.Popen([sys.executable, "-c", script, str(killed.folder)])
+        deadline = time.monotonic() + 120
+        while checkpoint.updates(killed.folder) < target and time.monotonic() < deadline:
+            time.sleep(0.002)
+        process.kill()
+        process.wait()
+        assert target <= checkpoint.updates(killed.folder) < 40
+        assert killed.status == "running"
+    assert fit.fit(run.read(killed.folder)) == "complete"
+    assert same_weights(whole, killed)
+    assert [line["update"] for line in track.read(killed.folder)] == list(range(1, 41))
+
+
+def test_an_unfinished_checkpoint_is_not_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = {"w": torch.arange(3.0)}
+    checkpoint.save(tmp_path, 1, weights, {"a": 1})
+
+    def die(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    for name in ("fsync", "replace"):  # before the folder is whole; before it is named
+        with monkeypatch.context() as patch:
+            patch.setattr(os, name, die)
+            with pytest.raises(KeyboardInterrupt):
+                checkpoint.save(tmp_path, 2, {"w": torch.zeros(3)}, {"a": 2})
+        assert checkpoint.updates(tmp_path) == 1
+        assert torch.equal(checkpoint.load_weights(tmp_path, CPU)["w"], weights["w"])
+    checkpoint.save(tmp_path, 2, {"w": torch.zeros(3)}, {"a": 2})
+    assert checkpoint.load_state(tmp_path) == {"a": 2}
+    assert sorted(p.name for p in (tmp_path / "checkpoint").iterdir()) == ["000000002", "latest"]
+
+
+def test_nan_stops_and_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dom2.algorithms.dom2 import DOM2
+
+    begun, update = new_run(tmp_path / "run", seeds=2), DOM2.update
+
+    def broken(self: DOM2, batch: object) -> dict[str, torch.Tensor]:
+        metrics = update(self, batch)
+        if self.updates == 3:
+            with torch.no_grad():
+                self.noise.head.bias[4] = torch.nan  # seed 1, second agent
+        return metrics
+
+    monkeypatch.setattr(DOM2, "update", broken)
+    with pytest.raises(
+        UserError, match=r"update 4: .*actor/bc = nan \(seed 1, predator_1\).*update 2 is kept"
+    ) as e:
+        fit.fit(begun)
+    assert e.value.code == 1
+    assert begun.status == "failed"
+    assert all(v.isfinite().all() for v in checkpoint.load_weights(begun.folder, CPU).values())
+
+
+def test_changed_data_is_refused(tmp_path: Path) -> None:
+    begun = new_run(tmp_path / "run")
+    begun.document["dataset"]["hash"] = "0" * 64
+    with pytest.raises(UserError, match="with hash 000") as error:
+        fit.fit(begun)
+    assert error.value.code == 3
+
+
+def test_an_existing_run_is_kept_and_foreign_files_always(tmp_path: Path) -> None:
+    begun = new_run(tmp_path / "run")
+    with pytest.raises(UserError, match="--force replaces it, --resume continues it"):
+        run.create(tmp_path / "run", begun.document)
+    (tmp_path / "run" / "metrics.jsonl").write_text("old")
+    run.create(tmp_path / "run", begun.document, force=True)
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "love.txt").write_text("dear")
+    with pytest.raises(UserError, match="found other files"):
+        run.create(tmp_path / "letters", begun.document, force=True)
+    assert (tmp_path / "letters" / "love.txt").exists()
+
+
+def test_a_damaged_config_is_one_line(tmp_path: Path) -> None:
+    begun = new_run(tmp_path / "run")
+    path = begun.folder / "config.json"
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps(document | {"schema": 99}))
+    with pytest.raises(UserError, match="expected schema 1, found 99"):
+        run.read(begun.folder)
+    path.write_text(path.read_text()[:100])
+    with pytest.raises(UserError, match="expected a run's configuration"):
+        run.read(begun.folder)
+
+
+def test_configure_layers_defaults_preset_task_and_flags(tmp_path: Path) -> None:
+    data = dataset.open(tag_random())
+    task = presets.defaults("tag", "random")
+    assert fit.configure("dom2", "compact", data, {}) == Config(**task)
+    wide = fit.configure("dom2", "wide", data, {"eta": 0.25})
+    assert (wide.widths, wide.lr, wide.eta, wide.zeta) == ((512, 256, 128), 3e-4, 0.25, task["zeta"])
+    assert presets.defaults("tag", None) == {}
+    with pytest.raises(UserError, match="did you mean eta"):
+        fit.configure("dom2", "compact", data, {"etta": 1.0})
+    with pytest.raises(UserError, match=r"expected a preset in compact, wide, found 'huge'"):
+        fit.configure("dom2", "huge", data, {})
+    with pytest.raises(UserError, match="eta: expected number, found 'x'"):
+        fit.configure("dom2", "compact", data, {"eta": "x"})
+
+
+def test_an_algorithm_from_a_file(tmp_path: Path) -> None:
+    """A user's own file runs through the same loop."""
+    path = tmp_path / "mine.py"
+    path.write_text("from dom2.algorithms.dom2 import DOM2\n\nclass Mine(DOM2):\n    pass\n")
+    data = dataset.open(tag_random())
+    name = f"{path}:Mine"
+    config = fit.configure(name, "compact", data, NETWORKS)
+    document = run.describe(run.Settings(algorithm=name, updates=1, batch_size=8), config, data, [])
+    assert fit.fit(run.create(tmp_path / "run", document)) == "complete"

@@ -1,0 +1,55 @@
+"""Small things that the tests of the learning side share: a spec, minibatches, a dataset, a run."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dom2 import fit, run
+from dom2.algorithms.dom2 import DOM2, Config
+from dom2data import dataset, generate
+from dom2data.spec import Batch, EnvSpec
+
+SPEC = EnvSpec("toy", ("left", "middle", "right"), (5, 5, 5), 2, -1.0, 1.0, 4, "individual", "toy-1")
+NETWORKS: dict[str, Any] = {"widths": (16, 8, 8), "embed_dim": 8, "critic_widths": (16, 16)}
+CPU = torch.device("cpu")
+
+
+def generators(*seeds: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def dom2(seeds: int = 1, first: int = 0, spec: EnvSpec = SPEC, **settings: Any) -> DOM2:
+    config = Config(**NETWORKS | settings)
+    return DOM2.create(config, spec, seeds, CPU, generators(*range(first, first + seeds)))
+
+
+def batch(members: int, size: int = 32, seed: int = 0, spec: EnvSpec = SPEC) -> Batch:
+    """Random transitions; the first rows are the same however many members there are."""
+    rows = []
+    for m in range(members):
+        g = torch.Generator().manual_seed(1000 * seed + m)
+        obs = torch.randn(2, size, spec.obs_dim, generator=g)
+        actions = torch.rand(size, spec.act_dim, generator=g) * 2 - 1
+        rest = torch.randn(size, generator=g), (torch.rand(size, generator=g) < 0.1).float()
+        rows.append((obs[0], actions, rest[0], obs[1], rest[1]))
+    return Batch(*(torch.stack(column) for column in zip(*rows, strict=True)))
+
+
+@functools.cache
+def tag_random() -> str:
+    """The id of a small dataset of uniform actions in tag, made on first use in the tests' own root."""
+    plan = generate.plan("tag", "random", steps=1250, seed=0, out="tiny-random-v0")
+    return generate.generate(plan, workers=1).id
+
+
+def new_run(folder: Path, *, hyper: dict[str, Any] | None = None, **settings: Any) -> run.Run:
+    """A run on ``tag_random`` that has not begun; four updates unless told otherwise."""
+    defaults: dict[str, Any] = {"updates": 4, "batch_size": 16, "log_every": 2, "checkpoint_every": 2}
+    data = dataset.open(tag_random())
+    config = fit.configure("dom2", "compact", data, NETWORKS | (hyper or {}))
+    document = run.describe(run.Settings(**defaults | settings), config, data, ["fit"])
+    return run.create(folder, document)

@@ -94,7 +94,7 @@ def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("", total=None, rate="")
+        task = bar.add_task("", total=None, rate="", visible=False)
         began: list[tuple[float, int]] = []  # when and where: a resumed run begins with steps already done
 
         def update(what: str, done: int, total: int) -> None:
@@ -102,7 +102,7 @@ def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
             began.extend([] if began else [(now, done)])
             since, elapsed = done - began[0][1], now - began[0][0]
             rate = f"{since / elapsed:,.0f}/s" if since and elapsed else ""
-            bar.update(task, description=what, completed=done, total=total, rate=rate)
+            bar.update(task, description=what, completed=done, total=total, rate=rate, visible=True)
 
         yield update
 

@@ -59,7 +59,8 @@ def references(env: str, reference: Reference = "published") -> dict[str, float]
         try:
             return dict(zoo.entry(env)["references"])
         except (ValueError, KeyError) as error:
-            raise UserError(f"expected own references of {env!r}, found none; use published ones") from error
+            message = f"expected an environment with own references, found {env!r}; use the published ones"
+            raise UserError(message) from error
     if env not in PUBLISHED:
         known = ", ".join(PUBLISHED)
         raise UserError(f"expected an environment with published references ({known}), found {env!r}")

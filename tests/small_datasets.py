@@ -1,0 +1,47 @@
+"""Small datasets for the tests of the data side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dom2data.dataset import Dataset, from_arrays
+from dom2data.spec import EnvSpec
+from dom2data.subsample import subsample
+
+
+def spec(horizon: int = 4, reward: Any = "individual") -> EnvSpec:
+    return EnvSpec("tag", ("a", "b", "c"), (5, 5, 5), 2, -1.0, 1.0, horizon, reward, "test")
+
+
+def in_memory(lengths: list[int], horizon: int = 4, seed: int = 0, reward: Any = "individual") -> Dataset:
+    """Episodes of given lengths. Of an observation, [0] is the step, [1] the episode, [2] the agent."""
+    rng = np.random.default_rng(seed)
+    steps, episodes = sum(lengths), len(lengths)
+    observations = rng.normal(size=(steps + episodes, 3, 5)).astype(np.float32)
+    observations[..., 0] = np.concatenate([np.arange(n + 1) for n in lengths])[:, None]
+    observations[..., 1] = np.repeat(np.arange(episodes), np.array(lengths) + 1)[:, None]
+    observations[..., 2] = np.arange(3)
+    actions = rng.uniform(-1, 1, size=(steps, 3, 2)).astype(np.float32)
+    rewards = rng.normal(size=(steps, 3)).astype(np.float32)
+    rewards = rewards[:, :1].repeat(3, axis=1) if reward == "shared" else rewards
+    offsets = np.concatenate(([0], np.cumsum(lengths)))
+    terminated = np.array(lengths) < horizon
+    return from_arrays(
+        spec(horizon, reward),
+        observations,
+        actions,
+        rewards,
+        offsets,
+        terminated=terminated,
+        env="tag",
+        quality="medium",
+        dataset_id="memory/small-v0",
+    )
+
+
+def stored(root: Path, lengths: list[int], name: str = "small", **how: Any) -> Dataset:
+    """The same, written to disk (as the whole of itself)."""
+    return subsample(in_memory(lengths, **how), 1.0, out=name, root=root)

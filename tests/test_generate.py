@@ -1,0 +1,223 @@
+"""Generation end to end on tag: same bytes whatever happens on the way."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dom2_policies import zoo
+from dom2data import behaviour, collect
+from dom2data import generate as make
+from dom2data.dataset import Dataset
+from dom2data.dataset import open as open_dataset
+from dom2data.errors import UserError
+from dom2data.store import layout as layouts
+from dom2data.store import zarr
+from dom2data.verify import verify
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of 20 episodes, decided here and carried to the workers with their jobs."""
+    monkeypatch.setitem(layouts._BLOCK_EPISODES, 25, 20)
+
+
+def generated(root: Path, quality: str = "medium-expert", **how: Any) -> Dataset:
+    options = {key: how.pop(key) for key in ("workers", "force", "progress") if key in how}
+    return make.generate(make.plan("tag", quality, **({"steps": 2_125} | how), root=root), **options)
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_the_hash_depends_on_the_recipe_and_not_on_the_workers(tmp_path: Path) -> None:
+    one = generated(tmp_path / "one")
+    assert len(one.manifest["arrays"]["actions"]["leaves"]) == 5
+    assert generated(tmp_path / "again").hash == one.hash
+    assert generated(tmp_path / "two", workers=2).hash == one.hash
+    others = [
+        generated(tmp_path / str(i), **how).hash for i, how in enumerate(({"seed": 1}, {"steps": 2_000}))
+    ]
+    assert len({one.hash, *others}) == 3
+    assert verify(one)
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_a_block_in_the_dataset_is_the_block_collected_alone(tmp_path: Path) -> None:
+    found = generated(tmp_path)
+    alone = collect.collect_block(
+        next(j for j in make._jobs(make.plan("tag", "medium-expert", steps=2_125)) if j.block == 2)
+    )
+    for name, values in alone.items():
+        rows = {"observations": 20 * 26, "actions": 500, "rewards": 500}.get(name, 20)
+        np.testing.assert_array_equal(found.array(name)[2 * rows : 3 * rows], values, err_msg=name)
+
+
+def test_the_manifest_tells_where_the_data_come_from(tmp_path: Path) -> None:
+    found = generated(tmp_path, steps=500)
+    manifest = json.loads((tmp_path / "dom2/tag-medium-expert-v0/data/manifest.json").read_text())
+    assert manifest == found.manifest
+    assert manifest["sources"] == ["medium", "expert"]
+    assert manifest["policies"]["expert"]["sha256"] == zoo.sha256("tag", "expert")
+    assert manifest["references"]["own"] == zoo.entry("tag")["references"]
+    assert manifest["returns"]["team"]["mean"] == pytest.approx(found.returns.mean(), rel=1e-5)
+    assert (manifest["steps"], manifest["episodes"]) == (500, 20)
+    assert (np.bincount(found.array("source")) == 10).all()
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_an_interrupted_run_continues_at_its_last_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed = generated(tmp_path / "undisturbed").hash
+    blocks: list[int] = []
+
+    def interrupted(job: collect.Job) -> Any:
+        if len(blocks) == 3:
+            raise KeyboardInterrupt
+        blocks.append(job.block)
+        return collect.collect_block(job)
+
+    monkeypatch.setattr(make, "collect_block", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        generated(tmp_path / "root")
+    assert not (tmp_path / "root" / "dom2").exists()
+    with pytest.raises(UserError, match="no dom2/tag-medium-expert"):
+        open_dataset("tag-medium-expert", tmp_path / "root")
+
+    blocks.clear()
+    monkeypatch.setattr(
+        make, "collect_block", lambda job: blocks.append(job.block) or collect.collect_block(job)
+    )
+    seen: list[tuple[str, int, int]] = []
+    assert generated(tmp_path / "root", progress=lambda *event: seen.append(event)).hash == undisturbed
+    assert blocks == [3, 4]
+    assert seen == [("collecting", n, 2_125) for n in (1_500, 2_000, 2_125)]
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_a_finished_block_that_was_damaged_since_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed = generated(tmp_path / "undisturbed").hash
+    monkeypatch.setattr(make, "publish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        generated(tmp_path / "root")
+    monkeypatch.undo()
+    monkeypatch.setitem(layouts._BLOCK_EPISODES, 25, 20)
+    actions = tmp_path / "root/.dom2data/stage/dom2/tag-medium-expert-v0/dataset/data/actions/c"
+    (actions / "1/0/0").write_bytes(b"")
+    (actions / "2/0/0").unlink()
+    assert generated(tmp_path / "root").hash == undisturbed
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_another_recipe_does_not_continue_nor_discard_what_was_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(make, "publish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        generated(tmp_path)
+    with pytest.raises(UserError, match=r"as it was begun \(steps 2125\), found another") as error:
+        generated(tmp_path, steps=500)
+    assert error.value.code == 2
+    monkeypatch.undo()
+    assert len(generated(tmp_path, steps=500, force=True)) == 500
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_a_disk_that_fills_up_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = generated(tmp_path, seed=1, out="mine")
+    undisturbed = generated(tmp_path, out="other").hash
+    write = zarr.write_chunk
+
+    def full(data: Path, name: str, array: Any, chunk: int, values: Any) -> str:
+        if chunk == 2 and name == "rewards":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(data, name, array, chunk, values)
+
+    monkeypatch.setattr(zarr, "write_chunk", full)
+    with pytest.raises(UserError, match="found the disk full; nothing was committed") as error:
+        generated(tmp_path, out="mine", force=True)
+    assert error.value.code == 1
+    assert open_dataset("mine", tmp_path).hash == old.hash
+    monkeypatch.setattr(zarr, "write_chunk", write)
+    assert generated(tmp_path, out="mine", force=True).hash == undisturbed
+
+
+def test_a_disk_too_small_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(make.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 5, 5))  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match=r"MB free under .*, found 0") as error:
+        generated(tmp_path, steps=500)
+    assert error.value.code == 1
+    assert not list(tmp_path.rglob("zarr.json"))
+
+
+def test_medium_replay_is_the_buffer_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = make.envs.spec("tag")
+    rng = np.random.default_rng(0)
+
+    def buffer(name: str, seed: int, progress: Any) -> behaviour.ReplayData:
+        progress("training", 5, 10)
+        shapes = ((7, 26, 3, spec.obs_dim), (7, 25, 3, 2), (7, 25, 3))
+        arrays = [rng.uniform(-1, 1, size=shape).astype(np.float32) for shape in shapes]
+        actor: Any = None
+        return behaviour.ReplayData(*arrays, behaviour.Checkpoint(actor, 117.0, 1.0, 175, 3, actor))
+
+    monkeypatch.setattr(behaviour, "replay_buffer", buffer)
+    found = generated(tmp_path, "medium-replay", steps=None)
+    assert (found.n_episodes, len(found), found.quality) == (7, 175, "medium-replay")
+    assert found.manifest["recipe"]["steps"] is None
+    assert found.manifest["policies"]["medium"]["return"] == 117.0
+    rng = np.random.default_rng(0)
+    expected = buffer("tag", 0, lambda *_: None)
+    for episode, observations in zip(found.episodes(), expected.observations, strict=True):
+        np.testing.assert_array_equal(episode.observations, observations)
+        assert episode.truncated
+    assert verify(found)
+
+
+def test_retrained_policies_are_used_and_the_shipped_ones_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[tuple[int, bool]] = []
+
+    def train(name: str, seed: int, out: Path, progress: Any, keep_prey: bool) -> dict[str, Any]:
+        trained.append((seed, keep_prey))
+        shutil.copytree(zoo.FOLDER, out)
+        (out / "tag-medium.safetensors").write_bytes((out / "tag-expert.safetensors").read_bytes())
+        document = json.loads((out / "zoo.json").read_text())
+        document["tag"]["policies"]["medium"] = document["tag"]["policies"]["expert"]
+        (out / "zoo.json").write_text(json.dumps(document))
+        return document["tag"]
+
+    monkeypatch.setattr(behaviour, "train", train)
+    folder = make.retrained("tag", 4, tmp_path)
+    assert make.retrained("tag", 4, tmp_path) == folder  # the second time they are there
+    assert trained == [(4, True)]
+    recipe = make.plan("tag", "medium", checkpoints_in=folder).recipe
+    assert recipe.policies["medium"] == zoo.sha256("tag", "expert")
+    with pytest.raises(UserError, match="--force replaces it"):
+        make.train("tag", 4, folder)
+
+
+def test_a_training_that_fails_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(name: str, seed: int, out: Path, progress: Any, keep_prey: bool) -> dict[str, Any]:
+        out.mkdir()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(behaviour, "train", train)
+    with pytest.raises(KeyboardInterrupt):
+        make.train("tag", 0, tmp_path / "zoo-tag")
+    assert not (tmp_path / "zoo-tag").exists()
+
+
+def test_workers_are_as_many_as_pay() -> None:
+    assert make.plan("tag", "random", steps=10_000).best_workers(8) == 1
+    assert make.plan("tag", "random", steps=50_000_000).best_workers(8) == 8

@@ -1,0 +1,104 @@
+"""Is the installation whole? What a bug report should contain."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from dom2data import envs, ids
+
+
+def examine() -> dict[str, Any]:
+    """Versions, device, threads, folders and extras; ``problems`` lists what is missing or broken."""
+    import torch
+
+    needed, extras = requirements("dom2")
+    versions = {name: version(name) for name in needed}
+    problems = [f"{name}: not installed; see the README" for name, found in versions.items() if not found]
+    folders = {"datasets": folder(ids.root()), "runs": folder(Path("runs").absolute())}
+    problems += [f"{name}: cannot write to {f['path']}" for name, f in folders.items() if not f["writable"]]
+    environments = {name: environment(name) for name in envs.NAMES}
+    problems += [f"environment {name}: {found}" for name, found in environments.items() if found != "ok"]
+    return {
+        "dom2": version("dom2"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "threads": {"torch": torch.get_num_threads(), "cores": os.cpu_count()},
+        "versions": versions,
+        "extras": {name: version(name) for name in extras},
+        "folders": folders,
+        "environments": environments,
+        "problems": problems,
+    }
+
+
+def requirements(distribution: str) -> tuple[list[str], list[str]]:
+    """Names of what a distribution needs, and of what its extras need, as its metadata says."""
+    needed: list[str] = []
+    extras: list[str] = []
+    for line in importlib.metadata.requires(distribution) or []:
+        name = re.split(r"[^\w.-]", line, maxsplit=1)[0]
+        (extras if "extra ==" in line else needed).append(name)
+    return needed, extras
+
+
+def version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def folder(path: Path) -> dict[str, Any]:
+    """Whether a folder, or the nearest one above where it would be made, can be written to."""
+    there = next(p for p in (path, *path.parents) if p.exists())
+    return {
+        "path": str(path),
+        "exists": path.exists(),
+        "writable": os.access(there, os.W_OK | os.X_OK),
+        "free_gb": round(shutil.disk_usage(there).free / 1e9, 1),
+    }
+
+
+def environment(name: str) -> str:
+    """Step an environment once, with the shipped policies that live in it."""
+    import numpy as np
+
+    try:
+        env = envs.make(name, num_envs=2)
+        env.reset(0)
+        env.step(np.zeros((2, env.spec.n_agents, env.spec.act_dim), np.float32))
+    except Exception as error:  # whatever is wrong is what is to be reported
+        return f"{type(error).__name__}: {error}"
+    return "ok"
+
+
+def text(found: dict[str, Any]) -> str:
+    """The block to paste into a bug report."""
+
+    def listed(versions: dict[str, str | None]) -> str:
+        return ", ".join(f"{name} {value or 'missing'}" for name, value in versions.items())
+
+    threads = found["threads"]
+    lines = [
+        f"dom2          {found['dom2']}",
+        f"python        {found['python']} on {found['platform']}",
+        f"device        {found['device']}",
+        f"threads       {threads['torch']} of {threads['cores']} cores",
+        f"packages      {listed(found['versions'])}",
+        f"extras        {listed(found['extras'])}",
+        *(
+            f"{name:<13} {f['path']}, {'there' if f['exists'] else 'not there yet'}, "
+            f"{'writable' if f['writable'] else 'NOT WRITABLE'}, {f['free_gb']} GB free"
+            for name, f in found["folders"].items()
+        ),
+        f"environments  {', '.join(f'{name} {state}' for name, state in found['environments'].items())}",
+        *(f"problem       {problem}" for problem in found["problems"] or ["none"]),
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,159 @@
+"""One HTML file about a run, everything inlined: data, settings, curves, returns, score, pictures."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from PIL import Image
+
+from dom2 import checkpoint, seeding, track
+from dom2.run import Run
+from dom2data import dataset as datasets
+from dom2data import envs
+from dom2data.errors import UserError
+from dom2data.spec import Float32
+
+_CURVES = {
+    "Cloning loss, Eq. (3)": {"train/actor/bc": "policy"},
+    "Q of the policy's and the data's actions": {"train/actor/q": "policy", "train/critic/q_data": "data"},
+    "Squared TD error": {"train/critic/td": "critics"},
+    "Conservative gap, Eq. (1)": {"train/critic/gap": "critics"},
+    "Return while training": {"eval/return": "agents"},
+}
+_RED, _BLUE = "#c8503c", "#4878a8"  # the agents, as in their pictures; the data
+_STILLS = 5
+
+
+def write(run: Run, path: Path, root: Path | None = None) -> None:
+    """Write the report of a run. Raises UserError when the run has no checkpoint or ``path`` no folder."""
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"expected a folder to write into, found none at {path.absolute().parent}")
+    found = run.folder / "evaluation.json"
+    evaluation = json.loads(found.read_text()) if found.exists() else None
+    animation, stills = pictures(run)
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    template = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    text = template.get_template("report.html").render(
+        document=run.document,
+        status=run.status,
+        updates=checkpoint.updates(run.folder),
+        evaluation=evaluation,
+        histogram=histogram(data_returns(run, root), evaluation),
+        curves=curves(run),
+        animation=animation,
+        stills=stills,
+    )
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def data_returns(run: Run, root: Path | None) -> Float32 | None:
+    """Returns of the data that the run learned from; None when it is gone or has changed."""
+    asked = run.document["dataset"]
+    try:
+        dataset = datasets.open(asked["id"], root)
+        return dataset.returns if dataset.hash == asked["hash"] else None
+    except UserError:
+        return None
+
+
+def curves(run: Run) -> list[tuple[str, str]]:
+    """(title, SVG as a data URI) of the metrics over updates: the mean over seeds, and their range."""
+    lines = track.read(run.folder)
+    pictures = []
+    for title, names in _CURVES.items():
+        shown = {name: label for name, label in names.items() if any(name in line for line in lines)}
+        if not shown:
+            continue
+        figure, axes = canvas()
+        for colour, (name, label) in zip((_RED, _BLUE), shown.items(), strict=False):
+            updates = [line["update"] for line in lines if name in line]
+            values = np.array([line[name] for line in lines if name in line])
+            marker = "." if len(updates) < 3 else ""
+            axes.fill_between(updates, values.min(axis=1), values.max(axis=1), color=colour, alpha=0.2, lw=0)
+            axes.plot(updates, values.mean(axis=1), color=colour, label=label, marker=marker)
+        axes.set_xlabel("updates")
+        if len(shown) > 1:
+            axes.legend(frameon=False, fontsize=8)
+        pictures.append((title, svg(figure)))
+    return pictures
+
+
+def histogram(data: Float32 | None, evaluation: dict[str, Any] | None) -> str | None:
+    """Team returns of the data and of the evaluated agents as densities, an SVG data URI."""
+    shown = {}
+    if data is not None:
+        shown["data"] = np.asarray(data, np.float64)
+    if evaluation is not None:
+        shown["agents"] = np.concatenate([seed["returns"] for seed in evaluation["per_seed"]])
+    if not shown:
+        return None
+    figure, axes = canvas()
+    together = np.concatenate(list(shown.values()))
+    bins = np.linspace(together.min(), together.max() + 1e-9, 41)
+    for label, values in shown.items():
+        colour = _BLUE if label == "data" else _RED
+        axes.hist(values, bins=bins.tolist(), density=True, color=colour, alpha=0.55, label=label)
+        axes.axvline(float(values.mean()), color=colour, linewidth=1.5)
+    axes.set(xlabel="team return per episode", ylabel="density")
+    axes.legend(frameon=False, fontsize=8)
+    return svg(figure)
+
+
+def pictures(run: Run, episodes: int = 2) -> tuple[str | None, list[str]]:
+    """(GIF of the first seed's agents, stills of its first episode) as data URIs.
+
+    None and [] where the environment cannot be drawn.
+    """
+    name = run.document["dataset"]["env"]
+    if name not in envs.NAMES:
+        return None, []
+    from dom2data.envs.render import frames
+
+    device = torch.device("cpu")
+    algorithm = run.build(device, seeding.generators(run.seeds, seeding.LEARNING, device))
+    algorithm.load_weights(checkpoint.load_weights(run.folder, device))
+    drawn = [Image.fromarray(frame) for frame in frames(name, algorithm.policy(0), seed=0, episodes=episodes)]
+    few = [picture.quantize(64) for picture in drawn]
+    gif = io.BytesIO()
+    few[0].save(gif, "GIF", save_all=True, append_images=few[1:], duration=100, loop=0)
+    first = np.linspace(0, len(few) // episodes - 1, _STILLS).round().astype(int)
+    return uri("image/gif", gif.getvalue()), [png(few[i]) for i in first]
+
+
+def canvas() -> tuple[Figure, Axes]:
+    """A small figure for one picture, without pyplot's global state."""
+    figure = Figure(figsize=(4.8, 2.8), layout="constrained")
+    FigureCanvasSVG(figure)
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8)
+    return figure, axes
+
+
+def svg(figure: Figure) -> str:
+    file = io.BytesIO()
+    figure.savefig(file, format="svg", metadata={"Date": None})
+    return uri("image/svg+xml", file.getvalue())
+
+
+def png(image: Image.Image) -> str:
+    file = io.BytesIO()
+    image.save(file, "PNG", optimize=True)
+    return uri("image/png", file.getvalue())
+
+
+def uri(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

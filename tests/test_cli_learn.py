@@ -1,0 +1,159 @@
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from tiny import tag_random
+
+from dom2 import checkpoint, run
+from dom2_cli.learn import main
+
+torch.set_num_threads(1)
+SMALL = [
+    "--widths",
+    "16,8,8",
+    "--embed-dim",
+    "8",
+    "--critic-widths",
+    "16,16",
+    "--batch-size",
+    "16",
+    "--threads",
+    "1",
+]
+
+
+def dom2(*args: Any) -> Result:
+    return CliRunner().invoke(main, [str(arg) for arg in args])
+
+
+def fit(out: Path, *more: Any) -> Result:
+    return dom2("fit", "--dataset", tag_random(), "--out", out, "--updates", 3, *SMALL, *more)
+
+
+def test_fit_evaluate_report_end_to_end(tmp_path: Path) -> None:
+    """Each command's result is on stdout alone, and names the next command on stderr."""
+    fitted = fit(tmp_path / "run", "--seeds", 2, "--json")
+    assert fitted.exit_code == 0, fitted.output
+    assert json.loads(fitted.stdout)["status"] == "complete"
+    assert f"next: dom2 evaluate {tmp_path / 'run'}" in fitted.stderr
+    plain = dom2("evaluate", tmp_path / "run", "--episodes", 4)
+    assert plain.exit_code == 0, plain.output
+    assert "IQM" in plain.stdout
+    evaluated = dom2("evaluate", tmp_path / "run", "--episodes", 4, "--json")
+    document = json.loads(evaluated.stdout)
+    for key in ("return", "normalized", "normalized_own"):
+        assert document[key].keys() == {"mean", "std", "iqm", "ci"}
+    assert document.keys() >= {"episodes", "seeds", "env", "shift", "updates", "dataset", "per_seed"}
+    assert document == json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    reported = dom2("report", tmp_path / "run")
+    assert reported.exit_code == 0, reported.output
+    assert Path(reported.stdout.strip()).is_file()
+
+
+def test_print_config_layers_and_writes_nothing(tmp_path: Path) -> None:
+    shown = json.loads(fit(tmp_path / "run", "--eta", "0.5", "--preset", "wide", "--print-config").stdout)
+    assert shown["config"]["eta"] == 0.5
+    assert shown["config"]["widths"] == [16, 8, 8]
+    assert shown["config"]["lr"] == 3e-4
+    assert shown["settings"]["augment"] == "quantile"
+    assert not (tmp_path / "run").exists()
+
+
+def test_resume_extends_a_run(tmp_path: Path) -> None:
+    fit(tmp_path / "run")
+    result = dom2("fit", "--resume", tmp_path / "run", "--updates", 5)
+    assert result.exit_code == 0, result.output
+    assert checkpoint.updates(tmp_path / "run") == 5
+    refused = dom2("fit", "--resume", tmp_path / "run", "--eta", 1)
+    assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1)
+    assert "--eta" in refused.stderr
+
+
+def test_default_folder_counts_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("tiny-random-v0-dom2", "tiny-random-v0-dom2-2"):
+        assert dom2("fit", "--dataset", tag_random(), "--updates", 1, *SMALL).exit_code == 0
+        assert (tmp_path / "runs" / name / "config.json").exists()
+
+
+USAGE = {
+    "no dataset": (["fit"], "expected --dataset ID"),
+    "unknown dataset": (["fit", "--dataset", "tag-mediun"], "dom2/tag-mediun"),
+    "unknown algorithm": (["fit", "--algorithm", "dom3"], "expected an algorithm (dom2)"),
+    "unknown flag": (["fit", "--etta", "1"], "--eta"),
+    "bad value": (["fit", "--eta", "much"], "expected number, found 'much'"),
+    "bad choice": (["fit", "--grid", "cosine"], "expected uniform|quadratic|logsnr"),
+    "no updates": (["fit", "--dataset", "TAG", "--updates", "0"], "updates: expected 1 or more, found 0"),
+    "bad setting": (["fit", "--dataset", "TAG", "--rho", "7"], "rho in (0, 1]"),
+    "not a run": (["evaluate", "nowhere"], "expected a run folder"),
+    "shift": (["evaluate", "RUN", "--shift", "ice"], "expected shift none"),
+    "unknown command": (["fti"], "did you mean fit"),
+}
+
+
+@pytest.mark.parametrize("case", USAGE)
+def test_usage_errors_are_short_and_exit_with_2(case: str, tmp_path: Path) -> None:
+    args, message = USAGE[case]
+    if "RUN" in args:
+        fit(tmp_path / "RUN")
+    result = dom2(*(tag_random() if a == "TAG" else tmp_path / "RUN" if a == "RUN" else a for a in args))
+    assert result.exit_code == 2, result.output
+    assert message in result.stderr
+    assert result.stdout == ""
+    assert "Traceback" not in result.output
+    assert isinstance(result.exception, SystemExit)
+
+
+def test_an_existing_run_needs_force(tmp_path: Path) -> None:
+    fit(tmp_path / "run")
+    refused = fit(tmp_path / "run")
+    assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1)
+    assert fit(tmp_path / "run", "--force").exit_code == 0
+
+
+def test_changed_data_exits_with_3(tmp_path: Path) -> None:
+    fit(tmp_path / "run")
+    found = run.read(tmp_path / "run")
+    found.document["dataset"]["hash"] = "0" * 64
+    found.amend(updates=4)
+    assert dom2("fit", "--resume", tmp_path / "run").exit_code == 3
+
+
+def test_ctrl_c_saves_and_exits_with_130(tmp_path: Path) -> None:
+    fit(tmp_path / "run")
+    script = "from dom2_cli.learn import main; main()"
+    command = [sys.executable, "-c", script, "fit", "--resume", str(tmp_path / "run"), "--updates", "100000"]
+    process = subprocess.Popen([*command, "--checkpoint-every", "1"], stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while checkpoint.updates(tmp_path / "run") < 6 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"dom2 fit --resume {tmp_path / 'run'} continues" in errors.decode()
+    assert run.read(tmp_path / "run").status == "interrupted"
+
+
+def test_doctor_exits_0_here() -> None:
+    assert dom2("doctor").exit_code == 0
+    assert json.loads(dom2("doctor", "--json").stdout)["problems"] == []
+
+
+def test_help_lists_every_setting_and_starts_without_torch() -> None:
+    text = dom2("fit", "--help").stdout
+    for flag in ("--updates", "--seeds", "--augment", "--eta", "--zeta", "--grid", "--q-action"):
+        assert flag in text
+    script = (
+        "import sys\n"
+        "from dom2_cli.learn import main\n"
+        "main(['--help'], standalone_mode=False)\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60).returncode == 0

@@ -1,0 +1,130 @@
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from tiny import SPEC, generators, new_run
+
+from dom2 import checkpoint, evaluate, fit, run, seeding
+from dom2data import envs, scores
+from dom2data.errors import UserError
+from dom2data.spec import Step
+
+torch.set_num_threads(1)
+
+
+class Countdown:
+    """Agent a earns a + 1 at each step; row e ends after e + 1 steps."""
+
+    def __init__(self, rows: int, reward: str):
+        self.spec = dataclasses.replace(SPEC, horizon=4, reward=reward)
+        self.num_envs = rows
+
+    def reset(self, seed: object = None, mask: object = None) -> np.ndarray:
+        self.t = 0
+        return np.zeros((self.num_envs, 3, 5), np.float32)
+
+    def step(self, actions: np.ndarray) -> Step:
+        assert actions.shape == (self.num_envs, 3, 2)
+        self.t += 1
+        rewards = np.tile(np.arange(1.0, 4.0, dtype=np.float32), (self.num_envs, 1))
+        ends = np.arange(1, self.num_envs + 1) == self.t
+        return Step(np.zeros((self.num_envs, 3, 5), np.float32), rewards, ends, np.zeros_like(ends))
+
+
+class Zero:
+    def act(self, obs: torch.Tensor, generator: torch.Generator, deterministic: bool = False) -> torch.Tensor:
+        return torch.zeros(*obs.shape[:-1], 2)
+
+
+@pytest.mark.parametrize(("reward", "team"), [("shared", 1.0), ("individual", 2.0)])
+def test_rollout_counts_each_row_until_its_own_end(reward: str, team: float) -> None:
+    (noise,) = generators(0)
+    returns = evaluate.rollout(Countdown(4, reward), Zero(), noise, np.random.SeedSequence(0))
+    assert returns.tolist() == [team, 2 * team, 3 * team, 4 * team]
+
+
+def test_rollout_equals_the_environment_stepped_by_hand() -> None:
+    """Tag's own rewards, summed here, agent 0 for the team."""
+    sequence = np.random.SeedSequence(3)
+    returns = evaluate.rollout(envs.make("tag", num_envs=5), Zero(), *generators(0), sequence)
+    env = envs.make("tag", num_envs=5)
+    env.reset(sequence)
+    total = sum(env.step(np.zeros((5, 3, 2), np.float32)).rewards[:, 0].astype(float) for _ in range(25))
+    np.testing.assert_allclose(returns, total)
+
+
+def test_summary_is_the_interquartile_mean_and_its_stratified_interval() -> None:
+    values = np.random.default_rng(0).normal(50.0, 10.0, (5, 100))
+    found = evaluate.summary(values)
+    assert found["mean"] == pytest.approx(values.mean())
+    assert found["std"] == pytest.approx(values.std())
+    assert found["iqm"] == pytest.approx(np.sort(values, axis=None)[125:375].mean())
+    low, high = found["ci"]
+    assert low < found["iqm"] < high
+    standard_error = stats.bootstrap((values.ravel(),), lambda x, axis: stats.trim_mean(x, 0.25, axis=axis),
+                                     rng=np.random.default_rng(1)).standard_error  # fmt: skip
+    assert (high - low) / 2 == pytest.approx(1.96 * standard_error, rel=0.15)
+    assert evaluate.summary(values) == found
+    apart = evaluate.summary(values + 1000.0 * np.arange(5)[:, None])  # strata: seeds are not resampled
+    assert apart["ci"][1] - apart["ci"][0] < 60.0
+
+
+def test_summary_of_one_episode_claims_no_interval() -> None:
+    assert evaluate.summary(np.array([[7.0]])) == {"mean": 7.0, "std": 0.0, "iqm": 7.0, "ci": [7.0, 7.0]}
+
+
+def test_evaluation_of_a_run(tmp_path: Path) -> None:
+    begun = new_run(tmp_path / "run", seeds=2)
+    fit.fit(begun)
+    found = evaluate.evaluate(begun, episodes=6)
+    assert {"episodes": 6, "seeds": 2, "env": "tag", "shift": "none", "updates": 4}.items() <= found.items()
+    raw = np.array([seed["returns"] for seed in found["per_seed"]])
+    assert raw.shape == (2, 6)
+    assert not np.array_equal(raw[0], raw[1])
+    assert found["return"]["mean"] == pytest.approx(raw.mean())
+    assert found["normalized"]["mean"] == pytest.approx(scores.normalize("tag", raw.mean()))
+    assert found["normalized_own"]["iqm"] == pytest.approx(
+        scores.normalize("tag", found["return"]["iqm"], "own")
+    )
+    assert found["dataset"]["mean"] == begun.document["dataset"]["return"]["mean"]
+    assert evaluate.evaluate(begun, episodes=6) == found
+    assert evaluate.evaluate(begun, episodes=6, seed=1)["per_seed"] != found["per_seed"]
+    assert evaluate.evaluate(begun, episodes=6, candidates=3)["per_seed"] != found["per_seed"]
+
+
+def test_a_seed_is_evaluated_alike_whatever_is_stacked_beside_it(tmp_path: Path) -> None:
+    means = []
+    for seeds in (1, 2):
+        begun = new_run(tmp_path / str(seeds), seeds=seeds)
+        fit.fit(begun)
+        means.append(evaluate.evaluate(begun, episodes=4)["per_seed"][0])
+    assert means[0] == means[1]
+
+
+def test_evaluation_shares_no_draws_with_training() -> None:
+    purposes = (seeding.LEARNING, seeding.BATCHES, seeding.EVALUATION)
+    draws = [seeding.generators([0], p, torch.device("cpu"))[0].initial_seed() for p in purposes]
+    assert len(set(draws)) == 3
+
+
+def test_another_environment_is_refused_without_force(tmp_path: Path) -> None:
+    begun = new_run(tmp_path / "run", updates=1)
+    fit.fit(begun)
+    begun.spec = dataclasses.replace(begun.spec, fingerprint="other")
+    with pytest.raises(UserError, match=r"fingerprint other, found .*--force") as error:
+        evaluate.evaluate(begun, episodes=2)
+    assert error.value.code == 3
+    assert evaluate.evaluate(begun, episodes=2, force=True)["episodes"] == 2
+
+
+def test_shifts_and_untrained_runs_are_refused(tmp_path: Path) -> None:
+    begun = new_run(tmp_path / "run")
+    with pytest.raises(UserError, match="expected shift none, found 'ice'") as error:
+        evaluate.evaluate(begun, shift="ice")
+    assert error.value.code == 2
+    with pytest.raises(UserError, match=r"expected a checkpoint .*--resume"):
+        evaluate.evaluate(run.read(begun.folder))
+    assert checkpoint.latest(begun.folder) is None

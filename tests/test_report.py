@@ -1,0 +1,86 @@
+import base64
+import io
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from tiny import new_run, tag_random
+
+from dom2 import evaluate, fit, report, run
+from dom2data.errors import UserError
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> run.Run:
+    made = new_run(tmp_path_factory.mktemp("report") / "run", seeds=2, eval_every=2, eval_episodes=2)
+    fit.fit(made)
+    return made
+
+
+class Page(HTMLParser):
+    """Collects images, what is fetched from elsewhere, and unclosed elements."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.images: list[str] = []
+        self.links: list[str] = []
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        if tag == "img":
+            self.images.append(found["src"] or "")
+        self.links += [value for name in ("href", "src") if (value := found.get(name))]
+        if tag not in ("img", "meta", "link", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def page(path: Path) -> Page:
+    parsed = Page()
+    parsed.feed(path.read_text())
+    return parsed
+
+
+def test_report_is_one_self_contained_file(finished: run.Run, tmp_path: Path) -> None:
+    result = evaluate.evaluate(finished, episodes=5)
+    (finished.folder / "evaluation.json").write_text(json.dumps(result))
+    path = tmp_path / "report.html"
+    report.write(finished, path)
+    found, text = page(path), path.read_text()
+    assert found.open == []
+    assert all(link.startswith("data:image/") for link in found.links)
+    kinds = [re.match(r"data:image/([a-z+]+);base64,", image)[1] for image in found.images]
+    assert kinds.count("gif") == 1
+    assert kinds.count("svg+xml") == 1 + len(report._CURVES)
+    gif = next(i for i in found.images if "image/gif" in i)
+    assert Image.open(io.BytesIO(base64.b64decode(gif.split(",")[1]))).n_frames == 2 * 26
+    data = finished.document["dataset"]
+    for shown in (tag_random(), data["hash"], f"{result['normalized']['iqm']:.1f}", "batch_size", "zeta"):
+        assert shown in text
+    assert "Not evaluated yet" not in text
+    assert str(tmp_path) not in text
+
+
+def test_report_before_evaluation_and_without_the_data(finished: run.Run, tmp_path: Path) -> None:
+    (finished.folder / "evaluation.json").unlink(missing_ok=True)
+    path = tmp_path / "report.html"
+    report.write(finished, path, root=tmp_path / "elsewhere")
+    assert "Not evaluated yet" in path.read_text()
+    assert "Histogram" not in path.read_text()
+
+
+def test_nowhere_to_write_and_nothing_trained(finished: run.Run, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="expected a folder to write into"):
+        report.write(finished, tmp_path / "no" / "report.html")
+    with pytest.raises(UserError, match="expected a checkpoint"):
+        report.write(new_run(tmp_path / "new"), tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()

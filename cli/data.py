@@ -13,6 +13,7 @@ from dom2data.errors import INTERRUPTED, UserError
 
 if TYPE_CHECKING:
     from dom2data.dataset import Dataset
+    from dom2data.generate import Plan
 
 root_option = click.option(
     "--root",
@@ -86,39 +87,60 @@ def generate(
     An interrupted run continues where it stopped when the same command is given again.
     """
     from dom2_policies import zoo
+    from dom2data import catalog, ids, pool, recipes
     from dom2data import generate as make
-    from dom2data import ids, pool, recipes
 
     if quality == "all" and out:
         raise UserError(f"expected no --out with --quality all (each has its own id), found {out}")
-    checkpoints = zoo.FOLDER
+
+    sizes = {name: None if kind.replay else steps for name, kind in recipes.QUALITIES.items()}
+
+    def plans(checkpoints: Path) -> list[Plan]:
+        return [
+            make.plan(env, name, steps=size, seed=seed, out=out, root=root, checkpoints_in=checkpoints)
+            for name, size in (sizes if quality == "all" else {quality: steps}).items()
+        ]
+
+    todo = plans(zoo.FOLDER)  # before any training, so that a wrong word costs no time
     if retrain and not dry_run:
         with ui.progress_bar() as progress:
-            checkpoints = make.retrained(env, seed, ids.root(root), progress)
-        ui.note(f"behaviour policies: {checkpoints}")
-    for name in recipes.QUALITIES if quality == "all" else (quality,):
-        wanted = None if quality == "all" and recipes.quality(name).replay else steps
-        plan = make.plan(env, name, steps=wanted, seed=seed, out=out, root=root, checkpoints_in=checkpoints)
+            todo = plans(make.retrained(env, seed, ids.root(root), progress))
+    made = []
+    for plan in todo:
         processes = workers or plan.best_workers(pool.cores())
         click.echo(describe.plan(plan, processes, retrain), err=not dry_run)
-        if dry_run or (quality == "all" and not force and make.exists(plan)):
-            ui.note("" if dry_run else f"{plan.dataset_id} is complete already: kept")
-            continue
-        try:
-            with ui.progress_bar() as progress:
-                made = make.generate(plan, workers=processes, force=force, progress=progress)
-        except KeyboardInterrupt as error:
-            message = f"{plan.dataset_id}: interrupted; finished blocks are kept, the same command continues"
-            raise UserError(message, INTERRUPTED) from error
-        finish(made, root, as_json)
+        if quality == "all" and not force and make.exists(plan):
+            ui.note(f"{plan.dataset_id} is complete already: kept")
+        elif not dry_run:
+            made.append(carry_out(plan, processes, force))
+            if not as_json:
+                finish(made[-1], root)
+    if as_json and not dry_run:
+        records = [catalog.summary(dataset.manifest, ids.root(root)) for dataset in made]
+        ui.print_json(records if quality == "all" else records[0])
 
 
-def finish(made: Dataset, root: Path | None, as_json: bool) -> None:
+def carry_out(plan: Plan, workers: int, force: bool) -> Dataset:
+    """Generate with a progress bar; says what is kept when interrupted."""
+    from dom2data.generate import generate
+
+    try:
+        with ui.progress_bar() as progress:
+            return generate(plan, workers=workers, force=force, progress=progress)
+    except KeyboardInterrupt as error:
+        message = f"{plan.dataset_id}: interrupted; finished blocks are kept, the same command continues"
+        raise UserError(message, INTERRUPTED) from error
+
+
+def finish(made: Dataset, root: Path | None, as_json: bool = False) -> None:
     """The last words of a command that made a dataset."""
     from dom2data import catalog, ids
 
     summary = catalog.summary(made.manifest, ids.root(root))
-    ui.print_json(summary) if as_json else click.echo(ui.rows(describe.headline(summary)))
+    if as_json:
+        ui.print_json(summary)
+    else:
+        click.echo(ui.rows(describe.headline(summary)))
     ui.note(f"next: dom2 fit --dataset {made.id}")
 
 

@@ -14,25 +14,20 @@ def plan(todo: Plan, workers: int, retrain: bool) -> str:
     """What ``generate`` is about to do, as text."""
     from shutil import disk_usage
 
-    recipe, seconds = todo.recipe, todo.seconds(workers)
     base = next(folder for folder in (todo.base, *todo.base.parents) if folder.exists())
-    policies = [f"{name} ({digest[:12]})" for name, digest in recipe.policies.items()]
+    policies = [f"{name} ({digest[:12]})" for name, digest in todo.recipe.policies.items()]
+    amount = f"{todo.expected_steps:,} in {todo.expected_steps // todo.spec.horizon:,} episodes"
     if todo.episodes is None:
-        amount = "what the replay buffer holds when training reaches the medium level"
-        policies, need = ["learners trained from nothing until the medium level"], "228 MB per million steps"
-    else:
-        need = ui.size(todo.nbytes or 0)
-        amount = f"{todo.episodes * todo.spec.horizon:,} in {todo.episodes:,} episodes"
+        policies = ["learners trained from nothing until they reach the medium level"]
+        amount = f"what the replay buffer holds then, about {amount}"
     if retrain:
         policies.append("trained anew first")
     rows = {
         "dataset": f"{todo.dataset_id} in {todo.base}",
         "policies": ", ".join(policies) or "uniform actions",
         "steps": amount,
-        "disk": f"{need} at most, {ui.size(disk_usage(base).free)} free",
-        "time": f"about {ui.duration(seconds)} with {workers} worker{'s'[: workers > 1]}"
-        if seconds
-        else "minutes of training",
+        "disk": f"{ui.size(todo.nbytes)} at most, {ui.size(disk_usage(base).free)} free",
+        "time": f"about {ui.duration(todo.seconds(workers))} with {workers} worker{'s'[: workers > 1]}",
     }
     return ui.rows(rows)
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dom2data import ids, stats
+from dom2data.errors import FAILED, UserError
 from dom2data.spec import Bool, EnvSpec, Episode, Float32
 from dom2data.store import manifest as manifests
 from dom2data.store.layout import ArrayLayout, layout
@@ -112,15 +113,18 @@ class Dataset:
 def open(name: str, root: str | os.PathLike[str] | None = None) -> Dataset:
     """The dataset that ``name`` is short for (``tag-medium`` = the newest ``dom2/tag-medium-v<N>``).
 
-    Raises UserError: code 2 when there is none of that name, 3 when it is incomplete or of another schema.
+    Raises UserError: code 2 when there is none of that name, 3 when it is incomplete or of another schema. An
+    array first asked for when the dataset has been replaced raises it with code 1.
     """
     base = ids.root(root)
     data = ids.directory(ids.resolve(name, base), base)
-    manifest = manifests.read(data)
+    manifest, marker = manifests.read(data), manifests.marker(data)
 
     def load(array: str) -> NDArray[Any]:
         from dom2data.store import zarr  # half a second to import, and needed only for the arrays
 
+        if manifests.marker(data) != marker:
+            raise UserError(f"expected {data} as it was opened, found it replaced; start again", FAILED)
         return zarr.read_array(data, array, ArrayLayout.from_json(manifest["arrays"][array]))
 
     return Dataset(manifest, load)

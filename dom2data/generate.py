@@ -40,6 +40,7 @@ STEPS = 1_000_000
 # Of one worker and of starting one (in this process, spawned), about; they decide no bytes, only how many
 # workers are worth their start and what the plan says of the time.
 _STEPS_PER_SECOND, _START_S, _SPAWN_S = 220_000, 2.0, 5.0
+_TRAINING_STEPS_PER_SECOND = 5_000
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class Plan:
     recipe: Recipe
     checkpoints: Mapping[str, Path]
     zoo: Path
+    expected_steps: int
+    """``steps`` in whole episodes; of medium-replay, what the shipped medium level took"""
 
     @property
     def episodes(self) -> int | None:
@@ -68,21 +71,22 @@ class Plan:
         )
 
     @property
-    def nbytes(self) -> int | None:
+    def nbytes(self) -> int:
         """Disk space needed at most (noisy float32 hardly compresses)."""
-        return sum(array.nbytes for array in self.layouts.values()) or None
+        episodes = math.ceil(self.expected_steps / self.spec.horizon)
+        return sum(array.nbytes for array in layout(self.spec, episodes, self.expected_steps).values())
 
-    def seconds(self, workers: int) -> float | None:
-        """A rough guess of the time it takes; None where training decides."""
+    def seconds(self, workers: int) -> float:
+        """A rough guess of the time it takes."""
         if self.episodes is None:
-            return None
+            return _START_S + self.expected_steps / _TRAINING_STEPS_PER_SECOND
         workers = min(workers, math.ceil(self.episodes / block_episodes(self.spec.horizon)))
         start = _START_S if workers == 1 else _SPAWN_S
-        return start + self.episodes * self.spec.horizon / (_STEPS_PER_SECOND * workers)
+        return start + self.expected_steps / (_STEPS_PER_SECOND * workers)
 
     def best_workers(self, cores: int) -> int:
-        """The number of workers that is fastest: for a small dataset, one is."""
-        return min(range(1, cores + 1), key=lambda workers: self.seconds(workers) or 0.0)
+        """The number of workers that is fastest: for a small dataset, or for training, one is."""
+        return min(range(1, cores + 1), key=self.seconds)
 
 
 def plan(
@@ -127,7 +131,9 @@ def plan(
         versions=recipes.versions(),
     )
     name = out or f"{env}-{quality}" + (f"-s{seed}" if seed else "")
-    return Plan(ids.full(name), ids.root(root), spec, recipe, found, checkpoints_in)
+    expected = recipe.steps or zoo.entry(env)["policies"]["medium"]["env_steps"]
+    expected = math.ceil(expected / spec.horizon) * spec.horizon
+    return Plan(ids.full(name), ids.root(root), spec, recipe, found, checkpoints_in, expected)
 
 
 def generate(
@@ -151,7 +157,7 @@ def generate(
 
 def _write_blocks(stage: Stage, todo: Plan, workers: int, progress: Progress) -> Written:
     layouts, steps = todo.layouts, todo.layouts["actions"].shape[0]
-    require_space(stage.base, todo.nbytes or 0)
+    require_space(stage.base, todo.nbytes)
     done = stage.begin(todo.recipe.to_json(), partial(zarr.create, layouts=layouts))
     done = {block: noted for block, noted in done.items() if _intact(stage, layouts, block, noted)}
     rows = layouts["actions"].chunk_rows

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import active_children, connection, get_context, parent_process
 from typing import TypeVar
 
 from dom2data.errors import FAILED, UserError
@@ -43,7 +43,12 @@ def run(function: Callable[[Job], Result], jobs: Sequence[Job], workers: int) ->
         message = "expected every worker to finish, found one killed (out of memory?); rerun with --workers 1"
         raise UserError(message, FAILED) from error
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        try:
+            pool.shutdown(wait=True, cancel_futures=True)
+        except KeyboardInterrupt:  # the second one
+            for worker in active_children():
+                worker.kill()
+            raise
 
 
 @contextmanager

@@ -193,6 +193,11 @@ def test_all_makes_what_is_missing(root: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "dom2/tag-random-v0 is complete already: kept" in made.stderr
     assert made.stdout.startswith("id          dom2/tag-medium-v0")
     assert "--force replaces it" in fails(2, *GENERATE, "all", "--steps", "500")
+    remade = json.loads(dom2data(*GENERATE, "all", "--steps", "500", "--force", "--json").stdout)
+    assert [(record["id"], record["steps"]) for record in remade] == [
+        ("dom2/tag-random-v0", 500),
+        ("dom2/tag-medium-v0", 500),
+    ]
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(root: Path) -> None:

@@ -12,6 +12,8 @@ from small_datasets import in_memory, spec, stored
 
 from dom2data.dataset import from_arrays
 from dom2data.dataset import open as open_dataset
+from dom2data.errors import UserError
+from dom2data.subsample import subsample
 
 LENGTHS = [4, 2, 4, 1]
 
@@ -53,6 +55,15 @@ def test_arrays_are_read_once_and_only_when_asked_for(
     assert (len(dataset), dataset.n_episodes, names) == (11, 4, [])
     assert dataset.returns is dataset.returns
     assert names == ["returns"]
+
+
+def test_a_dataset_replaced_since_it_was_opened_is_not_mixed_with_the_old(tmp_path: Path) -> None:
+    opened = stored(tmp_path, LENGTHS)
+    opened.array("actions")
+    subsample(in_memory(LENGTHS, seed=1), 1.0, out="small", root=tmp_path, force=True)
+    assert opened.array("actions").shape == (11, 3, 2)
+    with pytest.raises(UserError, match="found it replaced"):
+        opened.array("rewards")
 
 
 def test_opening_a_dataset_imports_nothing_heavy(tmp_path: Path) -> None:

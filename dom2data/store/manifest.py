@@ -95,9 +95,15 @@ def read(data: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
         found = manifest.get("schema") if isinstance(manifest, dict) else type(manifest).__name__
         raise _refused(data, f"schema {SCHEMA}", repr(found))
-    if (data / MARKER).read_text().strip() != digest(text):
+    if marker(data) != digest(text):
         raise _refused(data, f"the {FILE} that {MARKER} was written for", "a different one")
     return manifest
+
+
+def marker(data: Path) -> str:
+    """What the completion marker says now; another value than before: another dataset took its place."""
+    file = data / MARKER
+    return file.read_text().strip() if file.is_file() else ""
 
 
 def _refused(data: Path, expected: str, found: str) -> UserError:

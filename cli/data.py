@@ -89,6 +89,7 @@ def generate(
     from dom2_policies import zoo
     from dom2data import catalog, ids, pool, recipes
     from dom2data import generate as make
+    from dom2data.retrain import retrained
 
     if quality == "all" and out:
         raise UserError(f"expected no --out with --quality all (each has its own id), found {out}")
@@ -104,7 +105,7 @@ def generate(
     todo = plans(zoo.FOLDER)  # before any training, so that a wrong word costs no time
     if retrain and not dry_run:
         with ui.progress_bar() as progress:
-            todo = plans(make.retrained(env, seed, ids.root(root), progress))
+            todo = plans(retrained(env, seed, ids.root(root), progress))
     made = []
     for plan in todo:
         processes = workers or plan.best_workers(pool.cores())
@@ -128,8 +129,10 @@ def carry_out(plan: Plan, workers: int, force: bool) -> Dataset:
         with ui.progress_bar() as progress:
             return generate(plan, workers=workers, force=force, progress=progress)
     except KeyboardInterrupt as error:
-        message = f"{plan.dataset_id}: interrupted; finished blocks are kept, the same command continues"
-        raise UserError(message, INTERRUPTED) from error
+        kept = "finished blocks are kept, the same command continues"
+        if plan.episodes is None:
+            kept = "training starts anew with the same command"
+        raise UserError(f"{plan.dataset_id}: interrupted; {kept}", INTERRUPTED) from error
 
 
 def finish(made: Dataset, root: Path | None, as_json: bool = False) -> None:
@@ -157,11 +160,11 @@ def train(env: str, out: Path | None, seed: int, force: bool) -> None:
 
     The shipped checkpoints are left alone.
     """
-    from dom2data import generate as make
+    from dom2data.retrain import train as learn
 
     folder = out or Path(f"zoo-{env}")
     with ui.progress_bar() as progress:
-        entry = make.train(env, seed, folder, progress, force=force)
+        entry = learn(env, seed, folder, progress, force=force)
     facts = {name: f"return {p['return']:.2f}" for name, p in entry["policies"].items() if "return" in p}
     click.echo(ui.rows({"folder": str(folder)} | facts))
 

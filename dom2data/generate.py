@@ -64,11 +64,9 @@ class Plan:
     @property
     def layouts(self) -> dict[str, ArrayLayout]:
         """The arrays to be written; none where the replay buffer decides."""
-        return (
-            {}
-            if self.episodes is None
-            else layout(self.spec, self.episodes, self.episodes * self.spec.horizon)
-        )
+        if self.episodes is None:
+            return {}
+        return layout(self.spec, self.episodes, self.episodes * self.spec.horizon)
 
     @property
     def nbytes(self) -> int:
@@ -240,7 +238,7 @@ def full_disk(stage: Stage) -> Iterator[None]:
             raise
         raise UserError(
             f"expected room for {stage.dataset_id} under {stage.base}, found the disk full; nothing was "
-            "committed and finished blocks are kept: free some space and run the same command again",
+            "committed, and none is lost: free some space and run the same command again",
             FAILED,
         ) from error
 
@@ -251,41 +249,3 @@ def exists(todo: Plan) -> bool:
         return read(ids.directory(todo.dataset_id, todo.base))["recipe"] == todo.recipe.to_json()
     except UserError:
         return False
-
-
-def train(
-    env: str,
-    seed: int,
-    out: Path,
-    progress: Progress | None = None,
-    *,
-    force: bool = False,
-    keep_prey: bool = False,
-) -> dict[str, Any]:
-    """Behaviour policies from nothing, into a folder that appears when all of them are there.
-
-    Returns its entry of ``zoo.json``. Raises UserError when ``out`` exists (without ``force``).
-    """
-    from dom2data import behaviour
-
-    if out.exists() and not force:
-        raise UserError(f"expected a new folder, found {out}; --force replaces it, --out names another")
-    partial_folder = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial_folder, ignore_errors=True)
-    with one_thread():
-        entry = behaviour.train(env, seed, partial_folder, progress, keep_prey=keep_prey)
-    shutil.rmtree(out, ignore_errors=True)
-    partial_folder.rename(out)
-    return entry
-
-
-def retrained(env: str, seed: int, base: Path, progress: Progress | None = None) -> Path:
-    """The folder of checkpoints trained here with ``seed``; trained now if they are not there.
-
-    The prey stays the shipped one: it is part of the environment.
-    """
-    folder = base / ".dom2data" / "zoo" / f"{env}-s{seed}"
-    if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        train(env, seed, folder, progress, keep_prey=True)
-    return folder

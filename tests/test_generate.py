@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from dom2_policies import zoo
-from dom2data import behaviour, collect
+from dom2data import behaviour, collect, retrain
 from dom2data import generate as make
 from dom2data.dataset import Dataset
 from dom2data.dataset import open as open_dataset
@@ -198,13 +198,13 @@ def test_retrained_policies_are_used_and_the_shipped_ones_left_alone(
         return document["tag"]
 
     monkeypatch.setattr(behaviour, "train", train)
-    folder = make.retrained("tag", 4, tmp_path)
-    assert make.retrained("tag", 4, tmp_path) == folder  # the second time they are there
+    folder = retrain.retrained("tag", 4, tmp_path)
+    assert retrain.retrained("tag", 4, tmp_path) == folder  # the second time they are there
     assert trained == [(4, True)]
     recipe = make.plan("tag", "medium", checkpoints_in=folder).recipe
     assert recipe.policies["medium"] == zoo.sha256("tag", "expert")
     with pytest.raises(UserError, match="--force replaces it"):
-        make.train("tag", 4, folder)
+        retrain.train("tag", 4, folder)
 
 
 def test_a_training_that_fails_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,7 +214,7 @@ def test_a_training_that_fails_leaves_no_folder(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(behaviour, "train", train)
     with pytest.raises(KeyboardInterrupt):
-        make.train("tag", 0, tmp_path / "zoo-tag")
+        retrain.train("tag", 0, tmp_path / "zoo-tag")
     assert not (tmp_path / "zoo-tag").exists()
 
 

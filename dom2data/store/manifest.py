@@ -72,11 +72,11 @@ def write(data: Path, manifest: Mapping[str, Any]) -> None:
     (data / "metadata.json").write_text(json.dumps(minari_metadata(manifest), indent=1))
     for folder, _, files in os.walk(data, topdown=False):
         for file in files:
-            _sync(Path(folder, file))
-        _sync(Path(folder))
+            sync(Path(folder, file))
+        sync(Path(folder))
     (data / MARKER).write_text(digest(text) + "\n")
-    _sync(data / MARKER)
-    _sync(data)
+    sync(data / MARKER)
+    sync(data)
 
 
 def read(data: Path) -> dict[str, Any]:
@@ -142,7 +142,8 @@ def _box(low: float, high: float, shape: tuple[int, int]) -> str:
     return json.dumps(space)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file or a folder's entries are on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -94,10 +94,11 @@ class Stage:
         if self.target.exists():
             os.replace(self.target, self._replaced)
         os.replace(self.folder / "dataset", self.target)
-        shutil.rmtree(self.folder)
+        manifests.sync(self.target.parent)
+        self.discard()
 
     def recover(self) -> None:
-        """Undo a commit that was killed between its renames, or clear up after one killed at its end."""
+        """Undo a commit that stopped between its renames, or clear up after one that stopped at its end."""
         if self._replaced.exists() and not self.target.exists():
             os.replace(self._replaced, self.target)
         if not self.data.exists():
@@ -127,11 +128,12 @@ def open_stage(dataset_id: str, base: Path) -> Iterator[Stage]:
         raise UserError(
             f"expected a writable root {base}, found: {error.strerror}; see --root", FAILED
         ) from error
+    stage = Stage(dataset_id, base)
     try:
-        stage = Stage(dataset_id, base)
-        stage.recover()
+        stage.recover()  # after a kill
         yield stage
     finally:
+        stage.recover()  # after an interrupt
         lock.release()
 
 

@@ -15,6 +15,7 @@ from dom2data.errors import FAILED, INTERRUPTED, UserError
 if TYPE_CHECKING:
     from dom2.config import Field
     from dom2.run import Run
+    from dom2data.dataset import Dataset
 
 # Before torch starts its thread pool: a pool that spins between two small products loses a factor of ten
 # and more as soon as another process wants the same cores, and gains nothing measurable when none does.
@@ -163,14 +164,13 @@ def begun(
     import torch
 
     from dom2 import config, fit, run
-    from dom2data import dataset as datasets
 
     if dataset is None:
         raise UserError("expected --dataset ID (or --resume RUN), found neither; see `dom2data list`")
     names = {field.name for field in config.fields(run.Settings)}
     chosen = {name: value for name, value in given.items() if name in names}
     settings = config.build(run.Settings, {"threads": torch.get_num_threads()} | chosen)
-    data = datasets.open(dataset, root)
+    data = open_or_generate(dataset, root)
     hyper = {name: value for name, value in given.items() if name not in names}
     document = run.describe(
         settings, fit.configure(settings.algorithm, preset, data, hyper), data, sys.argv[1:]
@@ -179,6 +179,25 @@ def begun(
         ui.print_json({key: document[key] for key in ("settings", "config", "dataset")})
         return None
     return run.create(out or run.default_folder(data, settings.algorithm), document, force)
+
+
+def open_or_generate(name: str, root: Path | None) -> Dataset:
+    """A dataset by name; a standard one such as tag-medium that is not there is generated first."""
+    from dom2_cli.data import carry_out
+    from dom2data import dataset as datasets
+    from dom2data import generate, ids, pool, recipes
+
+    base, standard = ids.root(root), recipes.standard(name)
+    try:
+        ids.resolve(name, base)
+    except UserError:
+        if standard is None:
+            raise
+        env, quality = standard
+        ui.note(f"no {name} under {base}: running dom2data generate --env {env} --quality {quality}")
+        plan = generate.plan(env, quality, root=root)
+        carry_out(plan, plan.best_workers(pool.cores()), force=False)
+    return datasets.open(name, root)
 
 
 def continued(folder: Path, given: dict[str, Any]) -> Run:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dom2_policies import zoo
+from dom2data import envs, ids
 from dom2data.errors import CHECK_FAILED, UserError
 from dom2data.store.manifest import SCHEMA
 
@@ -68,6 +69,16 @@ def quality(name: str) -> Quality:
         hint = f"did you mean {near[0]}?" if near else "choose one of them"
         raise UserError(f"expected a quality ({', '.join(QUALITIES)}), found {name!r}; {hint}")
     return QUALITIES[name]
+
+
+def standard(name: str) -> tuple[str, str] | None:
+    """(environment, quality) where ``name`` is the default id of a generated dataset, such as tag-medium."""
+    space, short, version = ids.split(name)
+    for env in envs.NAMES:
+        quality_name = short.removeprefix(f"{env}-")
+        if short != quality_name and quality_name in QUALITIES and space == ids.NAMESPACE and not version:
+            return env, quality_name
+    return None
 
 
 def versions() -> dict[str, str]:

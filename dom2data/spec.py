@@ -50,12 +50,17 @@ class EnvSpec:
 
     def to_json(self) -> dict[str, Any]:
         """A dict of plain JSON values; ``from_json`` is its inverse."""
-        return dataclasses.asdict(self) | {"agent_names": list(self.agent_names), "obs_dims": list(self.obs_dims)}
+        return dataclasses.asdict(self) | {
+            "agent_names": list(self.agent_names),
+            "obs_dims": list(self.obs_dims),
+        }
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> EnvSpec:
         """Raises TypeError on an unknown or a missing key."""
-        return cls(**value | {"agent_names": tuple(value["agent_names"]), "obs_dims": tuple(value["obs_dims"])})
+        return cls(
+            **value | {"agent_names": tuple(value["agent_names"]), "obs_dims": tuple(value["obs_dims"])}
+        )
 
 
 class Step(NamedTuple):

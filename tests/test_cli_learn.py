@@ -157,3 +157,17 @@ def test_help_lists_every_setting_and_starts_without_torch() -> None:
         "assert 'torch' not in sys.modules\n"
     )
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60).returncode == 0
+
+
+def test_a_standard_dataset_that_is_not_there_is_generated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dom2data.generate.STEPS", 1250)
+    args = ("fit", "--dataset", "tag-random", "--root", tmp_path, "--out", tmp_path / "run", "--updates", 1)
+    first = dom2(*args, *SMALL)
+    assert first.exit_code == 0, first.output
+    assert "running dom2data generate --env tag --quality random" in first.stderr
+    again = dom2(*args, *SMALL, "--force")
+    assert again.exit_code == 0, again.output
+    assert "running dom2data" not in again.stderr
+    assert dom2("fit", "--dataset", "tag-random-v7", "--root", tmp_path).exit_code == 2

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from dom2.run import Run
     from dom2data.dataset import Dataset
 
-# Before torch starts its thread pool: a pool that spins between two small products loses a factor of ten
-# and more as soon as another process wants the same cores, and gains nothing measurable when none does.
+# Before torch starts its thread pool: threads that spin while they wait for each other make small products
+# some thirty times slower as soon as another process wants one of the cores (measured on two cores).
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 root_option = click.option(
@@ -202,13 +202,16 @@ def open_or_generate(name: str, root: Path | None) -> Dataset:
 
 def continued(folder: Path, given: dict[str, Any]) -> Run:
     """An existing run to go on with, its schedule amended."""
-    from dom2 import run
+    from dom2 import checkpoint, run
 
     allowed = {"updates", "log_every", "checkpoint_every", "eval_every", "eval_episodes"}
     if refused := sorted(set(given) - allowed):
         flags = ", ".join("--" + name.replace("_", "-") for name in refused)
         raise UserError(f"expected only the schedule to change with --resume, found {flags}; start a new run")
     found = run.read(folder)
+    done = checkpoint.updates(folder)
+    if given.get("updates", done) < done:
+        raise UserError(f"expected at least the {done} updates that {folder} has, found {given['updates']}")
     found.amend(**given)
     return found
 

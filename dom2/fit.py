@@ -12,6 +12,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from dom2 import algorithms, checkpoint, config, evaluate, presets, seeding, track
@@ -45,8 +46,19 @@ def fit(run: Run, on_update: OnUpdate | None = None, root: Path | None = None) -
 
     ``on_update(update, metrics)`` is called after each update, with metrics when they are logged. Returns
     ``complete``, or ``interrupted`` after SIGINT or SIGTERM (saved; a second one ends at once).
-    Raises UserError when the data has changed since the run began, or a loss is no longer finite.
+    Raises UserError when the data has changed since the run began, another process is at it, or a loss is no
+    longer finite.
     """
+    try:
+        with FileLock(run.folder / ".lock", timeout=0):
+            return _train(run, on_update, root)
+    except Timeout as error:
+        raise UserError(
+            f"expected {run.folder} to be free, found another process fitting it; wait for it"
+        ) from error
+
+
+def _train(run: Run, on_update: OnUpdate | None, root: Path | None) -> Status:
     dataset = _dataset(run, root)
     device = torch.device(_device(run.settings.device))
     batches = seeding.generators(run.seeds, seeding.BATCHES, device)
@@ -63,7 +75,7 @@ def fit(run: Run, on_update: OnUpdate | None = None, root: Path | None = None) -
     run.status = "running"
     try:
         run.status = _loop(run, algorithm, sampler, start, on_update)
-    except UserError:
+    except Exception:
         run.status = "failed"
         raise
     return run.status

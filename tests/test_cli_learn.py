@@ -71,6 +71,9 @@ def test_resume_extends_a_run(tmp_path: Path) -> None:
     result = dom2("fit", "--resume", tmp_path / "run", "--updates", 5)
     assert result.exit_code == 0, result.output
     assert checkpoint.updates(tmp_path / "run") == 5
+    assert dom2("fit", "--resume", tmp_path / "run").exit_code == 0  # nothing left to do
+    fewer = dom2("fit", "--resume", tmp_path / "run", "--updates", 4)
+    assert (fewer.exit_code, "at least the 5 updates" in fewer.stderr) == (2, True)
     refused = dom2("fit", "--resume", tmp_path / "run", "--eta", 1)
     assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1)
     assert "--eta" in refused.stderr

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 Activation = Callable[[Tensor], Tensor]
+ALL = slice(None)
 
 
 class StackedLinear(nn.Module):
@@ -35,8 +36,9 @@ class StackedLinear(nn.Module):
         self.weight = nn.Parameter(uniform(in_dim, out_dim))
         self.bias = nn.Parameter(uniform(1, out_dim))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.baddbmm(self.bias, x, self.weight)
+    def forward(self, x: Tensor, members: slice = ALL) -> Tensor:
+        """x [M, B, in] -> [M, B, out], or as many rows as ``members`` selects, through those alone."""
+        return torch.baddbmm(self.bias[members], x, self.weight[members])
 
 
 class StackedMLP(nn.Module):
@@ -53,15 +55,16 @@ class StackedMLP(nn.Module):
         self.layers = nn.ModuleList(StackedLinear(members, i, o, generators) for i, o in pairwise(sizes))
         self.activation = activation
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x [M, B, in] -> [M, B, out]."""
+    def forward(self, x: Tensor, members: slice = ALL) -> Tensor:
+        """x [M, B, in] -> [M, B, out], or as many rows as ``members`` selects, through those alone."""
         for layer in self.layers[:-1]:
-            x = self.activation(layer(x))
-        return self.layers[-1](x)
+            x = self.activation(layer(x, members))
+        return self.layers[-1](x, members)
 
 
 @torch.no_grad()
 def polyak_(target: nn.Module, online: nn.Module, rate: float) -> None:
     """Move every target parameter by ``rate`` towards the online one: t <- (1 - rate) t + rate o."""
-    targets, onlines = list(target.parameters()), list(online.parameters())
+    targets: list[Tensor] = [*target.parameters()]
+    onlines: list[Tensor] = [*online.parameters()]
     torch._foreach_lerp_(targets, onlines, rate)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dom2_policies.policy import Actor
-from dom2_policies.stacked import StackedMLP, polyak_
+from dom2_policies.stacked import ALL, StackedMLP, polyak_
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,6 @@ class Config:
     def noise(self, steps: int) -> float:
         """Exploration noise after ``steps`` environment steps."""
         return self.noise_start + (self.noise_end - self.noise_start) * min(1.0, steps / self.noise_steps)
-
-
-ALL = slice(None)
 
 
 class Transitions(NamedTuple):
@@ -143,12 +140,8 @@ class TD3:
 
     def actor_loss(self, batch: Transitions) -> Tensor:
         """-Q_1(o, pi(o)), through the first critic alone."""
-        actions = self.actor(batch.obs)
-        inputs = torch.cat((batch.obs, actions), -1)
-        for i, layer in enumerate(self.critic.layers):
-            weight, bias = layer.weight[: self.n_agents], layer.bias[: self.n_agents]
-            inputs = torch.baddbmm(bias, inputs if i == 0 else torch.relu(inputs), weight)
-        return -inputs.mean((1, 2)).sum()
+        inputs = torch.cat((batch.obs, self.actor(batch.obs)), -1)
+        return -self.critic(inputs, slice(0, self.n_agents)).mean((1, 2)).sum()
 
     def _q(self, critic: StackedMLP, obs: Tensor, actions: Tensor) -> Tensor:
         """Both critics' values [2, N, B]."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from gymnasium.spaces import Box
@@ -13,6 +13,7 @@ from dom2data import envs
 from dom2data.envs.render import draw
 
 Dict = dict[str, Any]
+METADATA: Dict = {"render_modes": ["rgb_array"], "is_parallelizable": True, "render_fps": 10}
 
 
 class ParallelView(ParallelEnv):
@@ -23,7 +24,7 @@ class ParallelView(ParallelEnv):
     ``render_mode="rgb_array"`` makes ``render()`` return uint8 [400, 400, 3].
     """
 
-    metadata: ClassVar[Dict] = {"render_modes": ["rgb_array"], "is_parallelizable": True, "render_fps": 10}
+    metadata: Dict = METADATA
 
     def __init__(self, name: str, render_mode: str | None = None):
         if render_mode not in (None, "rgb_array"):
@@ -31,7 +32,7 @@ class ParallelView(ParallelEnv):
         self.render_mode = render_mode
         self._env = envs.make(name, num_envs=1)
         spec = self._env.spec
-        self.metadata = type(self).metadata | {"name": f"dom2_{name}"}
+        self.metadata = METADATA | {"name": f"dom2_{name}"}
         self.possible_agents = list(spec.agent_names)
         self.agents: list[str] = []
         self.observation_spaces = {

@@ -16,7 +16,7 @@ def member(b: Batch, rows: slice) -> Batch:
     return Batch(**{name: value[rows] for name, value in vars(b).items()})
 
 
-def train(algorithm: DOM2, updates: int = 3, rows: slice = slice(None)) -> dict[str, torch.Tensor]:
+def train(algorithm: DOM2, updates: int = 12, rows: slice = slice(None)) -> dict[str, torch.Tensor]:
     for u in range(updates):
         algorithm.update(member(batch(9, seed=u), rows))
     return algorithm.weights()

@@ -142,8 +142,8 @@ class DOM2:
         self.noise, self.critics = self._networks(generators)
         self.target_noise = copy.deepcopy(self.noise).requires_grad_(False)
         self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
-        # Not fused: on a CPU that rounds the tail of a tensor unlike its middle, and where a member's values lie
-        # depends on how many members are stacked.
+        # Not fused: on a CPU that rounds the tail of a tensor unlike its middle, and where a member's values
+        # lie depends on how many members are stacked.
         self.actor_optimiser = torch.optim.Adam(self.noise.parameters(), config.lr, foreach=True)
         self.critic_optimiser = torch.optim.Adam(self.critics.parameters(), config.lr, foreach=True)
         self.updates = 0

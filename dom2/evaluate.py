@@ -21,7 +21,13 @@ Returns = NDArray[np.float64]
 
 
 def returns(
-    algorithm: Algorithm, n_seeds: int, env_name: str, episodes: int, seed: int = 0, candidates: int = 1
+    algorithm: Algorithm,
+    n_seeds: int,
+    env_name: str,
+    episodes: int,
+    seed: int = 0,
+    candidates: int = 1,
+    purpose: int = seeding.EVALUATION,
 ) -> Returns:
     """Team returns [S, E], undiscounted: E episodes of each seed's policy, the same at each call.
 
@@ -31,10 +37,9 @@ def returns(
     device = next(iter(algorithm.weights().values())).device
     rows = []
     for index in range(n_seeds):
-        start, noise = np.random.SeedSequence(seed, spawn_key=(seeding.EVALUATION, index)).spawn(2)
-        rows.append(
-            rollout(env, algorithm.policy(index, candidates), seeding.generator(noise, device), start)
-        )
+        start, noise = np.random.SeedSequence(seed, spawn_key=(purpose, index)).spawn(2)
+        policy = algorithm.policy(index, candidates)
+        rows.append(rollout(env, policy, seeding.generator(noise, device), start))
     return np.stack(rows)
 
 

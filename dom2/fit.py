@@ -130,7 +130,8 @@ def reduce(metrics: dict[str, Tensor], run: Run, update: int) -> dict[str, Any]:
 
 def _evaluation(run: Run, algorithm: Algorithm) -> list[float]:
     env = run.document["dataset"]["env"]
-    returns = evaluate.returns(algorithm, run.settings.seeds, env, run.settings.eval_episodes)
+    episodes = run.settings.eval_episodes
+    returns = evaluate.returns(algorithm, run.settings.seeds, env, episodes, purpose=seeding.WATCHING)
     return returns.mean(axis=1).tolist()
 
 

@@ -7,11 +7,10 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 
-LEARNING, BATCHES, EVALUATION = (
-    0,
-    1,
-    2,
-)  # weights and noise; minibatches; episodes and the policies' noise in them
+LEARNING = 0  # weights, and the noise of every update
+BATCHES = 1  # which transitions a minibatch holds
+EVALUATION = 2  # initial states, and the policies' noise in them
+WATCHING = 3  # the same while training: a checkpoint chosen by these episodes is not judged by them
 
 
 def generator(sequence: np.random.SeedSequence, device: torch.device) -> torch.Generator:

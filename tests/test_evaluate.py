@@ -7,7 +7,7 @@ import torch
 from scipy import stats
 from tiny import SPEC, generators, new_run
 
-from dom2 import checkpoint, evaluate, fit, run, seeding
+from dom2 import checkpoint, evaluate, fit, run, seeding, track
 from dom2data import envs, scores
 from dom2data.errors import UserError
 from dom2data.spec import Step
@@ -104,10 +104,14 @@ def test_a_seed_is_evaluated_alike_whatever_is_stacked_beside_it(tmp_path: Path)
     assert means[0] == means[1]
 
 
-def test_evaluation_shares_no_draws_with_training() -> None:
-    purposes = (seeding.LEARNING, seeding.BATCHES, seeding.EVALUATION)
+def test_evaluation_shares_no_draws_with_training(tmp_path: Path) -> None:
+    purposes = (seeding.LEARNING, seeding.BATCHES, seeding.EVALUATION, seeding.WATCHING)
     draws = [seeding.generators([0], p, torch.device("cpu"))[0].initial_seed() for p in purposes]
-    assert len(set(draws)) == 3
+    assert len(set(draws)) == 4
+    begun = new_run(tmp_path / "run", eval_every=4, eval_episodes=4)
+    fit.fit(begun)
+    watched = track.read(begun.folder)[-1]["eval/return"][0]
+    assert watched != pytest.approx(evaluate.evaluate(begun, episodes=4)["return"]["mean"])
 
 
 def test_another_environment_is_refused_without_force(tmp_path: Path) -> None:

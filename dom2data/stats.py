@@ -17,8 +17,8 @@ def episode_returns(spec: EnvSpec, rewards: Float32, starts: NDArray[Any]) -> tu
     """Undiscounted returns (team [episodes], per agent [episodes, N]) of rewards [steps, N].
 
     The team's return is agent 0's where the reward is shared, else the mean over agents. Summed in float64,
-    always by this function, so that a stored return can be checked for equality. ``starts`` [episodes] are the
-    episodes' first steps; none may be empty.
+    always by this function, so that a stored return can be checked for equality. ``starts`` [episodes] are
+    the episodes' first steps; none may be empty.
     """
     agents = np.add.reduceat(rewards.astype(np.float64), starts, axis=0)
     team = agents[:, 0] if spec.reward == "shared" else agents.mean(axis=1)

@@ -13,8 +13,13 @@ if TYPE_CHECKING:
     from dom2data.spec import EnvSpec
 
 # Name -> module with a SCENARIO; imported when first used, because numba takes half a second.
-_SCENARIOS = {"tag": "dom2data.envs.tag"}
-NAMES = tuple(_SCENARIOS)
+_SCENARIOS = {
+    "tag": "dom2data.envs.tag",
+    "world": "dom2data.envs.world",
+    "spread": "dom2data.envs.spread",
+}
+NAMES = ("tag",)
+"""What the commands offer: those with a prey and behaviour policies. The physics of all is complete."""
 
 
 def _scenario(name: str) -> Scenario:

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 SIZE = 400
 _HALF_WIDTH = 1.6  # arena units from the centre to the picture's edge
 _SMOOTH = 2  # drawn this much larger and scaled down, for smooth edges
-_PAPER, _EDGE, _ROCK = "#fbfaf7", "#d8d4ca", "#8d99a6"
+_PAPER, _EDGE, _ROCK, _OPEN = "#fbfaf7", "#d8d4ca", "#8d99a6", "#b5d3a8"
 _LEARNER, _PREY, _TOUCH = "#c8503c", "#2f8f5b", "#f2b705"
 
 
 def draw(env: ParticleEnv, row: int) -> NDArray[np.uint8]:
-    """One row as uint8 [400, 400, 3]: learners red, prey green (ringed when touched), obstacles grey."""
+    """One row as uint8 [400, 400, 3]: learners red, prey green (ringed when touched), rocks grey."""
     agents, _, landmarks = (array[row] for array in env.state)
     scenario = env.scenario
     image = Image.new("RGB", (SIZE * _SMOOTH, SIZE * _SMOOTH), _PAPER)
@@ -35,8 +35,10 @@ def draw(env: ParticleEnv, row: int) -> NDArray[np.uint8]:
         return x - radius * scale, y - radius * scale, x + radius * scale, y + radius * scale
 
     pen.rectangle(box(np.zeros(2), 1.0), outline=_EDGE, width=2 * _SMOOTH)
-    for centre, radius in zip(landmarks, scenario.landmark_sizes, strict=True):
-        pen.ellipse(box(centre, radius), fill=_ROCK)
+    for centre, radius, solid in zip(
+        landmarks, scenario.landmark_sizes, scenario.landmark_collides, strict=True
+    ):
+        pen.ellipse(box(centre, radius), fill=_ROCK if solid else _OPEN)
     n_learn = len(scenario.agent_names)
     for i, (centre, radius) in enumerate(zip(agents, scenario.sizes, strict=True)):
         pen.ellipse(box(centre, radius), fill=_LEARNER if i < n_learn else _PREY)

@@ -1,0 +1,75 @@
+"""Spread (cooperative navigation) as in the published offline datasets: three agents, three landmarks."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from dom2data.envs.particle import Float64, Scenario
+from dom2data.spec import Float32
+
+SIZE = 0.15
+
+
+@njit(cache=True, nogil=True)
+def observe(pos: Float64, vel: Float64, landmarks: Float64, obs: Float32, prey_obs: Float32) -> None:
+    """(18): velocity, position, landmarks and other agents relative to the observer, four zeros.
+
+    The zeros are the other agents' messages, which the published code observes and nobody sends.
+    """
+    n_agents, n_landmarks = pos.shape[1], landmarks.shape[1]
+    for e in range(pos.shape[0]):
+        for a in range(n_agents):
+            row = obs[e, a]
+            x, y = pos[e, a, 0], pos[e, a, 1]
+            row[0], row[1], row[2], row[3] = vel[e, a, 0], vel[e, a, 1], x, y
+            k = 4
+            for b in range(n_landmarks):
+                row[k], row[k + 1] = landmarks[e, b, 0] - x, landmarks[e, b, 1] - y
+                k += 2
+            for b in range(n_agents):
+                if b != a:
+                    row[k], row[k + 1] = pos[e, b, 0] - x, pos[e, b, 1] - y
+                    k += 2
+            row[k:] = 0.0
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def reward(pos: Float64, landmarks: Float64, rewards: Float32, prey_rewards: Float32) -> None:
+    """A landmark pays everybody min(1 / distance to its nearest agent, 10); each touching agent costs 5."""
+    n_agents = pos.shape[1]
+    for e in range(pos.shape[0]):
+        shared = 0.0
+        for b in range(landmarks.shape[1]):
+            nearest = np.inf
+            for a in range(n_agents):
+                dx, dy = pos[e, a, 0] - landmarks[e, b, 0], pos[e, a, 1] - landmarks[e, b, 1]
+                nearest = min(nearest, np.sqrt(dx * dx + dy * dy))
+            shared += min(1.0 / nearest, 10.0)
+        for a in range(n_agents):
+            touching = 0
+            for b in range(n_agents):
+                if b != a:
+                    dx, dy = pos[e, a, 0] - pos[e, b, 0], pos[e, a, 1] - pos[e, b, 1]
+                    touching += np.sqrt(dx * dx + dy * dy) < 2.0 * SIZE
+            rewards[e, a] = shared - 5.0 * touching
+
+
+SCENARIO = Scenario(
+    env_id="spread",
+    agent_names=("agent_0", "agent_1", "agent_2"),
+    has_prey=False,
+    sizes=(SIZE, SIZE, SIZE),
+    gain=(5.0, 5.0, 5.0),
+    max_speed=(float("inf"),) * 3,
+    landmark_sizes=(0.05, 0.05, 0.05),
+    landmark_collides=(False, False, False),
+    agent_range=1.0,
+    landmark_range=1.0,
+    obs_dim=18,
+    prey_obs_dim=0,
+    reward_kind="individual",
+    version="omar-1",
+    observe=observe,
+    reward=reward,
+)

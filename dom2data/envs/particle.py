@@ -147,6 +147,25 @@ def contact(squared_distance: float, reach: float) -> float:
     return CONTACT_FORCE * CONTACT_MARGIN * softplus / distance
 
 
+@njit(inline="always")
+def look_around(pos: Float64, vel: Float64, landmarks: Float64, e: int, a: int, row: Float32) -> int:
+    """Begin agent a's observation: its velocity and position, then landmarks and other agents relative to it.
+
+    Returns the index after the last entry filled.
+    """
+    x, y = pos[e, a, 0], pos[e, a, 1]
+    row[0], row[1], row[2], row[3] = vel[e, a, 0], vel[e, a, 1], x, y
+    k = 4
+    for b in range(landmarks.shape[1]):
+        row[k], row[k + 1] = landmarks[e, b, 0] - x, landmarks[e, b, 1] - y
+        k += 2
+    for b in range(pos.shape[1]):
+        if b != a:
+            row[k], row[k + 1] = pos[e, b, 0] - x, pos[e, b, 1] - y
+            k += 2
+    return k
+
+
 class ParticleEnv:
     """E rows of one scenario (``dom2data.spec.VectorEnv``).
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from dom2data.envs.particle import Float64, Scenario
+from dom2data.envs.particle import Float64, Scenario, look_around
 from dom2data.spec import Float32
 
 
@@ -15,20 +15,11 @@ def observe(pos: Float64, vel: Float64, landmarks: Float64, obs: Float32, prey_o
 
     Everything but the velocities and the own position is relative to the observer.
     """
-    n_agents, n_landmarks = pos.shape[1], landmarks.shape[1]
+    n_agents = pos.shape[1]
     for e in range(pos.shape[0]):
         for a in range(n_agents):
             row = obs[e, a] if a < n_agents - 1 else prey_obs[e, 0]
-            x, y = pos[e, a, 0], pos[e, a, 1]
-            row[0], row[1], row[2], row[3] = vel[e, a, 0], vel[e, a, 1], x, y
-            k = 4
-            for b in range(n_landmarks):
-                row[k], row[k + 1] = landmarks[e, b, 0] - x, landmarks[e, b, 1] - y
-                k += 2
-            for b in range(n_agents):
-                if b != a:
-                    row[k], row[k + 1] = pos[e, b, 0] - x, pos[e, b, 1] - y
-                    k += 2
+            k = look_around(pos, vel, landmarks, e, a, row)
             if a < n_agents - 1:
                 row[k], row[k + 1] = vel[e, n_agents - 1, 0], vel[e, n_agents - 1, 1]
 

@@ -46,7 +46,7 @@ def returns(
 def rollout(
     env: VectorEnv, policy: Policy, generator: torch.Generator, seed: np.random.SeedSequence
 ) -> Returns:
-    """Team returns [E], one episode a row: agent 0's where the reward is shared, else the agents' mean."""
+    """Team returns [E], one episode a row."""
     obs = env.reset(seed)
     total = np.zeros(obs.shape[:2])
     running = np.ones(env.num_envs, bool)
@@ -56,7 +56,7 @@ def rollout(
         total[running] += step.rewards[running]
         running &= ~(step.terminated | step.truncated)
         obs = step.obs
-    return total[:, 0] if env.spec.reward == "shared" else total.mean(axis=1)
+    return env.spec.team(total)
 
 
 def summary(values: Returns, seed: int = 0) -> dict[str, Any]:

@@ -29,6 +29,5 @@ def rollout(env: VectorEnv, obs: Float32, policy: Policy, generator: torch.Gener
 
 
 def team_returns(rewards: Float32, spec: EnvSpec) -> Float32:
-    """Undiscounted team return [E] of rewards [E, T, N]: one agent's where shared, else the agents' mean."""
-    returns = rewards.sum(axis=1)
-    return returns[:, 0] if spec.reward == "shared" else returns.mean(axis=1)
+    """Undiscounted team return [E] of rewards [E, T, N]."""
+    return spec.team(rewards.sum(axis=1))

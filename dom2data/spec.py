@@ -48,6 +48,10 @@ class EnvSpec:
         """O, the width of the observation array (the widest agent's)."""
         return max(self.obs_dims)
 
+    def team(self, agents: NDArray[Any]) -> NDArray[Any]:
+        """The team's return [...] of the agents' [..., N]: the first one's where shared, else their mean."""
+        return agents[..., 0] if self.reward == "shared" else agents.mean(axis=-1)
+
     def to_json(self) -> dict[str, Any]:
         """A dict of plain JSON values; ``from_json`` is its inverse."""
         return dataclasses.asdict(self) | {

@@ -16,13 +16,11 @@ QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 def episode_returns(spec: EnvSpec, rewards: Float32, starts: NDArray[Any]) -> tuple[Float32, Float32]:
     """Undiscounted returns (team [episodes], per agent [episodes, N]) of rewards [steps, N].
 
-    The team's return is agent 0's where the reward is shared, else the mean over agents. Summed in float64,
-    always by this function, so that a stored return can be checked for equality. ``starts`` [episodes] are
-    the episodes' first steps; none may be empty.
+    Summed in float64, always by this function, so that a stored return can be checked for equality.
+    ``starts`` [episodes] are the episodes' first steps; none may be empty.
     """
     agents = np.add.reduceat(rewards.astype(np.float64), starts, axis=0)
-    team = agents[:, 0] if spec.reward == "shared" else agents.mean(axis=1)
-    return team.astype(np.float32), agents.astype(np.float32)
+    return spec.team(agents).astype(np.float32), agents.astype(np.float32)
 
 
 def summary(values: NDArray[Any]) -> dict[str, Any]:

@@ -109,6 +109,14 @@ def report(run: Run, values: Returns, candidates: int, seed: int) -> dict[str, A
     }  # fmt: skip
 
 
+def trained(run: Run) -> Algorithm:
+    """A run's algorithm with its last checkpoint's weights. Raises UserError when there is none."""
+    device = torch.device("cpu")
+    algorithm = run.build(device, seeding.generators(run.seeds, seeding.LEARNING, device))
+    algorithm.load_weights(checkpoint.load_weights(run.folder, device))
+    return algorithm
+
+
 def evaluate(
     run: Run,
     episodes: int = 100,
@@ -132,9 +140,7 @@ def evaluate(
             "returns would not be comparable (--force evaluates nevertheless)",
             CHECK_FAILED,
         )
-    device = torch.device("cpu")
-    algorithm = run.build(device, seeding.generators(run.seeds, seeding.LEARNING, device))
-    algorithm.load_weights(checkpoint.load_weights(run.folder, device))
+    algorithm = trained(run)
     return report(
         run, returns(algorithm, run.settings.seeds, env_name, episodes, seed, candidates), candidates, seed
     )

@@ -11,13 +11,12 @@ from typing import Any
 
 import jinja2
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from PIL import Image
 
-from dom2 import checkpoint, seeding, track
+from dom2 import checkpoint, evaluate, track
 from dom2.run import Run
 from dom2data import dataset as datasets
 from dom2data import envs
@@ -122,10 +121,8 @@ def pictures(run: Run, episodes: int = 2) -> tuple[str | None, list[str]]:
         return None, []
     from dom2data.envs.render import frames
 
-    device = torch.device("cpu")
-    algorithm = run.build(device, seeding.generators(run.seeds, seeding.LEARNING, device))
-    algorithm.load_weights(checkpoint.load_weights(run.folder, device))
-    drawn = [Image.fromarray(frame) for frame in frames(name, algorithm.policy(0), seed=0, episodes=episodes)]
+    policy = evaluate.trained(run).policy(0)
+    drawn = [Image.fromarray(frame) for frame in frames(name, policy, seed=0, episodes=episodes)]
     few = [picture.quantize(64) for picture in drawn]
     gif = io.BytesIO()
     few[0].save(gif, "GIF", save_all=True, append_images=few[1:], duration=100, loop=0)

@@ -27,8 +27,9 @@ from dom2_policies.policy import Actor, Policy, Uniform, save_actor
 from dom2data import envs, scores
 from dom2data.envs.particle import ParticleEnv
 from dom2data.errors import FAILED, UserError
+from dom2data.pool import one_thread
 from dom2data.prey import PreyRecipe, train_prey
-from dom2data.rollout import rollout, team_returns
+from dom2data.rollout import rollout, seed_of, team_returns
 from dom2data.spec import VectorEnv
 
 Progress = Callable[[str, int, int], None]  # what is going on, environment steps done, of how many
@@ -129,6 +130,7 @@ def evaluate(env: VectorEnv, policy: Policy, episodes: int, seed: np.random.Seed
     )
 
 
+@one_thread()
 def replay_buffer(name: str, seed: int, progress: Progress | None = None) -> ReplayData:
     """Train against the shipped prey until the medium level is reached; everything collected till then.
 
@@ -157,6 +159,7 @@ def first_medium(
     )
 
 
+@one_thread()
 def train(
     name: str, seed: int, out: Path, progress: Progress | None = None, keep_prey: bool = False
 ) -> dict[str, Any]:
@@ -166,7 +169,6 @@ def train(
     Raises UserError when the medium level is not reached.
     """
     how = recipe(name)
-    torch.set_num_threads(1)  # matrices this small lose time on more, and sums would depend on their number
     out.mkdir(parents=True, exist_ok=True)
     policies: dict[str, Any] = {}
     prey: Actor | None = None
@@ -210,8 +212,3 @@ def store(actor: Actor, out: Path, stem: str, facts: dict[str, Any]) -> dict[str
 def report(progress: Progress | None, goal: str, checkpoint: Checkpoint, how: Recipe) -> None:
     if progress is not None:
         progress(f"training to {goal}: return {checkpoint.mean:.1f}", checkpoint.env_steps, how.steps)
-
-
-def seed_of(sequence: np.random.SeedSequence) -> int:
-    """A seed for a torch generator."""
-    return int(sequence.generate_state(1, np.uint64)[0])

@@ -49,7 +49,7 @@ def collect_block(job: Job) -> dict[str, NDArray[Any]]:
     """
     import torch
 
-    from dom2data.rollout import rollout
+    from dom2data.rollout import rollout, seed_of
 
     spec = envs.spec(job.env)
     seeds = np.random.SeedSequence(job.seed, spawn_key=(job.block,)).spawn(2 * len(job.policies))
@@ -57,9 +57,7 @@ def collect_block(job: Job) -> dict[str, NDArray[Any]]:
     for part, (checkpoint, episodes) in enumerate(zip(job.policies, job.episodes, strict=True)):
         if episodes:
             env = envs.make(job.env, num_envs=episodes)
-            generator = torch.Generator().manual_seed(
-                int(seeds[2 * part + 1].generate_state(1, np.uint64)[0])
-            )
+            generator = torch.Generator().manual_seed(seed_of(seeds[2 * part + 1]))
             policy = _policy(checkpoint, spec, job.noise)
             parts.append(rollout(env, env.reset(seed=seeds[2 * part]), policy, generator))
     observations, actions, rewards = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))

@@ -21,7 +21,7 @@ from dom2data import envs, ids, recipes
 from dom2data.collect import Job, collect_block, flatten, share
 from dom2data.dataset import Dataset
 from dom2data.errors import FAILED, UserError
-from dom2data.pool import one_thread, run
+from dom2data.pool import run
 from dom2data.publish import Origin, publish
 from dom2data.recipes import UNIFORM, Recipe
 from dom2data.spec import EnvSpec
@@ -203,8 +203,7 @@ def _write_replay(stage: Stage, todo: Plan, workers: int, progress: Progress) ->
     """Training is one process whatever ``workers`` says, and starts anew when it was interrupted."""
     from dom2data import behaviour
 
-    with one_thread():
-        data = behaviour.replay_buffer(todo.recipe.env, todo.recipe.seed, progress)
+    data = behaviour.replay_buffer(todo.recipe.env, todo.recipe.seed, progress)
     episodes, horizon = data.rewards.shape[:2]
     layouts = layout(todo.spec, episodes, episodes * horizon)
     require_space(stage.base, sum(array.nbytes for array in layouts.values()))

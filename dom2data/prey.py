@@ -15,7 +15,7 @@ from dom2_policies.policy import Actor, Uniform
 from dom2data import envs, scores
 from dom2data.envs.particle import ParticleEnv
 from dom2data.errors import FAILED, UserError
-from dom2data.rollout import rollout
+from dom2data.rollout import rollout, seed_of
 from dom2data.spec import EnvSpec, Float32, Step
 
 
@@ -88,7 +88,7 @@ def train_prey(
     env = Joint(inner)
     n, prey_obs_dim, spec = inner.spec.n_agents, inner.prey_obs.shape[-1], env.spec
     streams = np.random.SeedSequence(seed, spawn_key=(0,)).spawn(5)
-    seeds = [int(s.generate_state(1, np.uint64)[0]) for s in streams]
+    seeds = [seed_of(stream) for stream in streams]
     predators = td3.TD3(how.predators, n, inner.spec.obs_dim, spec.act_dim, seeds[0])
     prey = td3.TD3(how.prey, 1, prey_obs_dim, spec.act_dim, seeds[1])
     generator, rng = torch.Generator().manual_seed(seeds[2]), np.random.default_rng(streams[3])

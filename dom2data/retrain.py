@@ -8,7 +8,6 @@ from typing import Any
 
 from dom2data.errors import UserError
 from dom2data.generate import Progress
-from dom2data.pool import one_thread
 
 
 def train(
@@ -30,8 +29,7 @@ def train(
         raise UserError(f"expected a new folder, found {out}; --force replaces it, --out names another")
     partial_folder = out.with_name(out.name + ".partial")
     shutil.rmtree(partial_folder, ignore_errors=True)
-    with one_thread():
-        entry = behaviour.train(env, seed, partial_folder, progress, keep_prey=keep_prey)
+    entry = behaviour.train(env, seed, partial_folder, progress, keep_prey=keep_prey)
     shutil.rmtree(out, ignore_errors=True)
     partial_folder.rename(out)
     return entry

@@ -28,6 +28,11 @@ def rollout(env: VectorEnv, obs: Float32, policy: Policy, generator: torch.Gener
     return observations, actions, rewards
 
 
+def seed_of(sequence: np.random.SeedSequence) -> int:
+    """A seed for a torch generator."""
+    return int(sequence.generate_state(1, np.uint64)[0])
+
+
 def team_returns(rewards: Float32, spec: EnvSpec) -> Float32:
     """Undiscounted team return [E] of rewards [E, T, N]."""
     return spec.team(rewards.sum(axis=1))

@@ -75,7 +75,7 @@ def details(summary: dict[str, Any]) -> dict[str, str]:
     spec, references = summary["spec"], summary["references"]
     lines = {
         "created": summary["created"],
-        "environment": f"{summary['env']} ({spec['env_id']}, fingerprint {spec['fingerprint']})",
+        "environment": f"{summary['env']} ({spec['env_id']}, fingerprint {summary['fingerprint']})",
         "agents": f"{summary['agents']}: {', '.join(spec['agent_names'])}",
         "sizes": f"observation {max(spec['obs_dims'])}, action {spec['act_dim']}, horizon {spec['horizon']}, "
         f"reward {spec['reward']}",

@@ -9,6 +9,7 @@ from dom2data import ids, scores
 from dom2data.dataset import Dataset
 from dom2data.dataset import open as open_dataset
 from dom2data.errors import UserError
+from dom2data.spec import EnvSpec
 from dom2data.store import manifest as manifests
 
 
@@ -40,6 +41,7 @@ def summary(manifest: dict[str, Any], base: Path) -> dict[str, Any]:
     more = ("policies", "sources", "size_bytes", "created", "wall_s", "spec", "versions")
     return {key: manifest[key] for key in keys + more} | {
         "path": str(base / manifest["id"]),
+        "fingerprint": EnvSpec.from_json(manifest["spec"]).fingerprint,
         "agents": len(manifest["spec"]["agent_names"]),
         "normalized": _score(mean, references["published"]),
         "normalized_own": _score(mean, references["own"]),

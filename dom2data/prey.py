@@ -48,7 +48,7 @@ class Joint:
         inner = env.spec
         self.spec = EnvSpec(
             f"{inner.env_id}-joint", (*inner.agent_names, "prey"), (*inner.obs_dims, env.prey_obs.shape[-1]),
-            inner.act_dim, inner.act_low, inner.act_high, inner.horizon, "individual", "",
+            inner.act_dim, inner.act_low, inner.act_high, inner.horizon, "individual", {},
         )  # fmt: skip
 
     def reset(self, seed: Any = None, mask: Any = None) -> Float32:

@@ -66,7 +66,7 @@ def publish(
         "created": datetime.now(UTC).isoformat(timespec="microseconds"),
         "wall_s": round(time.perf_counter() - started, 3),
         "versions": {"python": python_version()}
-        | {name: version(name) for name in ("dom2", "numpy", "torch", "numba", "zarr", "numcodecs")},
+        | {name: version(name) for name in ("dom2", "numpy", "torch", "numba", "mujoco", "zarr", "numcodecs")},
     }
     stage.commit(manifest)
     return dataset.open(stage.dataset_id, stage.base)

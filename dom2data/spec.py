@@ -7,6 +7,8 @@ A action size, M stacked members (seeds x agents), B minibatch, K diffusion step
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
@@ -24,8 +26,9 @@ Bool = NDArray[np.bool_]
 class EnvSpec:
     """What an agent, a store and a checkpoint need to know of an environment.
 
-    ``fingerprint`` hashes everything that changes what the numbers mean (physics constants, reward and
-    observation version, prey weights, simulator version): two datasets are comparable iff it is equal.
+    ``facts`` are JSON values that name everything that changes what the numbers mean (physics constants,
+    reward and observation version, prey weights, simulator version). ``fingerprint`` hashes them: two
+    datasets are comparable iff it is equal.
     """
 
     env_id: str
@@ -36,7 +39,12 @@ class EnvSpec:
     act_high: float
     horizon: int
     reward: Literal["shared", "individual"]
-    fingerprint: str
+    facts: dict[str, Any] = dataclasses.field(hash=False)
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits."""
+        return hashlib.sha256(json.dumps(self.facts, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def n_agents(self) -> int:
@@ -54,10 +62,7 @@ class EnvSpec:
 
     def to_json(self) -> dict[str, Any]:
         """A dict of plain JSON values; ``from_json`` is its inverse."""
-        return dataclasses.asdict(self) | {
-            "agent_names": list(self.agent_names),
-            "obs_dims": list(self.obs_dims),
-        }
+        return json.loads(json.dumps(dataclasses.asdict(self)))
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> EnvSpec:

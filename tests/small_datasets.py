@@ -13,7 +13,7 @@ from dom2data.subsample import subsample
 
 
 def spec(horizon: int = 4, reward: Any = "individual") -> EnvSpec:
-    return EnvSpec("tag", ("a", "b", "c"), (5, 5, 5), 2, -1.0, 1.0, horizon, reward, "test")
+    return EnvSpec("tag", ("a", "b", "c"), (5, 5, 5), 2, -1.0, 1.0, horizon, reward, {"version": "test"})
 
 
 def in_memory(lengths: list[int], horizon: int = 4, seed: int = 0, reward: Any = "individual") -> Dataset:

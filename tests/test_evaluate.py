@@ -117,7 +117,7 @@ def test_evaluation_shares_no_draws_with_training(tmp_path: Path) -> None:
 def test_another_environment_is_refused_without_force(tmp_path: Path) -> None:
     begun = new_run(tmp_path / "run", updates=1)
     fit.fit(begun)
-    begun.spec = dataclasses.replace(begun.spec, fingerprint="other")
+    begun.spec = dataclasses.replace(begun.spec, facts={"dt": 7})
     with pytest.raises(UserError, match=r"fingerprint other, found .*--force") as error:
         evaluate.evaluate(begun, episodes=2)
     assert error.value.code == 3

@@ -13,7 +13,7 @@ from dom2.algorithms.dom2 import DOM2, Config
 from dom2data import dataset, generate
 from dom2data.spec import Batch, EnvSpec
 
-SPEC = EnvSpec("toy", ("left", "middle", "right"), (5, 5, 5), 2, -1.0, 1.0, 4, "individual", "toy-1")
+SPEC = EnvSpec("toy", ("left", "middle", "right"), (5, 5, 5), 2, -1.0, 1.0, 4, "individual", {"version": "toy-1"})
 NETWORKS: dict[str, Any] = {"widths": (16, 8, 8), "embed_dim": 8, "critic_widths": (16, 16)}
 CPU = torch.device("cpu")
 

@@ -8,8 +8,8 @@ and the action is a force in [-1, 1]^2.
 
 from __future__ import annotations
 
-import hashlib
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -67,9 +67,9 @@ class Scenario:
 
     def spec(self, prey_id: str) -> EnvSpec:
         """The task as learning agents see it; ``prey_id`` names the prey's weights in the fingerprint."""
-        described = {k: v for k, v in vars(self).items() if k not in ("observe", "reward")}
-        described |= {"physics": PHYSICS, "prey": prey_id}
-        text = json.dumps(described, sort_keys=True)
+        described = {k: v for k, v in vars(self).items() if k not in ("env_id", "observe", "reward")}
+        # JSON has no infinity: a speed without a cap is null.
+        described["max_speed"] = tuple(v if math.isfinite(v) else None for v in self.max_speed)
         return EnvSpec(
             env_id=self.env_id,
             agent_names=self.agent_names,
@@ -79,7 +79,7 @@ class Scenario:
             act_high=1.0,
             horizon=self.horizon,
             reward="shared" if self.reward_kind == "shared" else "individual",
-            fingerprint=hashlib.sha256(text.encode()).hexdigest()[:16],
+            facts=json.loads(json.dumps(PHYSICS | described | {"prey": prey_id})),
         )
 
 

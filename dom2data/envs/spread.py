@@ -46,21 +46,24 @@ def reward(pos: Float64, landmarks: Float64, rewards: Float32, prey_rewards: Flo
             rewards[e, a] = shared - 5.0 * touching
 
 
-SCENARIO = Scenario(
-    env_id="spread",
-    agent_names=("agent_0", "agent_1", "agent_2"),
-    has_prey=False,
-    sizes=(SIZE, SIZE, SIZE),
-    gain=(5.0, 5.0, 5.0),
-    max_speed=(float("inf"),) * 3,
-    landmark_sizes=(0.05, 0.05, 0.05),
-    landmark_collides=(False, False, False),
-    agent_range=1.0,
-    landmark_range=1.0,
-    obs_dim=18,
-    prey_obs_dim=0,
-    reward_kind="individual",
-    version="omar-1",
-    observe=observe,
-    reward=reward,
-)
+def scenario(env_id: str = "spread", n_agents: int = 3, n_landmarks: int = 3) -> Scenario:
+    """Spread; with more than three agents the arena is twice as wide, as in the published code."""
+    half_width = 1.0 if n_agents <= 3 else 2.0
+    return Scenario(
+        env_id=env_id,
+        agent_names=tuple(f"agent_{i}" for i in range(n_agents)),
+        has_prey=False,
+        sizes=(SIZE,) * n_agents,
+        gain=(5.0,) * n_agents,
+        max_speed=(float("inf"),) * n_agents,
+        landmark_sizes=(0.05,) * n_landmarks,
+        landmark_collides=(False,) * n_landmarks,
+        agent_range=half_width,
+        landmark_range=half_width,
+        obs_dim=4 + 2 * n_landmarks + 4 * (n_agents - 1),
+        prey_obs_dim=0,
+        reward_kind="individual",
+        version="omar-1",
+        observe=observe,
+        reward=reward,
+    )

@@ -55,7 +55,7 @@ def reward(pos: Float64, landmarks: Float64, rewards: Float32, prey_rewards: Flo
 
 PREDATOR_SIZE, PREY_SIZE = 0.075, 0.05
 
-SCENARIO = Scenario(
+_SCENARIO = Scenario(
     env_id="tag",
     agent_names=("predator_0", "predator_1", "predator_2"),
     has_prey=True,
@@ -73,3 +73,8 @@ SCENARIO = Scenario(
     observe=observe,
     reward=reward,
 )
+
+
+def scenario() -> Scenario:
+    """The task, in its one version."""
+    return _SCENARIO

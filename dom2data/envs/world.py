@@ -68,7 +68,7 @@ def reward(pos: Float64, landmarks: Float64, rewards: Float32, prey_rewards: Flo
         prey_rewards[e, 0] = -shared - 2.0 * edge + 2.0 * eaten + 0.05 * nearest
 
 
-SCENARIO = Scenario(
+_SCENARIO = Scenario(
     env_id="world",
     agent_names=("predator_0", "predator_1", "predator_2"),
     has_prey=True,
@@ -86,3 +86,8 @@ SCENARIO = Scenario(
     observe=observe,
     reward=reward,
 )
+
+
+def scenario() -> Scenario:
+    """The task, in its one version."""
+    return _SCENARIO

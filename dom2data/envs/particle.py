@@ -178,10 +178,10 @@ class ParticleEnv:
         n_agents, n_learn = len(scenario.sizes), len(scenario.agent_names)
         self._agent_pos = np.zeros((num_envs, n_agents, 2))
         self._agent_vel = np.zeros((num_envs, n_agents, 2))
-        self._landmark_pos = np.zeros((num_envs, len(scenario.landmark_sizes), 2))
+        self.landmark_pos = np.zeros((num_envs, len(scenario.landmark_sizes), 2))
         self._time = np.zeros(num_envs, np.int64)
         self._sizes = np.array(scenario.sizes)
-        # Per row, so that a shifted environment can scale single agents of single episodes.
+        # Per row, like the landmarks, so that a shifted environment can change them in single episodes.
         self.gain = np.tile(np.array(scenario.gain), (num_envs, 1))
         self.max_speed = np.tile(np.array(scenario.max_speed), (num_envs, 1))
         # Colliding landmarks come first in every scenario, so the kernel needs no mask.
@@ -198,11 +198,11 @@ class ParticleEnv:
     @property
     def state(self) -> tuple[Float64, Float64, Float64]:
         """Copies of agent positions [E,P,2], velocities [E,P,2] and landmark positions [E,L,2]."""
-        return self._agent_pos.copy(), self._agent_vel.copy(), self._landmark_pos.copy()
+        return self._agent_pos.copy(), self._agent_vel.copy(), self.landmark_pos.copy()
 
     def load_state(self, agent_pos: Float64, agent_vel: Float64, landmark_pos: Float64) -> Float32:
         """Start new episodes from given positions and velocities; returns obs [E,N,O]."""
-        self._agent_pos[...], self._agent_vel[...], self._landmark_pos[...] = (
+        self._agent_pos[...], self._agent_vel[...], self.landmark_pos[...] = (
             agent_pos,
             agent_vel,
             landmark_pos,
@@ -221,8 +221,8 @@ class ParticleEnv:
             -scenario.agent_range, scenario.agent_range, (len(rows), *self._agent_pos.shape[1:])
         )
         self._agent_vel[rows] = 0.0
-        self._landmark_pos[rows] = draw(
-            -scenario.landmark_range, scenario.landmark_range, (len(rows), *self._landmark_pos.shape[1:])
+        self.landmark_pos[rows] = draw(
+            -scenario.landmark_range, scenario.landmark_range, (len(rows), *self.landmark_pos.shape[1:])
         )
         self._time[rows] = 0
         return self.observe()
@@ -230,7 +230,7 @@ class ParticleEnv:
     def observe(self) -> Float32:
         """Observations of the learning agents [E,N,O]; also refreshes ``prey_obs`` [E,1,O']."""
         obs = np.empty((self.num_envs, self.spec.n_agents, self.spec.obs_dim), np.float32)
-        self.scenario.observe(self._agent_pos, self._agent_vel, self._landmark_pos, obs, self.prey_obs)
+        self.scenario.observe(self._agent_pos, self._agent_vel, self.landmark_pos, obs, self.prey_obs)
         return obs
 
     def step(self, actions: Float32, prey_actions: Float32 | None = None) -> Step:
@@ -241,7 +241,7 @@ class ParticleEnv:
         advance(
             self._agent_pos,
             self._agent_vel,
-            self._landmark_pos[:, :colliding],
+            self.landmark_pos[:, :colliding],
             np.asarray(actions),
             np.asarray(prey_actions),
             self.gain,
@@ -251,7 +251,7 @@ class ParticleEnv:
         )
         self._time += 1
         rewards = np.empty((self.num_envs, self.spec.n_agents), np.float32)
-        self.scenario.reward(self._agent_pos, self._landmark_pos, rewards, self.prey_rewards)
+        self.scenario.reward(self._agent_pos, self.landmark_pos, rewards, self.prey_rewards)
         return Step(
             self.observe(), rewards, np.zeros(self.num_envs, bool), self._time >= self.scenario.horizon
         )

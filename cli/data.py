@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from dom2_cli import describe
+from dom2_cli import describe, generating
 from dom2_cli import show as ui
-from dom2data.errors import INTERRUPTED, UserError
+from dom2_cli.generating import carry_out, finish
+from dom2data import envs
+from dom2data.errors import CHECK_FAILED, UserError
 
-if TYPE_CHECKING:
-    from dom2data.dataset import Dataset
-    from dom2data.generate import Plan
+__all__ = ["carry_out", "main"]
 
+ENVIRONMENTS = f"{', '.join(envs.NAMES)}; a variant ({', '.join(envs.VARIANTS)}); module:make of your own"
 root_option = click.option(
     "--root",
     type=click.Path(path_type=Path),
@@ -43,11 +43,11 @@ def main(debug: bool) -> None:
 
 
 @main.command()
-@click.option("--env", required=True, help="Environment: tag.")
+@click.option("--env", required=True, help=f"Environment: {ENVIRONMENTS}; several with commas, or all (4).")
 @click.option(
     "--quality",
     required=True,
-    help="random, random-medium, medium-replay, medium, medium-expert, expert, all.",
+    help="random, random-medium, medium-replay, medium, medium-expert, expert; several with commas, or all.",
 )
 @click.option("--steps", type=int, help="Transitions, rounded up to whole episodes [1000000].")
 @click.option("--seed", type=int, default=0, show_default=True, help="Everything random follows from it.")
@@ -57,9 +57,17 @@ def main(debug: bool) -> None:
 @click.option("--out", metavar="ID", help="Dataset id [dom2/<env>-<quality>-v0].")
 @click.option("--workers", type=click.IntRange(1), help="Processes, whatever the bytes [as many as pay].")
 @click.option(
+    "--checkpoints",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Folder of behaviour policies written by `dom2data train` [the shipped ones].",
+)
+@click.option(
     "--retrain", is_flag=True, help="Train the behaviour policies anew instead of using the shipped ones."
 )
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
+@click.option(
+    "--verify", "rehash", is_flag=True, help="With many: check every hash of what is there, not sizes alone."
+)
 @force_option
 @root_option
 @json_option
@@ -71,80 +79,35 @@ def generate(
     store: str,
     out: str | None,
     workers: int | None,
+    checkpoints: Path | None,
     retrain: bool,
     dry_run: bool,
+    rehash: bool,
     force: bool,
     root: Path | None,
     as_json: bool,
 ) -> None:
-    """Roll behaviour policies out into a dataset.
+    """Roll behaviour policies out into a dataset, or into many.
 
     \b
     dom2data generate --env tag --quality medium
-    dom2data generate --env tag --quality all --workers 2
+    dom2data generate --env all --quality all
     dom2data generate --env tag --quality expert --steps 100000 --seed 1 --dry-run
+    dom2data generate --env my_module:make --quality random --steps 100000
 
-    An interrupted run continues where it stopped when the same command is given again.
+    An interrupted run continues where it stopped when the same command is given again. Of many datasets,
+    those that are there and complete are kept.
     """
-    from dom2_policies import zoo
-    from dom2data import catalog, ids, pool, recipes
-    from dom2data import generate as make
-    from dom2data.retrain import retrained
-
-    if quality == "all" and out:
-        raise UserError(f"expected no --out with --quality all (each has its own id), found {out}")
-
-    sizes = {name: None if kind.replay else steps for name, kind in recipes.QUALITIES.items()}
-
-    def plans(checkpoints: Path) -> list[Plan]:
-        return [
-            make.plan(env, name, steps=size, seed=seed, out=out, root=root, checkpoints_in=checkpoints)
-            for name, size in (sizes if quality == "all" else {quality: steps}).items()
-        ]
-
-    todo = plans(zoo.FOLDER)  # before any training, so that a wrong word costs no time
-    if retrain and not dry_run:
-        with ui.progress_bar() as progress:
-            todo = plans(retrained(env, seed, ids.root(root), progress))
-    made = []
-    for plan in todo:
-        processes = workers or plan.best_workers(pool.cores())
-        click.echo(describe.plan(plan, processes, retrain), err=not dry_run)
-        if quality == "all" and not force and make.exists(plan):
-            ui.note(f"{plan.dataset_id} is complete already: kept")
-        elif not dry_run:
-            made.append(carry_out(plan, processes, force))
-            if not as_json:
-                finish(made[-1], root)
-    if as_json and not dry_run:
-        records = [catalog.summary(dataset.manifest, ids.root(root)) for dataset in made]
-        ui.print_json(records if quality == "all" else records[0])
-
-
-def carry_out(plan: Plan, workers: int, force: bool) -> Dataset:
-    """Generate with a progress bar; says what is kept when interrupted."""
-    from dom2data.generate import generate
-
-    try:
-        with ui.progress_bar() as progress:
-            return generate(plan, workers=workers, force=force, progress=progress)
-    except KeyboardInterrupt as error:
-        kept = "finished blocks are kept, the same command continues"
-        if plan.episodes is None:
-            kept = "training starts anew with the same command"
-        raise UserError(f"{plan.dataset_id}: interrupted; {kept}", INTERRUPTED) from error
-
-
-def finish(made: Dataset, root: Path | None, as_json: bool = False) -> None:
-    """The last words of a command that made a dataset."""
-    from dom2data import catalog, ids
-
-    summary = catalog.summary(made.manifest, ids.root(root))
-    if as_json:
-        ui.print_json(summary)
-    else:
-        click.echo(ui.rows(describe.headline(summary)))
-    ui.note(f"next: dom2 fit --dataset {made.id}")
+    asked = generating.Asked(env, quality, steps, seed, out, root, checkpoints, retrain)
+    todo = generating.plans(asked, dry_run)
+    if asked.many:
+        records = generating.many(todo, workers, force, rehash, dry_run)
+        if not dry_run:
+            ui.print_json(records) if as_json else describe.catalog(records)
+        return
+    made = generating.one(todo[0], workers, force, retrain, dry_run)
+    if made is not None:
+        finish(made, root, as_json)
 
 
 @main.command()
@@ -205,9 +168,10 @@ def subsample(
 
 
 @main.command("list")
+@click.option("--markdown", is_flag=True, help="Print a Markdown table, in the order of tasks and qualities.")
 @root_option
 @json_option
-def list_datasets(root: Path | None, as_json: bool) -> None:
+def list_datasets(markdown: bool, root: Path | None, as_json: bool) -> None:
     """The datasets that are there.
 
     \b
@@ -223,21 +187,7 @@ def list_datasets(root: Path | None, as_json: bool) -> None:
     if as_json:
         ui.print_json(found)
     elif found:
-        ui.table(
-            (
-                "id",
-                "steps",
-                "episodes",
-                "return",
-                "published",
-                "score",
-                "size",
-                "wall time",
-                "steps/s",
-                "hash",
-            ),
-            [describe.row(summary) for summary in found],
-        )
+        click.echo(describe.markdown(found)) if markdown else describe.catalog(found)
     else:
         ui.note(f"no datasets in {base}; `dom2data generate --env tag --quality medium` makes one")
 
@@ -291,3 +241,28 @@ def verify(dataset: str, root: Path | None) -> None:
     found = open_dataset(dataset, root)
     passed = check(found)
     click.echo(ui.rows({"id": found.id, "ok": ", ".join(passed), "hash": found.hash}))
+
+
+@main.command("check-env")
+@click.argument("env", metavar="ENV")
+@click.option("--episodes", type=click.IntRange(1), default=5, show_default=True, help="Episodes to play.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of these episodes.")
+@json_option
+def check_env(env: str, episodes: int, seed: int, as_json: bool) -> None:
+    """Can data be made in this PettingZoo environment? Exit code 3 with what is wrong with it, a line each.
+
+    \b
+    dom2data check-env my_module:make
+    dom2data check-env path/to/file.py:make
+    dom2data check-env tag
+    """
+    from dom2data.check_env import check
+
+    facts, findings = check(env, episodes, seed)
+    if as_json:
+        ui.print_json({"env": env, "findings": findings, **facts})
+    else:
+        click.echo("\n".join([*findings, ui.rows({key: str(value) for key, value in facts.items()})]))
+    if findings:
+        raise UserError(f"{env}: expected no findings, found {len(findings)}; see above", CHECK_FAILED)
+    ui.note(f"next: dom2data generate --env {env} --quality random --steps 10000")

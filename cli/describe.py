@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dom2_cli import show as ui
 
 if TYPE_CHECKING:
-    from dom2data.generate import Plan
+    from dom2data.plan import Plan, State
+
+HEAD = ("id", "steps", "episodes", "return", "published", "score", "size", "wall time", "steps/s", "hash")
+MARKDOWN = ("id", "episodes", "return", "published", "wall time", "size", "hash")
 
 
 def plan(todo: Plan, workers: int, retrain: bool) -> str:
@@ -16,8 +20,9 @@ def plan(todo: Plan, workers: int, retrain: bool) -> str:
 
     base = next(folder for folder in (todo.base, *todo.base.parents) if folder.exists())
     policies = [f"{name} ({digest[:12]})" for name, digest in todo.recipe.policies.items()]
-    amount = f"{todo.expected_steps:,} in {todo.expected_steps // todo.spec.horizon:,} episodes"
-    if todo.episodes is None:
+    least = "at least " if todo.ragged else ""
+    amount = f"{todo.expected_steps:,} in {least}{todo.episodes:,} episodes"
+    if todo.replay:
         policies = ["learners trained from nothing until they reach the medium level"]
         amount = f"what the replay buffer holds then, about {amount}"
     if retrain:
@@ -30,6 +35,25 @@ def plan(todo: Plan, workers: int, retrain: bool) -> str:
         "time": f"about {ui.duration(todo.seconds(workers))} with {workers} worker{'s'[: workers > 1]}",
     }
     return ui.rows(rows)
+
+
+def plans(todo: Sequence[Plan], states: Mapping[str, State], workers: Mapping[str, int], err: bool) -> None:
+    """What ``generate`` is about to do with many datasets, as a table and its sums."""
+    words = {"missing": "make", "complete": "keep", "damaged": "make again", "other": "taken"}
+    times = [0.0 if states[p.dataset_id] == "complete" else p.seconds(workers[p.dataset_id]) for p in todo]
+    rows = [
+        (
+            plan.dataset_id,
+            words[states[plan.dataset_id]],
+            f"{'about ' if plan.replay else ''}{plan.expected_steps:,}",
+            ui.size(plan.nbytes),
+            f"{workers[plan.dataset_id]}",
+            ui.duration(seconds),
+        )
+        for plan, seconds in zip(todo, times, strict=True)
+    ]
+    total = ("together", "", "", ui.size(sum(plan.nbytes for plan in todo)), "", ui.duration(sum(times)))
+    ui.table(("id", "", "steps", "at most", "workers", "about"), [*rows, total], err)
 
 
 def headline(summary: dict[str, Any]) -> dict[str, str]:
@@ -54,7 +78,31 @@ def _published(summary: dict[str, Any]) -> str:
     return f" (published {at['mean']:.2f} ± {at['std']:.2f})" if at else ""
 
 
+def catalog(summaries: Sequence[dict[str, Any]]) -> None:
+    """Many datasets as a table on stdout."""
+    ui.table(HEAD, [row(summary) for summary in summaries])
+
+
+def markdown(summaries: Sequence[dict[str, Any]]) -> str:
+    """Many datasets as a Markdown table, the standard ones first, by task and quality."""
+    from dom2data import envs, recipes
+
+    def place(summary: dict[str, Any]) -> tuple[bool, int, int, str]:
+        env, quality = summary["env"], summary["quality"]
+        known = env in envs.NAMES and quality in recipes.QUALITIES and not summary["parents"]
+        task = envs.NAMES.index(env) if known else 0
+        return not known, task, list(recipes.QUALITIES).index(quality) if known else 0, summary["id"]
+
+    chosen = [HEAD.index(name) for name in MARKDOWN]
+    lines = [[HEAD[i] for i in chosen], ["---", *["--:"] * (len(chosen) - 2), "---"]]
+    for summary in sorted(summaries, key=place):
+        cells = row(summary)
+        lines.append([f"`{cells[i]}`" if HEAD[i] in ("id", "hash") else cells[i] for i in chosen])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
 def row(summary: dict[str, Any]) -> tuple[str, ...]:
+    """The cells of a dataset in ``catalog``."""
     team, at = summary["returns"]["team"], summary["published"]
     return (
         summary["id"],
@@ -83,7 +131,8 @@ def details(summary: dict[str, Any]) -> dict[str, str]:
             f"{kind}: random {at['random']:.2f}, expert {at['expert']:.2f}"
             for kind, at in references.items()
             if at
-        ),
+        )
+        or "none",
         "recipe": ", ".join(f"{k} {v}" for k, v in summary["recipe"].items() if not isinstance(v, dict)),
         "versions": ", ".join(f"{key} {value}" for key, value in summary["versions"].items()),
     }

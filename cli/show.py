@@ -128,8 +128,8 @@ def rows(facts: Mapping[str, str]) -> str:
     return "\n".join(f"{name:<{width}}  {value}" for name, value in facts.items())
 
 
-def table(header: Sequence[str], body: Sequence[Sequence[str]]) -> None:
-    """A table on stdout: the first column to the left, numbers to the right, never cut."""
+def table(header: Sequence[str], body: Sequence[Sequence[str]], err: bool = False) -> None:
+    """A table on stdout (or stderr): the first column to the left, numbers to the right, never cut."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -139,4 +139,4 @@ def table(header: Sequence[str], body: Sequence[Sequence[str]]) -> None:
         grid.add_column(name, justify="left" if i == 0 else "right", no_wrap=True)
     for row in body:
         grid.add_row(*row)
-    Console(width=1000).print(grid)  # a narrow terminal wraps the lines instead of losing digits
+    Console(width=1000, stderr=err).print(grid)  # a narrow terminal wraps the lines instead of losing digits

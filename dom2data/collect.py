@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dom2data import envs, stats
-from dom2data.spec import EnvSpec, Float32
+from dom2data.spec import EnvSpec
 
 if TYPE_CHECKING:
     from dom2_policies.policy import Policy
+    from dom2data.rollout import Rows
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def collect_block(job: Job) -> dict[str, NDArray[Any]]:
     """
     import torch
 
-    from dom2data.rollout import rollout, seed_of
+    from dom2data.rollout import Rows, play, seed_of
 
     spec = envs.spec(job.env)
     seeds = np.random.SeedSequence(job.seed, spawn_key=(job.block,)).spawn(2 * len(job.policies))
@@ -59,32 +60,37 @@ def collect_block(job: Job) -> dict[str, NDArray[Any]]:
             env = envs.make(job.env, num_envs=episodes)
             generator = torch.Generator().manual_seed(seed_of(seeds[2 * part + 1]))
             policy = _policy(checkpoint, spec, job.noise)
-            parts.append(rollout(env, env.reset(seed=seeds[2 * part]), policy, generator))
-    observations, actions, rewards = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    return flatten(
-        spec, observations, actions, rewards, np.repeat(np.arange(len(job.episodes)), job.episodes)
-    )
+            parts.append(play(env, env.reset(seed=seeds[2 * part]), policy, generator))
+    rows = Rows._make(np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    source = np.repeat(np.arange(len(job.episodes)), job.episodes)
+    if envs.is_foreign(job.env):
+        order = interleaved(job.episodes)
+        rows, source = Rows._make(array[order] for array in rows), source[order]
+    return flatten(spec, rows, source)
 
 
-def flatten(
-    spec: EnvSpec, observations: Float32, actions: Float32, rewards: Float32, source: NDArray[Any]
-) -> dict[str, NDArray[Any]]:
-    """Episodes [Ep, T+1, N, O], [Ep, T, N, A], [Ep, T, N] as the store's arrays, without offsets.
+def interleaved(counts: Sequence[int]) -> NDArray[np.int64]:
+    """An order of the parts' episodes in which any beginning holds nearly its share of each part."""
+    places = np.concatenate([(np.arange(count) + 0.5) / max(count, 1) for count in counts])
+    return np.argsort(places, kind="stable")
 
-    They last the full horizon, as in all environments here, so each ended by its time limit (truncated).
-    ``source`` [Ep] is the number of the policy that acted.
-    """
-    episodes, horizon = rewards.shape[:2]
-    flat = rewards.reshape(-1, spec.n_agents)
-    team, agents = stats.episode_returns(spec, flat, np.arange(episodes) * horizon)
+
+def flatten(spec: EnvSpec, rows: Rows, source: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    """Episodes as the store's arrays; ``source`` [episodes] is the number of the policy that acted."""
+    time = np.arange(spec.horizon + 1)
+    taken = time[:-1] < rows.lengths[:, None]
+    offsets = np.concatenate(([0], np.cumsum(rows.lengths)))
+    rewards = rows.rewards[taken]
+    team, agents = stats.episode_returns(spec, rewards, offsets[:-1])
     return {
-        "observations": observations.reshape(-1, spec.n_agents, spec.obs_dim),
-        "actions": actions.reshape(-1, spec.n_agents, spec.act_dim),
-        "rewards": flat,
+        "observations": rows.observations[time <= rows.lengths[:, None]],
+        "actions": rows.actions[taken],
+        "rewards": rewards,
+        "offsets": offsets,
         "returns": team,
         "agent_returns": agents,
-        "terminated": np.zeros(episodes, bool),
-        "truncated": np.ones(episodes, bool),
+        "terminated": rows.terminated,
+        "truncated": rows.truncated,
         "source": source.astype(np.int64),
     }
 

@@ -19,6 +19,8 @@ from dom2data.store import zarr
 from dom2data.store.layout import ArrayLayout
 from dom2data.store.stage import Stage
 
+_RECORDED = ("dom2", "numpy", "torch", "numba", "mujoco", "pettingzoo", "zarr", "numcodecs")
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -66,7 +68,7 @@ def publish(
         "created": datetime.now(UTC).isoformat(timespec="microseconds"),
         "wall_s": round(time.perf_counter() - started, 3),
         "versions": {"python": python_version()}
-        | {name: version(name) for name in ("dom2", "numpy", "torch", "numba", "mujoco", "zarr", "numcodecs")},
+        | {name: version(name) for name in _RECORDED},
     }
     stage.commit(manifest)
     return dataset.open(stage.dataset_id, stage.base)

@@ -86,6 +86,19 @@ def versions() -> dict[str, str]:
     return {"schema": SCHEMA} | {name: version(name) for name in ("dom2", "numpy", "torch")}
 
 
+def entry(env: str, folder: Path = zoo.FOLDER) -> dict[str, Any]:
+    """What a folder of checkpoints says of an environment. Raises UserError when it says nothing."""
+    try:
+        return zoo.entry(env, folder)
+    except ValueError as error:
+        where = "" if folder == zoo.FOLDER else f" in {folder}"
+        raise UserError(f"{error}{where}; {_training(env)}") from error
+
+
+def _training(env: str) -> str:
+    return f"`dom2data train --env {env} --out FOLDER` trains them, --checkpoints FOLDER uses them"
+
+
 def checkpoints(env: str, quality_name: str, folder: Path = zoo.FOLDER) -> dict[str, Path]:
     """The checkpoint file of every trained policy that a quality needs.
 
@@ -94,11 +107,12 @@ def checkpoints(env: str, quality_name: str, folder: Path = zoo.FOLDER) -> dict[
     found = {}
     for name, _ in quality(quality_name).parts:
         if name != UNIFORM:
+            entry(env, folder)
             try:
                 found[name] = zoo.path(env, name, folder)
-                recorded = zoo.sha256(env, name, folder)
             except ValueError as error:
-                raise UserError(f"{error}; `dom2data train --env {env}` trains them") from error
+                raise UserError(f"{error}; {_training(env)}") from error
+            recorded = zoo.sha256(env, name, folder)
             if file_hash(found[name]) != recorded:
                 raise UserError(
                     f"{found[name]}: expected sha256 {recorded}, found another file", CHECK_FAILED

@@ -2,30 +2,54 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from dom2_policies.policy import Policy
-from dom2data.spec import EnvSpec, Float32, VectorEnv
+from dom2data.spec import Bool, EnvSpec, Float32, VectorEnv
 
 Trajectories = tuple[Float32, Float32, Float32]
 
 
-def rollout(env: VectorEnv, obs: Float32, policy: Policy, generator: torch.Generator) -> Trajectories:
-    """One episode in every row, from the observations that ``reset`` returned until the horizon.
+class Rows(NamedTuple):
+    """One episode in every row. Beyond its end a row repeats its last observation and earns nothing."""
 
-    Returns observations [E, T+1, N, O], actions [E, T, N, A] and rewards [E, T, N].
-    """
+    observations: Float32  # [E, T+1, N, O]
+    actions: Float32  # [E, T, N, A]
+    rewards: Float32  # [E, T, N]
+    lengths: NDArray[np.int64]  # [E], in 1..T
+    terminated: Bool  # [E]
+    truncated: Bool  # [E]
+
+
+def play(env: VectorEnv, obs: Float32, policy: Policy, generator: torch.Generator) -> Rows:
+    """One episode in every row, from the observations that ``reset`` returned to its end, T = horizon."""
     spec, e = env.spec, env.num_envs
     observations = np.empty((e, spec.horizon + 1, spec.n_agents, spec.obs_dim), np.float32)
-    actions = np.empty((e, spec.horizon, spec.n_agents, spec.act_dim), np.float32)
-    rewards = np.empty((e, spec.horizon, spec.n_agents), np.float32)
+    actions = np.zeros((e, spec.horizon, spec.n_agents, spec.act_dim), np.float32)
+    rewards = np.zeros((e, spec.horizon, spec.n_agents), np.float32)
+    lengths = np.zeros(e, np.int64)
+    terminated, truncated = np.zeros((2, e), bool)
     observations[:, 0] = obs
     for t in range(spec.horizon):
         actions[:, t] = policy.act(torch.from_numpy(obs), generator).numpy()
-        obs, rewards[:, t], _, _ = env.step(actions[:, t])
+        running = ~(terminated | truncated)
+        obs, rewards[:, t], terminated, truncated = env.step(actions[:, t])
         observations[:, t + 1] = obs
-    return observations, actions, rewards
+        lengths += running
+        if (terminated | truncated).all():
+            observations[:, t + 2 :] = obs[:, None]
+            break
+    return Rows(observations, actions, rewards, lengths, terminated, truncated)
+
+
+def rollout(env: VectorEnv, obs: Float32, policy: Policy, generator: torch.Generator) -> Trajectories:
+    """The observations [E, T+1, N, O], actions [E, T, N, A] and rewards [E, T, N] of ``play``."""
+    rows = play(env, obs, policy, generator)
+    return rows.observations, rows.actions, rows.rewards
 
 
 def seed_of(sequence: np.random.SeedSequence) -> int:

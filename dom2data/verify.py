@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +22,21 @@ def verify(dataset: Dataset) -> list[str]:
         if finding is not None:
             raise UserError(f"{dataset.id}: {name}: {finding}; generate or fetch it again", CHECK_FAILED)
     return list(CHECKS)
+
+
+def files(data: Path, manifest: Mapping[str, Any]) -> str | None:
+    """The quick look, at no content: every chunk has its file, and together they have the size noted."""
+    for name, entry in manifest["arrays"].items():
+        array = ArrayLayout.from_json(entry)
+        for chunk in range(array.n_chunks):
+            place = "/".join([str(chunk)] + ["0"] * (len(array.shape) - 1))
+            if not (data / name / "c" / place).is_file():
+                return f"array {name!r}, chunk {chunk}: expected its file, found none"
+    added = {manifests.FILE, manifests.MARKER, "metadata.json"}  # after the size was taken
+    size = sum(file.stat().st_size for file in data.rglob("*") if file.is_file() and file.name not in added)
+    return (
+        None if size == manifest["size_bytes"] else f"expected {manifest['size_bytes']} bytes, found {size}"
+    )
 
 
 def structure(dataset: Dataset) -> str | None:

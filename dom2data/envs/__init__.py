@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from dom2_policies import zoo
 
 if TYPE_CHECKING:
     from dom2_policies.policy import Policy
+    from dom2data.envs.foreign import ForeignEnv
     from dom2data.envs.halfcheetah import HalfCheetahEnv
     from dom2data.envs.particle import ParticleEnv, Scenario
-    from dom2data.spec import EnvSpec
+    from dom2data.spec import EnvSpec, VectorEnv
 
 NAMES = ("tag", "world", "spread", "halfcheetah")
 """The four tasks of the published datasets, all of them with behaviour policies."""
@@ -36,10 +37,15 @@ VARIANTS = tuple(name for name in (*_PARTICLE, *_HALFCHEETAH) if name not in NAM
 """Further tasks on the same simulators."""
 
 
+def is_foreign(name: str) -> bool:
+    """Whether this is a user's own environment, ``module:make``; its episodes may end before the horizon."""
+    return ":" in name
+
+
 def _scenario(name: str) -> Scenario:
     if name not in _PARTICLE:
         known = ", ".join((*NAMES, *VARIANTS))
-        raise ValueError(f"expected an environment ({known}), found {name!r}")
+        raise ValueError(f"expected an environment ({known}) or module:make, found {name!r}")
     module, options = _PARTICLE[name]
     return importlib.import_module(module).scenario(**options)
 
@@ -49,7 +55,14 @@ def _prey_id(name: str, scenario: Scenario) -> str:
 
 
 def spec(name: str) -> EnvSpec:
-    """The standard environment's spec, without building it. Raises ValueError for an unknown name."""
+    """The standard environment's spec.
+
+    Raises ValueError for an unknown name, and UserError like ``foreign.spec`` for a user's own.
+    """
+    if is_foreign(name):
+        from dom2data.envs import foreign
+
+        return foreign.spec(name)
     if name in _HALFCHEETAH:
         from dom2data.envs import halfcheetah
 
@@ -58,15 +71,41 @@ def spec(name: str) -> EnvSpec:
     return scenario.spec(_prey_id(name, scenario))
 
 
+@overload
+def make(
+    name: str, num_envs: int = 1, shift: None = None, seed: Any = 0, prey: Policy | None = None
+) -> ParticleEnv | HalfCheetahEnv | ForeignEnv: ...
+
+
+@overload
+def make(
+    name: str, num_envs: int = 1, *, shift: str | None, seed: Any = 0, prey: Policy | None = None
+) -> VectorEnv: ...
+
+
 def make(
     name: str, num_envs: int = 1, shift: str | None = None, seed: Any = 0, prey: Policy | None = None
-) -> ParticleEnv | HalfCheetahEnv:
+) -> VectorEnv:
     """E rows of an environment, with its frozen prey or with ``prey``.
 
-    Raises ValueError for an unknown name or shift.
+    With a ``shift`` of the table in ``dom2data.envs.shifts`` they are ``Shifted``; ``parameters`` say what was
+    drawn for them. Raises ValueError for an unknown name, or a shift that this environment does not have.
     """
-    if shift not in (None, "none"):
-        raise ValueError(f"expected a shift (none), found {shift!r}")
+    env = _standard(name, num_envs, seed, prey)
+    if shift in (None, "none"):
+        return env
+    from dom2data.envs import shifts
+
+    return shifts.Shifted(env, shifts.named(shift, name, env.spec), seed)
+
+
+def _standard(
+    name: str, num_envs: int, seed: Any, prey: Policy | None
+) -> ParticleEnv | HalfCheetahEnv | ForeignEnv:
+    if is_foreign(name):
+        from dom2data.envs.foreign import ForeignEnv
+
+        return ForeignEnv(name, num_envs, seed)
     if name in _HALFCHEETAH:
         from dom2data.envs.halfcheetah import HalfCheetahEnv
 

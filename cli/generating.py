@@ -1,0 +1,181 @@
+"""What ``dom2data generate`` does with one dataset or with many."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dom2_cli import describe
+from dom2_cli import show as ui
+from dom2data.errors import FAILED, INTERRUPTED, UserError
+
+if TYPE_CHECKING:
+    from dom2data.dataset import Dataset
+    from dom2data.plan import Plan, State
+
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The command line of ``generate``, as far as plans depend on it."""
+
+    env: str
+    quality: str
+    steps: int | None
+    seed: int
+    out: str | None
+    root: Path | None
+    checkpoints: Path | None
+    retrain: bool
+
+    @property
+    def envs(self) -> Sequence[str]:
+        from dom2data import envs
+
+        return envs.NAMES if self.env == ALL else self.env.split(",")
+
+    @property
+    def qualities(self) -> Sequence[str]:
+        from dom2data import recipes
+
+        return tuple(recipes.QUALITIES) if self.quality == ALL else self.quality.split(",")
+
+    @property
+    def many(self) -> bool:
+        return len(self.envs) * len(self.qualities) > 1
+
+    def plans(self, env: str, checkpoints: Path) -> Iterator[Plan]:
+        """One plan for each quality; of many, those that have a size of their own ignore ``steps``."""
+        from dom2data import generate, recipes
+
+        for quality in self.qualities:
+            sized = self.many and recipes.quality(quality).replay
+            yield generate.plan(
+                env,
+                quality,
+                steps=None if sized else self.steps,
+                seed=self.seed,
+                out=self.out,
+                root=self.root,
+                checkpoints_in=checkpoints,
+            )
+
+
+def plans(asked: Asked, dry_run: bool) -> list[Plan]:
+    """Every plan, the policies that they need trained anew first where that was asked for.
+
+    All are made before any training, so that a wrong word costs no time.
+    """
+    from dom2_policies import zoo
+    from dom2data import ids
+    from dom2data.retrain import retrained
+
+    if asked.many and asked.out:
+        raise UserError(f"expected no --out with many datasets (each has its own id), found {asked.out}")
+    if asked.retrain and asked.checkpoints:
+        raise UserError("expected --retrain or --checkpoints, found both; choose one")
+    folder = asked.checkpoints or zoo.FOLDER
+    todo = [plan for env in asked.envs for plan in asked.plans(env, folder)]
+    if asked.retrain and not dry_run:
+        todo = []
+        for env in asked.envs:
+            with ui.progress_bar() as progress:
+                folder = retrained(env, asked.seed, ids.root(asked.root), progress)
+            todo += asked.plans(env, folder)
+    return todo
+
+
+def one(todo: Plan, workers: int | None, force: bool, retrain: bool, dry_run: bool) -> Dataset | None:
+    """Announce a plan and carry it out."""
+    processes = workers or best_workers(todo)
+    click.echo(describe.plan(todo, processes, retrain), err=not dry_run)
+    return None if dry_run else carry_out(todo, processes, force)
+
+
+def many(
+    todo: list[Plan], workers: int | None, force: bool, rehash: bool, dry_run: bool
+) -> list[dict[str, Any]]:
+    """Announce the plans in a table and carry out those whose datasets are not there; records of all.
+
+    What fails is noted, and the others are made. Raises UserError: code 2, before anything is made, when ids
+    are taken by other recipes (and not ``force``); 1 at the end, when some failed.
+    """
+    from dom2data import catalog, dataset
+    from dom2data.plan import state
+
+    states = {plan.dataset_id: state(plan, rehash) for plan in todo}
+    processes = {plan.dataset_id: workers or best_workers(plan) for plan in todo}
+    describe.plans(todo, states, processes, err=not dry_run)
+    if dry_run:
+        return []
+    taken = [plan.dataset_id for plan in todo if states[plan.dataset_id] == "other"]
+    if taken and not force:
+        raise UserError(
+            f"expected new ids, found {', '.join(taken)} in {todo[0].base}, of other recipes; "
+            "--force replaces them"
+        )
+    records, failed = [], []
+    for plan in todo:
+        try:
+            if force or states[plan.dataset_id] != "complete":
+                replace = force or states[plan.dataset_id] == "damaged"
+                carry_out(plan, processes[plan.dataset_id], replace)
+            records.append(catalog.summary(dataset.open(plan.dataset_id, plan.base).manifest, plan.base))
+            ui.note(_done(records[-1], states[plan.dataset_id], force))
+        except UserError as error:
+            if error.code == INTERRUPTED:
+                raise
+            failed.append(plan.dataset_id)
+            ui.note(f"{plan.dataset_id} failed: {error}")
+    if failed:
+        raise UserError(
+            f"expected {len(todo)} datasets, found {len(records)}, without {', '.join(failed)} "
+            "(reasons above); the same command tries them again",
+            FAILED,
+        )
+    return records
+
+
+def _done(record: dict[str, Any], before: State, force: bool) -> str:
+    if before == "complete" and not force:
+        return f"{record['id']} is complete already: kept"
+    again = " (it was damaged)" if before == "damaged" else ""
+    return f"{record['id']} made in {ui.duration(record['wall_s'])}{again}"
+
+
+def best_workers(todo: Plan) -> int:
+    """As many worker processes as pay for their start."""
+    from dom2data import pool
+
+    return todo.best_workers(pool.cores())
+
+
+def carry_out(plan: Plan, workers: int, force: bool) -> Dataset:
+    """Generate with a progress bar; says what is kept when interrupted."""
+    from dom2data.generate import generate
+
+    try:
+        with ui.progress_bar() as progress:
+            return generate(plan, workers=workers, force=force, progress=progress)
+    except KeyboardInterrupt as error:
+        kept = "finished blocks are kept, the same command continues"
+        if plan.replay:
+            kept = "training starts anew with the same command"
+        raise UserError(f"{plan.dataset_id}: interrupted; {kept}", INTERRUPTED) from error
+
+
+def finish(made: Dataset, root: Path | None, as_json: bool = False) -> None:
+    """The last words of a command that made a dataset."""
+    from dom2data import catalog, ids
+
+    summary = catalog.summary(made.manifest, ids.root(root))
+    if as_json:
+        ui.print_json(summary)
+    else:
+        click.echo(ui.rows(describe.headline(summary)))
+    ui.note(f"next: dom2 fit --dataset {made.id}")

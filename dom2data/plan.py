@@ -1,0 +1,154 @@
+"""What is about to be generated: everything that the bytes of a dataset depend on, decided beforehand."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from dom2_policies import zoo
+from dom2data import dataset, envs, ids, recipes, verify
+from dom2data.errors import UserError
+from dom2data.recipes import Recipe
+from dom2data.spec import EnvSpec
+from dom2data.store import manifest as manifests
+from dom2data.store.layout import ArrayLayout, block_episodes, layout
+
+State = Literal["missing", "complete", "damaged", "other"]
+"""Of a plan's id: nothing there; the very dataset; the same with something lost; something else."""
+
+STEPS = 1_000_000
+# Of one worker and of starting one (in this process, spawned), about; they decide no bytes, only how many
+# workers are worth their start and what the plan says of the time.
+_STEPS_PER_SECOND = {"particles": 220_000, "halfcheetah": 30_000, "foreign": 5_000}
+_TRAINING_STEPS_PER_SECOND = {"particles": 5_000, "halfcheetah": 1_000, "foreign": 2_000}
+_START_S, _SPAWN_S = 2.0, 5.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What ``generate`` is about to do."""
+
+    dataset_id: str
+    base: Path
+    spec: EnvSpec
+    recipe: Recipe
+    checkpoints: Mapping[str, Path]
+    zoo: Path
+    expected_steps: int
+    """``steps`` in whole episodes; of medium-replay, what the medium level took when it was trained"""
+
+    @property
+    def ragged(self) -> bool:
+        """Whether episodes may end early, so that their number is not known beforehand."""
+        return envs.is_foreign(self.recipe.env)
+
+    @property
+    def replay(self) -> bool:
+        """Whether this is a replay buffer, whose size is decided by training."""
+        return self.recipe.steps is None
+
+    @property
+    def episodes(self) -> int:
+        """Whole episodes that the expected steps are, if all of them last the full horizon."""
+        return math.ceil(self.expected_steps / self.spec.horizon)
+
+    @property
+    def layouts(self) -> dict[str, ArrayLayout]:
+        """The arrays to be written, if they are as expected."""
+        return layout(self.spec, self.episodes, self.episodes * self.spec.horizon)
+
+    @property
+    def nbytes(self) -> int:
+        """Disk space needed at most (noisy float32 hardly compresses); ragged data lie there twice."""
+        return (2 if self.ragged else 1) * sum(array.nbytes for array in self.layouts.values())
+
+    def seconds(self, workers: int) -> float:
+        """A rough guess of the time it takes."""
+        kind = "foreign" if self.ragged else self.recipe.env.split("-")[0]
+        if self.replay:
+            rate = _TRAINING_STEPS_PER_SECOND.get(kind, _TRAINING_STEPS_PER_SECOND["particles"])
+            return _START_S + self.expected_steps / rate
+        workers = min(workers, math.ceil(self.episodes / block_episodes(self.spec.horizon)))
+        rate = _STEPS_PER_SECOND.get(kind, _STEPS_PER_SECOND["particles"])
+        return (_START_S if workers == 1 else _SPAWN_S) + self.expected_steps / (rate * workers)
+
+    def best_workers(self, cores: int) -> int:
+        """The number of workers that is fastest: for a small dataset, or for training, one is."""
+        return min(range(1, cores + 1), key=self.seconds)
+
+
+def plan(
+    env: str,
+    quality: str,
+    *,
+    steps: int | None = None,
+    seed: int = 0,
+    out: str | None = None,
+    root: str | Path | None = None,
+    checkpoints_in: Path = zoo.FOLDER,
+) -> Plan:
+    """Decide everything that the bytes of a dataset depend on.
+
+    Raises UserError for an unknown environment or quality, a missing or altered checkpoint, a number of steps
+    below 1, or any number with medium-replay.
+    """
+    try:
+        spec = envs.spec(env)
+    except ValueError as error:
+        near = difflib.get_close_matches(env, (*envs.NAMES, *envs.VARIANTS), n=1)
+        raise UserError(
+            f"{error}" + (f"; did you mean {near[0]}?" if near and near[0] != env else "")
+        ) from error
+    replay = recipes.quality(quality).replay
+    if replay and steps is not None:
+        raise UserError(
+            f"expected no --steps with {quality} (it is what the replay buffer holds), found {steps}; "
+            "generate it whole, then `dom2data subsample --fraction F`"
+        )
+    if steps is not None and steps < 1:
+        raise UserError(f"expected --steps of 1 or more, found {steps}")
+    if seed < 0:
+        raise UserError(f"expected a --seed of 0 or more, found {seed}")
+    found = recipes.checkpoints(env, quality, checkpoints_in)
+    recipe = Recipe(
+        env=env,
+        quality=quality,
+        steps=None if replay else steps or STEPS,
+        seed=seed,
+        noise=float(zoo.entry(env, checkpoints_in)["noise"]) if found else 0.0,
+        policies={name: recipes.file_hash(path) for name, path in found.items()},
+        fingerprint=spec.fingerprint,
+        versions=recipes.versions(),
+    )
+    name = out or f"{spec.env_id}-{quality}" + (f"-s{seed}" if seed else "")
+    expected = recipe.steps or recipes.entry(env, checkpoints_in)["policies"]["medium"]["env_steps"]
+    expected = math.ceil(expected / spec.horizon) * spec.horizon
+    return Plan(ids.full(name), ids.root(root), spec, recipe, found, checkpoints_in, expected)
+
+
+def state(todo: Plan, rehash: bool = False) -> State:
+    """What is there under the plan's id, told by its manifest and the sizes of its files.
+
+    ``rehash`` reads everything and checks every hash, too.
+    """
+    data = ids.directory(todo.dataset_id, todo.base)
+    if not data.parent.exists():
+        return "missing"
+    try:
+        manifest = manifests.read(data)
+    except UserError:
+        return "other"
+    if manifest["recipe"] != todo.recipe.to_json():
+        return "other"
+    if verify.files(data, manifest) is not None:
+        return "damaged"
+    if rehash:
+        try:
+            verify.verify(dataset.open(todo.dataset_id, todo.base))
+        except UserError:
+            return "damaged"
+    return "complete"

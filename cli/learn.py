@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
+mismatch_option = click.option(
+    "--allow-mismatch",
+    is_flag=True,
+    help="Go on although the environment is not the data's; the result says so.",
+)
 root_option = click.option(
     "--root",
     type=click.Path(path_type=Path),
@@ -104,6 +109,7 @@ def option(field: Field) -> click.Option:
 )
 @click.option("--print-config", is_flag=True, help="Print the settings that would be used, and stop.")
 @click.option("--force", is_flag=True, help="Replace a run that is in the way.")
+@mismatch_option
 @root_option
 @json_option
 def fit(
@@ -113,6 +119,7 @@ def fit(
     resume: Path | None,
     print_config: bool,
     force: bool,
+    allow_mismatch: bool,
     root: Path | None,
     as_json: bool,
     **values: Any,
@@ -126,14 +133,21 @@ def fit(
 
     The first Ctrl-C saves and stops, the second stops at once; --resume continues bit for bit on a CPU.
     """
-    given = {name: value for name, value in values.items() if value is not None}
-    run = (
-        continued(resume, given) if resume else begun(dataset, preset, given, out, root, force, print_config)
-    )
-    if run is None:
-        return
     import torch
 
+    from dom2 import run as runs
+
+    given = {name: value for name, value in values.items() if value is not None}
+    if resume:
+        run = continued(resume, given, allow_mismatch)
+    else:
+        data, document = described(dataset, preset, given, root, allow_mismatch)
+        if print_config:
+            ui.print_json({key: document[key] for key in ("settings", "config", "dataset")})
+            return
+        run = runs.create(
+            out or runs.default_folder(data, document["settings"]["algorithm"]), document, force
+        )
     from dom2 import fit as fitting
 
     torch.set_num_threads(run.settings.threads)
@@ -153,16 +167,10 @@ def fit(
     ui.note(f"next: dom2 evaluate {run.folder}")
 
 
-def begun(
-    dataset: str | None,
-    preset: str,
-    given: dict[str, Any],
-    out: Path | None,
-    root: Path | None,
-    force: bool,
-    print_config: bool,
-) -> Run | None:
-    """A new run of the given settings, or None after printing them."""
+def described(
+    dataset: str | None, preset: str, given: dict[str, Any], root: Path | None, allow_mismatch: bool
+) -> tuple[Dataset, dict[str, Any]]:
+    """The data of a new run, generated where it is standard and not there, and the run's document."""
     import torch
 
     from dom2 import config, fit, run
@@ -174,13 +182,8 @@ def begun(
     settings = config.build(run.Settings, {"threads": torch.get_num_threads()} | chosen)
     data = open_or_generate(dataset, root)
     hyper = {name: value for name, value in given.items() if name not in names}
-    document = run.describe(
-        settings, fit.configure(settings.algorithm, preset, data, hyper), data, sys.argv[1:]
-    )
-    if print_config:
-        ui.print_json({key: document[key] for key in ("settings", "config", "dataset")})
-        return None
-    return run.create(out or run.default_folder(data, settings.algorithm), document, force)
+    configured = fit.configure(settings.algorithm, preset, data, hyper)
+    return data, run.describe(settings, configured, data, sys.argv[1:], allow_mismatch)
 
 
 def open_or_generate(name: str, root: Path | None) -> Dataset:
@@ -202,7 +205,7 @@ def open_or_generate(name: str, root: Path | None) -> Dataset:
     return datasets.open(name, root)
 
 
-def continued(folder: Path, given: dict[str, Any]) -> Run:
+def continued(folder: Path, given: dict[str, Any], allow_mismatch: bool) -> Run:
     """An existing run to go on with, its schedule amended."""
     from dom2 import checkpoint, run
 
@@ -214,6 +217,7 @@ def continued(folder: Path, given: dict[str, Any]) -> Run:
     done = checkpoint.updates(folder)
     if given.get("updates", done) < done:
         raise UserError(f"expected at least the {done} updates that {folder} has, found {given['updates']}")
+    found.document["mismatch"] = run.mismatch(found.spec, found.document["dataset"]["env"], allow_mismatch)
     found.amend(**given)
     return found
 
@@ -241,7 +245,13 @@ def fit_rows(result: dict[str, Any]) -> dict[str, str]:
     "--episodes", type=click.IntRange(1), default=100, show_default=True, help="Episodes of each seed."
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of initial states and policies' noise.")
-@click.option("--shift", default="none", show_default=True, help="Change of the environment: none.")
+@click.option(
+    "--shift",
+    metavar="NAME",
+    default="none",
+    show_default=True,
+    help="Change of the environment, such as speed; all: none and every one that it has.",
+)
 @click.option(
     "--candidates",
     type=click.IntRange(1),
@@ -249,18 +259,25 @@ def fit_rows(result: dict[str, Any]) -> dict[str, str]:
     show_default=True,
     help="Actions drawn, of which the critic takes the best.",
 )
-@click.option("--force", is_flag=True, help="Evaluate although the environment is not the data's any more.")
+@mismatch_option
 @json_option
 def evaluate(
-    folder: Path, episodes: int, seed: int, shift: str, candidates: int, force: bool, as_json: bool
+    folder: Path,
+    episodes: int,
+    seed: int,
+    shift: str,
+    candidates: int,
+    allow_mismatch: bool,
+    as_json: bool,
 ) -> None:
     """Roll out what a run has learned: returns, interquartile mean, normalised score.
 
     \b
     dom2 evaluate runs/tag-medium-v0-dom2
     dom2 evaluate runs/tag-medium-v0-dom2 --episodes 500 --json
+    dom2 evaluate runs/tag-medium-v0-dom2 --shift speed
 
-    Also written to RUN/evaluation.json.
+    Also written to RUN/evaluation.json, or RUN/evaluation-NAME.json under a shift.
     """
     import json
 
@@ -268,27 +285,56 @@ def evaluate(
 
     from dom2 import evaluate as evaluation
     from dom2 import run as runs
+    from dom2data.envs import shifts
 
     run = runs.read(folder)
     torch.set_num_threads(run.settings.threads)
-    result = evaluation.evaluate(run, episodes, seed, candidates, shift, force)
-    runs.write(folder / "evaluation.json", json.dumps(result, indent=2) + "\n")
-    ui.print_json(result) if as_json else click.echo(ui.rows(evaluation_rows(result)))
+    names = ["none", *shifts.applying(run.document["dataset"]["env"])] if shift == "all" else [shift]
+    results = []
+    for number, name in enumerate(names, 1):
+        if shift == "all":
+            ui.note(f"shift {name} ({number} of {len(names)})")
+        result = evaluation.evaluate(run, episodes, seed, candidates, name, allow_mismatch)
+        runs.write(evaluation.file(folder, name), json.dumps(result, indent=2) + "\n")
+        results.append(result)
+    if as_json:
+        ui.print_json(results if shift == "all" else results[0])
+    elif shift == "all":
+        ui.table(("shift", "return", "IQM", "95 % interval", "mean - standard"), shift_rows(results))
+    else:
+        click.echo(ui.rows(evaluation_rows(results[0])))
     ui.note(f"next: dom2 report {folder}")
 
 
 def evaluation_rows(result: dict[str, Any]) -> dict[str, str]:
     """The lines about an evaluation that matter most."""
+    drawn = ", ".join(f"{name} {value}" for name, value in result["ranges"].items())
     facts = {
         "return": spread(result["return"]),
         "normalised": spread(result["normalized"]) + " (published references)",
         "normalised (own)": spread(result["normalized_own"]),
         "data": f"{result['dataset']['mean']:.1f} mean return of {result['dataset']['id']}",
         "episodes": f"{result['episodes']} for each of {result['seeds']} seeds",
-        "environment": f"{result['env']}, shift {result['shift']}",
+        "environment": f"{result['env']}, shift {result['shift']}" + (f" ({drawn})" if drawn else ""),
         "updates": f"{result['updates']:,}",
     }
+    if result["mismatch"]:
+        names = ", ".join(each["fact"] for each in result["mismatch"])
+        facts["mismatch"] = f"not the data's environment: {names}"
     return facts
+
+
+def shift_rows(results: list[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """A row for each evaluation; the first is that of the standard environment."""
+    standard = results[0]["return"]["mean"]
+    rows: list[tuple[str, ...]] = []
+    for result in results:
+        found = result["return"]
+        interval = f"[{found['ci'][0]:.1f}, {found['ci'][1]:.1f}]"
+        gap = "" if result["shift"] == "none" else f"{found['mean'] - standard:+.1f}"
+        mean = f"{found['mean']:.1f} ± {found['std']:.1f}"
+        rows.append((result["shift"], mean, f"{found['iqm']:.1f}", interval, gap))
+    return rows
 
 
 def spread(summary: dict[str, Any] | None) -> str:

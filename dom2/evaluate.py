@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -10,37 +12,47 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from dom2 import checkpoint, seeding
+from dom2 import run as runs
 from dom2.algorithms import Algorithm
 from dom2.run import Run
 from dom2_policies.policy import Policy
 from dom2data import envs, scores
-from dom2data.errors import CHECK_FAILED, UserError
+from dom2data.envs import shifts
+from dom2data.envs.shifts import Shifted
+from dom2data.errors import UserError
 from dom2data.spec import VectorEnv
 
 Returns = NDArray[np.float64]
 
 
-def returns(
+class Played(NamedTuple):
+    """What came of E episodes of each of S seeds."""
+
+    returns: Returns  # [S, E], of the team, undiscounted
+    parameters: list[dict[str, list[Any]]]  # of each seed: what the shift drew, a value for each episode
+
+
+def play(
     algorithm: Algorithm,
     n_seeds: int,
-    env_name: str,
-    episodes: int,
+    env: VectorEnv,
     seed: int = 0,
     candidates: int = 1,
     purpose: int = seeding.EVALUATION,
-) -> Returns:
-    """Team returns [S, E], undiscounted: E episodes of each seed's policy, the same at each call.
+) -> Played:
+    """One episode of each seed's policy in each of the E rows, the same ones at each call.
 
     Nothing is drawn from training's generators.
     """
-    env = envs.make(env_name, num_envs=episodes)
     device = next(iter(algorithm.weights().values())).device
-    rows = []
+    returns, parameters = [], []
     for index in range(n_seeds):
         start, noise = np.random.SeedSequence(seed, spawn_key=(purpose, index)).spawn(2)
         policy = algorithm.policy(index, candidates)
-        rows.append(rollout(env, policy, seeding.generator(noise, device), start))
-    return np.stack(rows)
+        returns.append(rollout(env, policy, seeding.generator(noise, device), start))
+        drawn = env.parameters if isinstance(env, Shifted) else {}
+        parameters.append({name: values.tolist() for name, values in drawn.items()})
+    return Played(np.stack(returns), parameters)
 
 
 def rollout(
@@ -87,26 +99,40 @@ def summary(values: Returns, seed: int = 0) -> dict[str, Any]:
     }
 
 
-def report(run: Run, values: Returns, candidates: int, seed: int) -> dict[str, Any]:
-    """The document ``evaluation.json``: raw and normalised summaries of returns [S, E]."""
-    data = run.document["dataset"]
+def report(run: Run, played: Played, env: VectorEnv, candidates: int, seed: int) -> dict[str, Any]:
+    """The document ``evaluation.json``: raw and normalised summaries of the returns, and what was drawn."""
+    data, values = run.document["dataset"], played.returns
     result: dict[str, Any] = {"return": summary(values, seed)}
     for key, reference in (("normalized", "published"), ("normalized_own", "own")):
         try:
             result[key] = summary(scores.normalize(data["env"], values, reference), seed)  # type: ignore[arg-type]
         except UserError:  # an environment without these references has no score
             result[key] = None
+    shift = env.shift if isinstance(env, Shifted) else None
     return result | {
         "episodes": values.shape[1],
         "seeds": len(values),
         "env": data["env"],
-        "shift": "none",
+        "shift": shift.name if shift else "none",
+        "ranges": shift.constants if shift else {},
         "updates": checkpoint.updates(run.folder),
         "candidates": candidates,
         "dataset": {"id": data["id"], "hash": data["hash"], "mean": data["return"]["mean"]},
-        "per_seed": [{"seed": s, "mean": float(row.mean()), "std": float(row.std()), "returns": row.tolist()}
-                     for s, row in zip(run.seeds, values, strict=True)],
+        "per_seed": [{"seed": s, "mean": float(row.mean()), "std": float(row.std()), "returns": row.tolist(),
+                      "parameters": drawn}
+                     for s, row, drawn in zip(run.seeds, values, played.parameters, strict=True)],
     }  # fmt: skip
+
+
+def file(folder: Path, shift: str) -> Path:
+    """Where the evaluation of a run under a shift is kept: each shift has a file of its own."""
+    return folder / ("evaluation.json" if shift == "none" else f"evaluation-{shift}.json")
+
+
+def kept(folder: Path) -> list[dict[str, Any]]:
+    """Every evaluation of a run that is kept, the standard one first."""
+    files = (file(folder, shift) for shift in ("none", *shifts.SHIFTS))
+    return [json.loads(path.read_text()) for path in files if path.exists()]
 
 
 def trained(run: Run) -> Algorithm:
@@ -123,24 +149,16 @@ def evaluate(
     seed: int = 0,
     candidates: int = 1,
     shift: str = "none",
-    force: bool = False,
+    allow_mismatch: bool = False,
 ) -> dict[str, Any]:
-    """The document ``evaluation.json`` for a run's last checkpoint.
+    """The document ``evaluation.json`` for a run's last checkpoint, in the standard or a shifted environment.
 
-    Raises UserError for a shift that is not known, or when the environment is no longer the one that the
-    data came from (``force`` evaluates nevertheless).
+    Initial states and the policies' noise are the same under every shift. Raises ValueError for a shift that
+    the environment does not have, and UserError when the environment is no longer the one that the data came
+    from, unless that is allowed; then ``mismatch`` lists how it differs.
     """
-    if shift != "none":
-        raise UserError(f"expected shift none, found {shift!r}; shifted environments are not there yet")
-    env_name = run.document["dataset"]["env"]
-    now = envs.make(env_name, num_envs=1).spec.fingerprint
-    if now != run.spec.fingerprint and not force:
-        raise UserError(
-            f"expected the environment of the data, fingerprint {run.spec.fingerprint}, found {now}; "
-            "returns would not be comparable (--force evaluates nevertheless)",
-            CHECK_FAILED,
-        )
-    algorithm = trained(run)
-    return report(
-        run, returns(algorithm, run.settings.seeds, env_name, episodes, seed, candidates), candidates, seed
-    )
+    name = run.document["dataset"]["env"]
+    mismatch = runs.mismatch(run.spec, name, allow_mismatch)
+    env = envs.make(name, num_envs=episodes, shift=shift)
+    played = play(trained(run), run.settings.seeds, env, seed, candidates)
+    return report(run, played, env, candidates, seed) | {"mismatch": mismatch}

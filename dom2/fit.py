@@ -19,6 +19,7 @@ from dom2 import algorithms, checkpoint, config, evaluate, presets, seeding, tra
 from dom2.algorithms import Algorithm
 from dom2.run import Run, Status
 from dom2data import dataset as datasets
+from dom2data import envs
 from dom2data.dataset import Dataset
 from dom2data.errors import FAILED, UserError
 from dom2data.sampler import Sampler, Thresholds
@@ -129,10 +130,9 @@ def reduce(metrics: dict[str, Tensor], run: Run, update: int) -> dict[str, Any]:
 
 
 def _evaluation(run: Run, algorithm: Algorithm) -> list[float]:
-    env = run.document["dataset"]["env"]
-    episodes = run.settings.eval_episodes
-    returns = evaluate.returns(algorithm, run.settings.seeds, env, episodes, purpose=seeding.WATCHING)
-    return returns.mean(axis=1).tolist()
+    env = envs.make(run.document["dataset"]["env"], num_envs=run.settings.eval_episodes)
+    played = evaluate.play(algorithm, run.settings.seeds, env, purpose=seeding.WATCHING)
+    return played.returns.mean(axis=1).tolist()
 
 
 def _dataset(run: Run, root: Path | None) -> Dataset:

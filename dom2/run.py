@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from dom2 import algorithms
 from dom2 import config as configs
-from dom2data import stats
+from dom2data import envs, stats
 from dom2data.dataset import Dataset
-from dom2data.errors import UserError
-from dom2data.spec import EnvSpec
+from dom2data.errors import CHECK_FAILED, UserError
+from dom2data.spec import EnvSpec, differences
 
 if TYPE_CHECKING:
     import torch
@@ -111,8 +111,10 @@ class Run:
         write(self.folder / "config.json", json.dumps(self.document, indent=2) + "\n")
 
 
-def describe(settings: Settings, config: Any, dataset: Dataset, command: list[str]) -> dict[str, Any]:
-    """The document of a new run: everything that decides its result."""
+def describe(
+    settings: Settings, config: Any, dataset: Dataset, command: list[str], allow_mismatch: bool = False
+) -> dict[str, Any]:
+    """The document of a new run: everything that decides its result. Raises UserError like ``mismatch``."""
     returns = stats.summary(dataset.returns)
     return {
         "schema": SCHEMA,
@@ -128,10 +130,43 @@ def describe(settings: Settings, config: Any, dataset: Dataset, command: list[st
             "return": {"mean": returns["mean"], "std": returns["std"]},
         },
         "spec": dataset.spec.to_json(),
+        "mismatch": mismatch(dataset.spec, dataset.env, allow_mismatch),
         "versions": versions(),
         "command": command,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def mismatch(spec: EnvSpec, env: str, allow: bool = False) -> list[dict[str, Any]]:
+    """How the installed environment differs from the data's: ``fact``, its value there (``expected``) and the
+    installed one (``found``). One that is not installed is another one, too.
+
+    Raises UserError (code 3), naming the first, unless it is allowed; and even so where networks do not fit.
+    """
+    try:
+        installed = envs.spec(env)
+    except (ValueError, UserError) as error:
+        if allow:
+            return [{"fact": "environment", "expected": env, "found": None}]
+        raise UserError(f"{error} ; --allow-mismatch learns from the data alone", CHECK_FAILED) from error
+    names = ("fact", "expected", "found")
+    found = [dict(zip(names, each, strict=True)) for each in differences(spec.facts, installed.facts)]
+    if found and not allow:
+        first, others = found[0], f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        raise UserError(
+            f"expected {env} as in the data, {first['fact']} = {json.dumps(first['expected'])}, "
+            f"found {json.dumps(first['found'])}{others}; returns would not be comparable "
+            "(--allow-mismatch goes on and notes it)",
+            CHECK_FAILED,
+        )
+    shapes = [(s.obs_dims, s.act_dim) for s in (spec, installed)]
+    if shapes[0] != shapes[1]:
+        raise UserError(
+            f"{env}: expected observations and actions of sizes {shapes[0]}, found {shapes[1]}; "
+            "install the version that the data came from",
+            CHECK_FAILED,
+        )
+    return found
 
 
 def versions() -> dict[str, str]:

@@ -72,6 +72,12 @@ class EnvSpec:
         )
 
 
+def differences(one: dict[str, Any], other: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Facts that differ, as (name, one's value, the other's), in their order; None stands for no such fact."""
+    names = dict.fromkeys((*one, *other))
+    return [(name, one.get(name), other.get(name)) for name in names if one.get(name) != other.get(name)]
+
+
 class Step(NamedTuple):
     """What ``VectorEnv.step`` returns: the true next observation, never one of a new episode."""
 

@@ -188,7 +188,7 @@ def described(
 
 def open_or_generate(name: str, root: Path | None) -> Dataset:
     """A dataset by name; a standard one such as tag-medium that is not there is generated first."""
-    from dom2_cli.data import carry_out
+    from dom2_cli.generating import carry_out
     from dom2data import dataset as datasets
     from dom2data import generate, ids, pool, recipes
 

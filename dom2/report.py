@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -38,16 +37,18 @@ def write(run: Run, path: Path, root: Path | None = None) -> None:
     """Write the report of a run. Raises UserError when the run has no checkpoint or ``path`` no folder."""
     if not path.absolute().parent.is_dir():
         raise UserError(f"expected a folder to write into, found none at {path.absolute().parent}")
-    found = run.folder / "evaluation.json"
-    evaluation = json.loads(found.read_text()) if found.exists() else None
+    evaluations = evaluate.kept(run.folder)
+    evaluation = next((each for each in evaluations if each["shift"] == "none"), None)
     animation, stills = pictures(run)
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     template = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
     text = template.get_template("report.html").render(
         document=run.document,
+        fingerprint=run.spec.fingerprint,
         status=run.status,
         updates=checkpoint.updates(run.folder),
         evaluation=evaluation,
+        shifted=[each for each in evaluations if each["shift"] != "none"],
         histogram=histogram(data_returns(run, root), evaluation),
         curves=curves(run),
         animation=animation,

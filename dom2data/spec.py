@@ -73,7 +73,7 @@ class EnvSpec:
 
 
 def differences(one: dict[str, Any], other: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Facts that differ, as (name, one's value, the other's), in their order; None stands for no such fact."""
+    """Facts that differ, as (name, one's value, the other's) in their order; None is no such fact."""
     names = dict.fromkeys((*one, *other))
     return [(name, one.get(name), other.get(name)) for name in names if one.get(name) != other.get(name)]
 

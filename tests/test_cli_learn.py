@@ -13,6 +13,7 @@ from tiny import tag_random
 
 from dom2 import checkpoint, run
 from dom2_cli.learn import main
+from dom2data.envs import particle, shifts
 
 torch.set_num_threads(1)
 SMALL = [
@@ -51,6 +52,11 @@ def test_fit_evaluate_report_end_to_end(tmp_path: Path) -> None:
     for key in ("return", "normalized", "normalized_own"):
         assert document[key].keys() == {"mean", "std", "iqm", "ci"}
     assert document.keys() >= {"episodes", "seeds", "env", "shift", "updates", "dataset", "per_seed"}
+    assert document == json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    shifted = json.loads(
+        dom2("evaluate", tmp_path / "run", "--shift", "speed", "--episodes", 3, "--json").stdout
+    )
+    assert shifted == json.loads((tmp_path / "run" / "evaluation-speed.json").read_text())
     assert document == json.loads((tmp_path / "run" / "evaluation.json").read_text())
     reported = dom2("report", tmp_path / "run")
     assert reported.exit_code == 0, reported.output
@@ -96,7 +102,7 @@ USAGE = {
     "no updates": (["fit", "--dataset", "TAG", "--updates", "0"], "updates: expected 1 or more, found 0"),
     "bad setting": (["fit", "--dataset", "TAG", "--rho", "7"], "rho in (0, 1]"),
     "not a run": (["evaluate", "nowhere"], "expected a run folder"),
-    "shift": (["evaluate", "RUN", "--shift", "ice"], "expected shift none"),
+    "shift": (["evaluate", "RUN", "--shift", "ice"], "expected a shift of tag (none, speed, "),
     "unknown command": (["fti"], "did you mean fit"),
 }
 
@@ -127,6 +133,42 @@ def test_changed_data_exits_with_3(tmp_path: Path) -> None:
     found.document["dataset"]["hash"] = "0" * 64
     found.amend(updates=4)
     assert dom2("fit", "--resume", tmp_path / "run").exit_code == 3
+
+
+def test_every_shift_beside_the_standard(tmp_path: Path) -> None:
+    fit(tmp_path / "run")
+    result = dom2("evaluate", tmp_path / "run", "--shift", "all", "--episodes", 2)
+    assert result.exit_code == 0, result.output
+    names = ["none", *shifts.applying("tag")]
+    rows = [line.split()[0] for line in result.stdout.splitlines() if line.strip()]
+    assert rows[-len(names) :] == names
+    assert sorted(p.name for p in (tmp_path / "run").glob("evaluation*.json")) == sorted(
+        ["evaluation.json", *(f"evaluation-{name}.json" for name in names[1:])]
+    )
+    listed = json.loads(
+        dom2("evaluate", tmp_path / "run", "--shift", "all", "--episodes", 2, "--json").stdout
+    )
+    assert [each["shift"] for each in listed] == names
+
+
+def test_another_environment_exits_with_3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For evaluate, resume and a new run alike; allowed, the documents say so."""
+    fit(tmp_path / "run")
+    monkeypatch.setitem(particle.PHYSICS, "damping", 0.5)
+    for args in (
+        ("evaluate", tmp_path / "run", "--episodes", 2),
+        ("fit", "--resume", tmp_path / "run", "--updates", 5),
+        ("fit", "--dataset", tag_random(), "--out", tmp_path / "new", "--updates", 3, *SMALL),
+    ):
+        refused = dom2(*args)
+        assert (refused.exit_code, refused.stderr.count("\n")) == (3, 1), refused.output
+        assert "damping = 0.25, found 0.5" in refused.stderr
+        assert not (tmp_path / "new").exists()
+        allowed = dom2(*args, "--allow-mismatch")
+        assert allowed.exit_code == 0, allowed.output
+    noted = [{"fact": "damping", "expected": 0.25, "found": 0.5}]
+    for file in ("run/evaluation.json", "run/config.json", "new/config.json"):
+        assert json.loads((tmp_path / file).read_text())["mismatch"] == noted
 
 
 def test_ctrl_c_saves_and_exits_with_130(tmp_path: Path) -> None:
@@ -165,7 +207,7 @@ def test_help_lists_every_setting_and_starts_without_torch() -> None:
 def test_a_standard_dataset_that_is_not_there_is_generated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dom2data.generate.STEPS", 1250)
+    monkeypatch.setattr("dom2data.plan.STEPS", 1250)
     args = ("fit", "--dataset", "tag-random", "--root", tmp_path, "--out", tmp_path / "run", "--updates", 1)
     first = dom2(*args, *SMALL)
     assert first.exit_code == 0, first.output

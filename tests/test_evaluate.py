@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from tiny import SPEC, generators, new_run
+from tiny import CPU, SPEC, generators, new_run
 
 from dom2 import checkpoint, evaluate, fit, run, seeding, track
 from dom2data import envs, scores
@@ -114,21 +114,70 @@ def test_evaluation_shares_no_draws_with_training(tmp_path: Path) -> None:
     assert watched != pytest.approx(evaluate.evaluate(begun, episodes=4)["return"]["mean"])
 
 
-def test_another_environment_is_refused_without_force(tmp_path: Path) -> None:
+def test_another_environment_is_refused_unless_allowed(tmp_path: Path) -> None:
     begun = new_run(tmp_path / "run", updates=1)
     fit.fit(begun)
-    begun.spec = dataclasses.replace(begun.spec, facts={"dt": 7})
-    with pytest.raises(UserError, match=r"fingerprint other, found .*--force") as error:
+    assert evaluate.evaluate(begun, episodes=2)["mismatch"] == []
+    begun.spec = dataclasses.replace(begun.spec, facts=begun.spec.facts | {"damping": 0.5, "gone": 1})
+    with pytest.raises(
+        UserError, match=r"damping = 0.5, found 0.25 \(and 1 more\).*--allow-mismatch"
+    ) as error:
         evaluate.evaluate(begun, episodes=2)
     assert error.value.code == 3
-    assert evaluate.evaluate(begun, episodes=2, force=True)["episodes"] == 2
+    assert evaluate.evaluate(begun, episodes=2, allow_mismatch=True)["mismatch"] == [
+        {"fact": "damping", "expected": 0.5, "found": 0.25},
+        {"fact": "gone", "expected": 1, "found": None},
+    ]
+
+
+def test_networks_that_do_not_fit_are_refused_even_if_allowed(tmp_path: Path) -> None:
+    begun = new_run(tmp_path / "run", updates=1)
+    fit.fit(begun)
+    begun.spec = dataclasses.replace(begun.spec, obs_dims=(15, 15, 15), facts={})
+    with pytest.raises(UserError, match=r"sizes \(\(15, 15, 15\), 2\), found") as error:
+        evaluate.evaluate(begun, episodes=2, allow_mismatch=True)
+    assert error.value.code == 3
+
+
+def test_an_environment_that_is_not_installed_is_another_one() -> None:
+    with pytest.raises(UserError, match=r"found 'ludo'.*--allow-mismatch") as error:
+        run.mismatch(SPEC, "ludo")
+    assert error.value.code == 3
+    assert run.mismatch(SPEC, "ludo", allow=True) == [
+        {"fact": "environment", "expected": "ludo", "found": None}
+    ]
+
+
+def test_a_shifted_evaluation_records_what_was_drawn(tmp_path: Path) -> None:
+    """The parameters are those of the episodes that were played; starts and noise are the standard ones."""
+    begun = new_run(tmp_path / "run", seeds=2)
+    fit.fit(begun)
+    standard = evaluate.evaluate(begun, episodes=3)
+    found = evaluate.evaluate(begun, episodes=3, shift="speed")
+    assert (standard["shift"], standard["ranges"]) == ("none", {})
+    assert [each["parameters"] for each in standard["per_seed"]] == [{}, {}]
+    assert (found["shift"], found["ranges"]) == ("speed", {"v_min": 0.4, "v_max": 1.0})
+    drawn = np.array([each["parameters"]["v"] for each in found["per_seed"]])
+    assert drawn.shape == (2, 3, 3)
+    assert ((drawn >= 0.4) & (drawn <= 1.0)).all()
+    assert len(np.unique(drawn)) == drawn.size
+    assert found["per_seed"] != standard["per_seed"]
+    assert evaluate.evaluate(begun, episodes=3, shift="speed") == found
+
+    algorithm = evaluate.trained(begun)
+    for index, each in enumerate(found["per_seed"]):
+        start, noise = np.random.SeedSequence(0, spawn_key=(seeding.EVALUATION, index)).spawn(2)
+        env = envs.make("tag", num_envs=3)
+        env.max_speed[:, :3] = each["parameters"]["v"]
+        again = evaluate.rollout(env, algorithm.policy(index), seeding.generator(noise, CPU), start)
+        assert again.tolist() == each["returns"]
 
 
 def test_shifts_and_untrained_runs_are_refused(tmp_path: Path) -> None:
     begun = new_run(tmp_path / "run")
-    with pytest.raises(UserError, match="expected shift none, found 'ice'") as error:
-        evaluate.evaluate(begun, shift="ice")
-    assert error.value.code == 2
+    for shift in ("ice", "extreme"):
+        with pytest.raises(ValueError, match=rf"a shift of tag \(none, speed, .*found '{shift}'"):
+            evaluate.evaluate(begun, shift=shift)
     with pytest.raises(UserError, match=r"expected a checkpoint .*--resume"):
         evaluate.evaluate(run.read(begun.folder))
     assert checkpoint.latest(begun.folder) is None

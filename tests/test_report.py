@@ -68,6 +68,22 @@ def test_report_is_one_self_contained_file(finished: run.Run, tmp_path: Path) ->
         assert shown in text
     assert "Not evaluated yet" not in text
     assert str(tmp_path) not in text
+    assert "Shifted environments" not in text
+
+
+def test_shifted_evaluations_stand_beside_the_standard_one(finished: run.Run, tmp_path: Path) -> None:
+    results = [evaluate.evaluate(finished, episodes=5, shift=shift) for shift in ("none", "speed", "delay")]
+    for result in results:
+        evaluate.file(finished.folder, result["shift"]).write_text(json.dumps(result))
+    path = tmp_path / "report.html"
+    report.write(finished, path)
+    assert page(path).open == []
+    rows = re.findall(r"<tr><th>(speed|delay)</th>(.*?)</tr>", path.read_text(), flags=re.S)
+    assert [name for name, _ in rows] == ["speed", "delay"]
+    for (_, row), result in zip(rows, results[1:], strict=True):
+        assert f"{result['return']['mean'] - results[0]['return']['mean']:+.1f}" in row
+    for result in results[1:]:
+        evaluate.file(finished.folder, result["shift"]).unlink()
 
 
 def test_report_before_evaluation_and_without_the_data(finished: run.Run, tmp_path: Path) -> None:

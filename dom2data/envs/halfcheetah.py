@@ -10,6 +10,8 @@ offline datasets.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -46,16 +48,22 @@ def xml() -> Path:
     return Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets" / "half_cheetah.xml"
 
 
+@contextmanager
+def silent() -> Iterator[None]:
+    """Keep MuJoCo from printing and logging that the model file has a deprecated attribute."""
+    handler = mujoco.get_mju_user_warning()
+    mujoco.set_mju_user_warning(lambda text: None)
+    try:
+        yield
+    finally:
+        mujoco.set_mju_user_warning(handler)
+
+
 @cache
 def standard_model() -> mujoco.MjModel:
     """The compiled model; shifted ones are edited copies of it."""
-    handler = mujoco.get_mju_user_warning()
-    # MuJoCo would print and log, in the user's folder, that the file uses a deprecated attribute.
-    mujoco.set_mju_user_warning(lambda text: None)
-    try:
+    with silent():
         model = mujoco.MjModel.from_xml_path(str(xml()))
-    finally:
-        mujoco.set_mju_user_warning(handler)
     # MuJoCo would put a diverged cheetah back to its start without a word.
     model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_AUTORESET
     return model
@@ -124,9 +132,9 @@ class HalfCheetahEnv:
         return self._qpos.copy(), self._qvel.copy()
 
     def load_state(self, qpos: Float64, qvel: Float64, mask: Bool | None = None) -> Float32:
-        """Start new episodes in the rows of ``mask`` [E] (all by default) from positions and velocities [., 9].
+        """Start new episodes in the R rows of ``mask`` [E] (all by default); returns obs [E, N, O].
 
-        Returns obs [E, N, O].
+        Positions and velocities are [R, 9], in gymnasium's order.
         """
         rows = np.arange(self.num_envs) if mask is None else np.flatnonzero(mask)
         self._batch.reset(rows, stage=mujoco.mjtStage.mjSTAGE_NONE)
@@ -187,10 +195,10 @@ class HalfCheetahEnv:
         """Every way to diverge raises a warning of MuJoCo; reset clears a row's."""
         warned = self._batch.warning[:, :, 1]
         if warned.any():
-            row, kind = np.argwhere(warned)[0]
+            row, kind = (int(i) for i in np.argwhere(warned)[0])
             raise UserError(
-                f"halfcheetah: expected a finite state, found MuJoCo's {mujoco.mjtWarning(int(kind)).name} at "
-                f"step {self._time[row]} of row {row} (seed {self._seed}); the episode is lost, use another "
-                "seed or milder physics",
+                f"{self.spec.env_id}: expected a finite state, found MuJoCo's {mujoco.mjtWarning(kind).name} "
+                f"at step {self._time[row]} of row {row} (seed {self._seed}); the episode is lost, use "
+                "another seed or milder physics",
                 FAILED,
             )

@@ -165,7 +165,7 @@ def test_divergence_is_an_error_that_names_seed_and_step(threads):
     qpos, qvel = env.state
     qvel[2, 3] = 1e12
     env.load_state(qpos, qvel)
-    with pytest.raises(UserError, match=r"mjWARN_BADQVEL at step 1 of row 2 \(seed 1234\)") as error:
+    with pytest.raises(UserError, match=r"mjWARN_BADQVEL.* at step 1 of row 2 \(seed 1234\)") as error:
         env.step(uniform(1, 3)[0])
     assert error.value.code == FAILED
     # The next episode is a fresh one.
@@ -177,7 +177,7 @@ def test_an_action_that_is_no_number_is_an_error():
     env, actions = HalfCheetahEnv(2), uniform(2, 2)
     env.step(actions[0])
     actions[1, 0, 1, 2] = np.nan
-    with pytest.raises(UserError, match="mjWARN_BADCTRL at step 2 of row 0"):
+    with pytest.raises(UserError, match=r"\(mjWARN_BADCTRL\) at step 2 of row 0"):
         env.step(actions[1])
 
 

@@ -195,10 +195,11 @@ class HalfCheetahEnv:
         """Every way to diverge raises a warning of MuJoCo; reset clears a row's."""
         warned = self._batch.warning[:, :, 1]
         if warned.any():
-            row, kind = (int(i) for i in np.argwhere(warned)[0])
+            row = int(np.flatnonzero(warned.any(axis=1))[0])
+            kinds = ", ".join(mujoco.mjtWarning(int(i)).name for i in np.flatnonzero(warned[row]))
             raise UserError(
-                f"{self.spec.env_id}: expected a finite state, found MuJoCo's {mujoco.mjtWarning(kind).name} "
-                f"at step {self._time[row]} of row {row} (seed {self._seed}); the episode is lost, use "
-                "another seed or milder physics",
+                f"{self.spec.env_id}: expected a finite state, found MuJoCo diverged ({kinds}) at step "
+                f"{self._time[row]} of row {row} (seed {self._seed}); the episode is lost, use another seed or "
+                "milder physics",
                 FAILED,
             )

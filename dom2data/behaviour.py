@@ -2,161 +2,94 @@
 
 1. Prey: predators and prey learn together; the prey is frozen at the first evaluation at which it stays in
    the arena and uniformly acting predators earn no more than the published random level.
-2. Learners: new agents learn against that prey. Medium is the first evaluation that reaches the published
-   medium level; expert is the best evaluation up to the last step.
+2. Learners: new agents learn against that prey. Medium is the first evaluation that reaches the medium level;
+   expert is the best evaluation up to the last step. The medium level is the published one; where there is
+   none, it lies 30 % of the way from random to expert, as in the published data of spread.
 
 All evaluations act with the noise that data are collected with, because that is the policy that gets written.
 """
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import os
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from dom2_policies import td3
-from dom2_policies.policy import Actor, Policy, Uniform, save_actor
+from dom2_policies import zoo
+from dom2_policies.policy import Actor, Policy, Uniform, load_actor, save_actor
 from dom2data import envs, scores
-from dom2data.envs.particle import ParticleEnv
 from dom2data.errors import FAILED, UserError
 from dom2data.pool import one_thread
-from dom2data.prey import PreyRecipe, train_prey
-from dom2data.rollout import rollout, seed_of, team_returns
+from dom2data.prey import train_prey
+from dom2data.rollout import Rows
 from dom2data.spec import VectorEnv
+from dom2data.training import Checkpoint, Recipe, Training, evaluate, recipe
 
 Progress = Callable[[str, int, int], None]  # what is going on, environment steps done, of how many
 
-
-@dataclass(frozen=True)
-class Recipe:
-    """How the behaviour policies of one environment are trained."""
-
-    learner: td3.Config
-    steps: int
-    """Environment steps of training; the expert is the best evaluation on the way."""
-    noise: float = 0.1
-    """Standard deviation of the noise on actions at collection and evaluation."""
-    num_envs: int = 200
-    waves_per_evaluation: int = 2
-    evaluation_episodes: int = 1000
-    prey: PreyRecipe | None = None
+MEDIUM = 0.3
+"""Where medium lies between random and expert, if no data were ever published."""
+SAVE_SECONDS = 60.0
+"""Between two saved states; a kill costs at most so much."""
+STATE, PREY = "training.pt", "prey.json"
+"""Files of a training that is not finished."""
 
 
-RECIPES = {"tag": Recipe(learner=td3.Config(), steps=1_000_000, prey=PreyRecipe())}
-REFERENCE_EPISODES = 20_000
+def begin(name: str, seed: int, prey: Actor | None = None) -> Training:
+    """Fresh learners in their environment."""
+    how = recipe(name)
+    env = envs.make(how.critics_see or name, how.num_envs, prey=prey)
+    return Training(env, how, seed, envs.spec(name).obs_dim if how.critics_see else env.spec.obs_dim)
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """An evaluation during training. ``buffer`` is the learner's own and grows on."""
-
-    actor: Actor
-    mean: float
-    std: float
-    env_steps: int
-    updates: int
-    buffer: td3.ReplayBuffer
-
-    @property
-    def summary(self) -> dict[str, Any]:
-        return {"return": self.mean, "std": self.std, "env_steps": self.env_steps, "updates": self.updates}
-
-
-@dataclass(frozen=True)
-class ReplayData:
-    """A replay buffer's whole episodes in the order collected, and the checkpoint that closed it.
-
-    ``observations`` [episodes, T+1, N, O], ``actions`` [episodes, T, N, A], ``rewards`` [episodes, T, N].
-    """
-
-    observations: np.ndarray
-    actions: np.ndarray
-    rewards: np.ndarray
-    checkpoint: Checkpoint
-
-
-def recipe(name: str) -> Recipe:
-    """The training recipe of an environment. Raises UserError when there is none."""
-    if name not in RECIPES:
-        raise UserError(f"expected an environment that can be trained ({', '.join(RECIPES)}), found {name!r}")
-    return RECIPES[name]
-
-
-def learn(env: VectorEnv, how: Recipe, seed: int) -> Iterator[Checkpoint]:
-    """Train on ``env`` (``how.num_envs`` rows), yielding an evaluation every few waves of episodes.
-
-    One seed fixes everything on one machine, whatever the number of threads is elsewhere.
-    """
-    spec, config = env.spec, how.learner
-    init, explore, sampling, *waves_and_tests = np.random.SeedSequence(seed).spawn(5)
-    waves, tests = waves_and_tests
-    learner = td3.TD3(config, spec.n_agents, spec.obs_dim, spec.act_dim, seed_of(init))
-    generator, rng = torch.Generator().manual_seed(seed_of(explore)), np.random.default_rng(sampling)
-    capacity = min(config.buffer_steps, how.steps) // spec.horizon
-    buffer = td3.ReplayBuffer(capacity, spec.horizon, spec.n_agents, spec.obs_dim, spec.act_dim)
-    wave_steps, wave = env.num_envs * spec.horizon, 0
-    while wave * wave_steps < how.steps:
-        steps = wave * wave_steps
-        learner.actor.noise = config.noise(steps)
-        policy: Policy = Uniform(spec.act_dim) if steps < config.random_steps else learner.actor
-        buffer.add(*rollout(env, env.reset(waves.spawn(1)[0]), policy, generator))
-        wave += 1
-        if wave * wave_steps > config.random_steps:
-            for _ in range(wave_steps // config.steps_per_update):
-                learner.update(buffer.sample(config.batch_size, rng))
-        if wave % how.waves_per_evaluation == 0 and learner.updates:
-            actor = copy.deepcopy(learner.actor)
-            actor.noise = how.noise
-            returns = evaluate(env, actor, how.evaluation_episodes, np.random.SeedSequence(seed_of(tests)))
-            yield Checkpoint(
-                actor, float(returns.mean()), float(returns.std()), wave * wave_steps, learner.updates, buffer
-            )
-
-
-def evaluate(env: VectorEnv, policy: Policy, episodes: int, seed: np.random.SeedSequence) -> np.ndarray:
-    """Team returns of at least ``episodes`` fresh episodes, the same ones for every policy."""
-    batches = seed.spawn(-(-episodes // env.num_envs))
-    generator = torch.Generator().manual_seed(seed_of(seed))
-    return np.concatenate(
-        [team_returns(rollout(env, env.reset(s), policy, generator)[2], env.spec) for s in batches]
-    )
+def medium_level(name: str, folder: Path = zoo.FOLDER) -> float | None:
+    """The return at which a policy is medium: the published one, else that of a folder of checkpoints."""
+    if name in scores.PUBLISHED_RETURNS:
+        return scores.PUBLISHED_RETURNS[name]["medium"][0]
+    try:
+        return zoo.entry(name, folder).get("medium_level")
+    except ValueError:
+        return None
 
 
 @one_thread()
-def replay_buffer(name: str, seed: int, progress: Progress | None = None) -> ReplayData:
-    """Train against the shipped prey until the medium level is reached; everything collected till then.
+def replay_buffer(
+    name: str,
+    seed: int,
+    progress: Progress | None = None,
+    folder: Path = zoo.FOLDER,
+    state: Path | None = None,
+) -> tuple[Rows, Checkpoint]:
+    """Train against the shipped prey until the medium level is reached.
 
-    Raises UserError when training ends below the medium level.
+    Returns all episodes till then in the order collected, and the policy that reached the level. The same
+    call continues, bit for bit, from the file ``state`` that an interrupted one left.
+    Raises UserError when training ends below that level, or where no level is known.
     """
-    how = recipe(name)
-    checkpoint = first_medium(name, learn(envs.make(name, how.num_envs), how, seed), how, progress)
-    n, buffer = len(checkpoint.buffer), checkpoint.buffer
+    level = medium_level(name, folder)
+    if level is None:
+        raise UserError(
+            f"expected a medium level of {name}, found none; `dom2data train --env {name}` finds one"
+        )
+    training = begin(name, seed)
+    checkpoint = learn(training, "medium", state, level, progress)[-1]
+    n, buffer = len(training.buffer), training.buffer
     if buffer.added > n:
         raise UserError(f"{name}: expected the medium level within {buffer.capacity} episodes, found the "
                         "replay buffer overwritten; enlarge buffer_steps", FAILED)  # fmt: skip
-    return ReplayData(buffer.observations[:n], buffer.actions[:n], buffer.rewards[:n], checkpoint)
-
-
-def first_medium(
-    name: str, checkpoints: Iterator[Checkpoint], how: Recipe, progress: Progress | None = None
-) -> Checkpoint:
-    """The first checkpoint at or above the published medium level; later ones are left in the iterator."""
-    level = scores.PUBLISHED_RETURNS[name]["medium"][0]
-    for checkpoint in checkpoints:
-        report(progress, "medium", checkpoint, how)
-        if checkpoint.mean >= level:
-            return checkpoint
-    raise UserError(
-        f"{name}: expected a return of {level} within {how.steps} steps, found less; try another seed", FAILED
-    )
+    observations = buffer.observations[:n, ..., : training.learner.actor_obs_dim]
+    ended = buffer.terminated[:n]
+    return Rows(
+        observations, buffer.actions[:n], buffer.rewards[:n], buffer.lengths[:n], ended, ~ended
+    ), checkpoint
 
 
 @one_thread()
@@ -165,7 +98,8 @@ def train(
 ) -> dict[str, Any]:
     """Prey, medium and expert from nothing into ``out``, laid out like the shipped zoo; returns its entry.
 
-    ``keep_prey`` trains against the shipped prey, so that the environment stays the same one.
+    The same call continues, bit for bit, what an interrupted one left in ``out``. ``keep_prey`` trains
+    against the shipped prey, so that the environment stays the same one.
     Raises UserError when the medium level is not reached.
     """
     how = recipe(name)
@@ -173,33 +107,125 @@ def train(
     policies: dict[str, Any] = {}
     prey: Actor | None = None
     if how.prey is not None and not keep_prey:
-        prey, facts = train_prey(name, how.prey, seed, progress)
-        policies["prey"] = store(prey, out, f"{name}-prey", facts | {"seed": seed})
+        prey, policies["prey"] = the_prey(name, how, seed, out, progress)
+    training = begin(name, seed, prey)
+    candidates = learn(training, "expert", out / STATE, medium_level(name), progress)
+    best = candidates[-1]
     env = envs.make(name, how.num_envs, prey=prey)
-    checkpoints = learn(env, how, seed)
-    best = medium = first_medium(name, checkpoints, how, progress)
-    for checkpoint in checkpoints:
-        report(progress, "expert", checkpoint, how)
-        best = max(best, checkpoint, key=lambda c: c.mean)
+    measured = references(env, best.actor, how.reference_episodes, seed)
+    if best.mean <= measured["random"]:
+        raise UserError(f"{name}: expected an expert above uniform actions ({measured['random']:.2f}), found "
+                        f"{best.mean:.2f} after {how.steps} steps; try another seed", FAILED)  # fmt: skip
+    level = medium_level(name)
+    if level is None:
+        level = measured["random"] + MEDIUM * (best.mean - measured["random"])
+    medium = next(c for c in candidates if c.mean >= level)
     for label, chosen in (("medium", medium), ("expert", best)):
-        policies[label] = store(chosen.actor, out, f"{name}-{label}", chosen.summary | {"seed": seed})
+        policies[label] = store(
+            chosen.actor, out, f"{env.spec.env_id}-{label}", chosen.summary | {"seed": seed}
+        )
     entry = {
         "policies": policies,
-        "references": references(env, best.actor, seed),
+        "references": measured,
+        "medium_level": level,
         "noise": how.noise,
         "recipe": json.loads(json.dumps(dataclasses.asdict(how))),
     }
     (out / "zoo.json").write_text(json.dumps({name: entry}, indent=1, sort_keys=True) + "\n")
+    for unneeded in (STATE, PREY):
+        (out / unneeded).unlink(missing_ok=True)
     return entry
 
 
-def references(env: ParticleEnv, expert: Policy, seed: int) -> dict[str, float]:
+def the_prey(
+    name: str, how: Recipe, seed: int, out: Path, progress: Progress | None
+) -> tuple[Actor, dict[str, Any]]:
+    """The prey in ``out``, trained now if it is not there, and what the zoo says of it."""
+    assert how.prey is not None
+    noted = out / PREY
+    if not noted.exists():
+        prey, facts = train_prey(name, how.prey, seed, progress)
+        entry = store(prey, out, f"{name}-prey", facts | {"seed": seed})
+        unfinished = noted.with_suffix(".partial")
+        unfinished.write_text(json.dumps(entry))
+        os.replace(unfinished, noted)
+    entry = json.loads(noted.read_text())
+    return load_actor(out / entry["file"]), entry
+
+
+def learn(
+    training: Training,
+    goal: Literal["medium", "expert"],
+    state: Path | None,
+    level: float | None,
+    progress: Progress | None,
+) -> list[Checkpoint]:
+    """Train to the medium ``level`` or to the end, saving the state every minute.
+
+    Returns the checkpoints that improved on all earlier ones: medium is the first of them at the level,
+    expert the last. Raises UserError when the level is not reached.
+    """
+    candidates = restore(training, state) if state is not None and state.exists() else []
+    saved = time.monotonic()
+    for checkpoint in training.checkpoints():
+        if progress is not None:
+            what = f"training to {goal}: return {checkpoint.mean:.1f}"
+            progress(what, checkpoint.env_steps, training.how.steps)
+        if not candidates or checkpoint.mean > candidates[-1].mean:
+            candidates.append(checkpoint)
+        if goal == "medium" and level is not None and checkpoint.mean >= level:
+            break
+        if state is not None and time.monotonic() - saved > SAVE_SECONDS:
+            save(training, candidates, state)
+            saved = time.monotonic()
+    if level is not None and (not candidates or candidates[-1].mean < level):
+        raise UserError(
+            f"{training.env.spec.env_id}: expected a return of {level} within {training.how.steps} steps, "
+            "found less; try another seed",
+            FAILED,
+        )
+    return candidates
+
+
+def save(training: Training, candidates: list[Checkpoint], file: Path) -> None:
+    """Write the state so that the file is either the old or the new one."""
+    chosen = [c.summary | {"actor": c.actor.state_dict()} for c in candidates]
+    partial = file.with_suffix(".partial")
+    torch.save({"training": training.state_dict(), "candidates": chosen}, partial)
+    os.replace(partial, file)
+
+
+def restore(training: Training, file: Path) -> list[Checkpoint]:
+    """Continue from a saved state; returns the candidates that it holds."""
+    state = torch.load(file, weights_only=True)
+    training.load_state_dict(state["training"])
+    candidates = []
+    for at in state["candidates"]:
+        actor = training.learner.policy(training.how.noise)
+        actor.load_state_dict(at["actor"])
+        candidates.append(Checkpoint(actor, at["return"], at["std"], at["env_steps"], at["updates"]))
+    return candidates
+
+
+def references(env: VectorEnv, expert: Policy, episodes: int, seed: int) -> dict[str, float]:
     """Mean team returns of uniform actions and of the expert, on episodes that no choice was made with."""
-    fresh = np.random.SeedSequence(seed, spawn_key=(1,))
-    named: dict[str, Policy] = {"random": Uniform(env.spec.act_dim), "expert": expert}
-    return {
-        k: float(evaluate(env, p, REFERENCE_EPISODES, copy.deepcopy(fresh)).mean()) for k, p in named.items()
+    spec = env.spec
+    named: dict[str, Policy] = {
+        "random": Uniform(spec.act_dim, spec.act_low, spec.act_high),
+        "expert": expert,
     }
+    return {
+        key: float(evaluate(env, policy, episodes, np.random.SeedSequence(seed, spawn_key=(1,))).mean())
+        for key, policy in named.items()
+    }
+
+
+@one_thread()
+def measure(name: str, episodes: int | None, seed: int, folder: Path = zoo.FOLDER) -> dict[str, float]:
+    """``references`` of the shipped expert, or that of a folder, in the standard environment."""
+    how = recipe(name)
+    expert = load_actor(zoo.path(name, "expert", folder), zoo.entry(name, folder)["noise"])
+    return references(envs.make(name, how.num_envs), expert, episodes or how.reference_episodes, seed)
 
 
 def store(actor: Actor, out: Path, stem: str, facts: dict[str, Any]) -> dict[str, Any]:
@@ -207,8 +233,3 @@ def store(actor: Actor, out: Path, stem: str, facts: dict[str, Any]) -> dict[str
     file = out / f"{stem}.safetensors"
     save_actor(actor, file)
     return facts | {"file": file.name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
-
-
-def report(progress: Progress | None, goal: str, checkpoint: Checkpoint, how: Recipe) -> None:
-    if progress is not None:
-        progress(f"training to {goal}: return {checkpoint.mean:.1f}", checkpoint.env_steps, how.steps)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +14,7 @@ from dom2_policies.policy import Actor, Uniform
 from dom2data import envs, scores
 from dom2data.envs.particle import ParticleEnv
 from dom2data.errors import FAILED, UserError
-from dom2data.rollout import rollout, seed_of
+from dom2data.rollout import play, rollout, seed_of
 from dom2data.spec import EnvSpec, Float32, Step
 
 
@@ -95,34 +94,35 @@ def train_prey(
     buffer = td3.ReplayBuffer(how.steps // spec.horizon, spec.horizon, n + 1, spec.obs_dim, spec.act_dim)
     wave_steps = how.num_envs * spec.horizon
     for steps in range(wave_steps, how.steps + 1, wave_steps):
-        predators.actor.noise = prey.actor.noise = how.predators.noise(steps)
+        noise = how.predators.noise(steps)
         explorers = (
             Uniform(spec.act_dim)
             if steps <= how.predators.random_steps
-            else Team(predators.actor, prey.actor, n)
+            else Team(predators.policy(noise), prey.policy(noise), n)
         )
-        observations, actions, rewards = rollout(env, env.reset(streams[4].spawn(1)[0]), explorers, generator)
-        beyond = np.maximum(np.abs(observations[:, 1:, n, 2:4]) - how.edge, 0.0).sum(axis=-1)
-        rewards[:, :, n] -= how.penalty * beyond
-        buffer.add(observations, actions, rewards)
+        wave = play(env, env.reset(streams[4].spawn(1)[0]), explorers, generator)
+        beyond = np.maximum(np.abs(wave.observations[:, 1:, n, 2:4]) - how.edge, 0.0).sum(axis=-1)
+        wave.rewards[:, :, n] -= how.penalty * beyond
+        buffer.add(wave.observations, wave.actions, wave.rewards, wave.lengths, wave.terminated)
         if steps <= how.predators.random_steps:
             continue
         for _ in range(wave_steps // how.predators.steps_per_update):
             predators.update(buffer.sample(how.predators.batch_size, rng, slice(0, n)))
             prey.update(narrow(buffer.sample(how.prey.batch_size, rng, slice(n, n + 1)), prey_obs_dim))
-        random, outside = probe(env, prey.actor, how, seed)
+        candidate = prey.policy(noise=0.0)
+        random, outside = probe(env, candidate, how, seed)
         if progress is not None:
             progress(f"training the prey: random predators get {random:.1f}", steps, how.steps)
         if outside <= how.outside and random <= scores.PUBLISHED[name]["random"]:
             facts = {"env_steps": steps, "updates": prey.updates, "random_return": random, "outside": outside}
-            return frozen(prey.actor), facts
+            return candidate, facts
     raise UserError(f"{name}: expected a prey within {how.steps} steps, found none; try another seed", FAILED)
 
 
 def probe(env: Joint, actor: Actor, how: PreyRecipe, seed: int) -> tuple[float, float]:
     """Mean return of uniform predators against this prey, and how often it ends outside the arena."""
     n, act_dim = env.env.spec.n_agents, env.spec.act_dim
-    team = Team(Uniform(act_dim), frozen(actor), n)
+    team = Team(Uniform(act_dim), actor, n)
     generator = torch.Generator().manual_seed(seed)
     returns, outside = [], []
     for s in np.random.SeedSequence(seed, spawn_key=(2,)).spawn(-(-how.evaluation_episodes // env.num_envs)):
@@ -134,10 +134,3 @@ def probe(env: Joint, actor: Actor, how: PreyRecipe, seed: int) -> tuple[float, 
 
 def narrow(batch: td3.Transitions, obs_dim: int) -> td3.Transitions:
     return batch._replace(obs=batch.obs[..., :obs_dim], next_obs=batch.next_obs[..., :obs_dim])
-
-
-def frozen(actor: Actor) -> Actor:
-    """A copy that acts without noise."""
-    copied = copy.deepcopy(actor)
-    copied.noise = 0.0
-    return copied

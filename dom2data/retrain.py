@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+from dom2data import envs, recipes
 from dom2data.errors import UserError
 from dom2data.generate import Progress
 
@@ -21,17 +23,26 @@ def train(
 ) -> dict[str, Any]:
     """Behaviour policies from nothing, into a folder that appears when all of them are there.
 
+    What an interrupted call left in ``<out>.partial`` is continued when it was begun alike, else discarded.
     Returns its entry of ``zoo.json``. Raises UserError when ``out`` exists (without ``force``).
     """
     from dom2data import behaviour
 
     if out.exists() and not force:
         raise UserError(f"expected a new folder, found {out}; --force replaces it, --out names another")
-    partial_folder = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial_folder, ignore_errors=True)
-    entry = behaviour.train(env, seed, partial_folder, progress, keep_prey=keep_prey)
+    unfinished = out.with_name(out.name + ".partial")
+    # The prey's weights decide what is learned, and its spec cannot be asked for before it exists.
+    asked = {"env": env, "seed": seed, "keep_prey": keep_prey, "versions": recipes.versions()}
+    asked["recipe"] = repr(behaviour.recipe(env))
+    noted = unfinished / "asked.json"
+    if not noted.exists() or json.loads(noted.read_text()) != asked:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        noted.write_text(json.dumps(asked))
+    entry = behaviour.train(env, seed, unfinished, progress, keep_prey=keep_prey)
     shutil.rmtree(out, ignore_errors=True)
-    partial_folder.rename(out)
+    noted.unlink()
+    unfinished.rename(out)
     return entry
 
 
@@ -40,8 +51,7 @@ def retrained(env: str, seed: int, base: Path, progress: Progress | None = None)
 
     The prey stays the shipped one: it is part of the environment.
     """
-    folder = base / ".dom2data" / "zoo" / f"{env}-s{seed}"
+    folder = base / ".dom2data" / "zoo" / f"{envs.spec(env).env_id}-s{seed}"
     if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
         train(env, seed, folder, progress, keep_prey=True)
     return folder

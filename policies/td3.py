@@ -1,8 +1,10 @@
 """Online independent TD3 over a stack of agents (Fujimoto et al. 2018), the source of behaviour policies.
 
 Every agent has its own actor, twin critics and minibatch and sees its own observation only; the stack
-trains them together. Differences from the paper: gradient norms are clipped per agent, and updates come
-in a group after each wave of episodes (as many as ``steps_per_update`` allows) instead of one a step.
+trains them together. With ``joint_critic`` one pair of critics reads what all agents see and do; the actors
+stay as they are (centralised training, decentralised execution; Lowe et al. 2017). Differences from the
+paper: gradient norms are clipped per agent, and updates come in a group after each wave of episodes (as many
+as ``steps_per_update`` allows) instead of one a step.
 """
 
 from __future__ import annotations
@@ -18,6 +20,9 @@ from torch import Tensor, nn
 
 from dom2_policies.policy import Actor
 from dom2_policies.stacked import ALL, StackedMLP, polyak_
+
+_EPISODES = ("observations", "actions", "rewards", "lengths", "terminated")
+_STATEFUL = ("actor", "critic", "target_actor", "target_critic", "actor_optimizer", "critic_optimizer")
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,10 @@ class Config:
     """Environment steps over which the noise falls linearly."""
     random_steps: int = 10_000
     """Environment steps of uniform actions before the first update."""
+    reward_scale: float = 1.0
+    """What rewards are multiplied by before learning."""
+    joint_critic: bool = False
+    """Whether one pair of critics, reading all observations and actions, serves a team with one reward."""
 
     def noise(self, steps: int) -> float:
         """Exploration noise after ``steps`` environment steps."""
@@ -67,57 +76,98 @@ class Transitions(NamedTuple):
     actions: Tensor  # [N, B, A]
     rewards: Tensor  # [N, B]
     next_obs: Tensor  # [N, B, O]
+    terminated: Tensor  # [N, B] float, 1 where nothing follows
 
 
 class ReplayBuffer:
-    """Whole episodes of equal length T, oldest overwritten first; none of them ends by termination.
+    """Whole episodes of at most T steps, oldest overwritten first.
 
-    ``observations`` [capacity, T+1, N, O], ``actions`` [capacity, T, N, A], ``rewards`` [capacity, T, N].
+    ``observations`` [capacity, T+1, N, O], ``actions`` [capacity, T, N, A], ``rewards`` [capacity, T, N];
+    of each episode the first ``lengths`` [capacity] steps count.
     """
 
     def __init__(self, capacity: int, horizon: int, n_agents: int, obs_dim: int, act_dim: int):
         self.observations = np.empty((capacity, horizon + 1, n_agents, obs_dim), np.float32)
         self.actions = np.empty((capacity, horizon, n_agents, act_dim), np.float32)
         self.rewards = np.empty((capacity, horizon, n_agents), np.float32)
-        self.capacity, self.horizon, self.n_agents = capacity, horizon, n_agents
-        self.added = 0
+        self.lengths = np.zeros(capacity, np.int64)
+        self.terminated = np.zeros(capacity, bool)
+        self.capacity, self.n_agents, self.added = capacity, n_agents, 0
+        self._ends = np.zeros(0, np.int64)  # of the episodes held, in steps
 
     def __len__(self) -> int:
         return min(self.added, self.capacity)
 
-    def add(self, observations: NDArray[Any], actions: NDArray[Any], rewards: NDArray[Any]) -> None:
-        """Append E episodes, given as arrays [E, T+1, N, O], [E, T, N, A] and [E, T, N]."""
+    def add(
+        self,
+        observations: NDArray[Any],
+        actions: NDArray[Any],
+        rewards: NDArray[Any],
+        lengths: NDArray[Any],
+        terminated: NDArray[Any],
+    ) -> None:
+        """Append E episodes: arrays [E, T+1, N, O], [E, T, N, A], [E, T, N], [E] and [E]."""
         rows = (self.added + np.arange(len(actions))) % self.capacity
         self.observations[rows], self.actions[rows], self.rewards[rows] = observations, actions, rewards
+        self.lengths[rows], self.terminated[rows] = lengths, terminated
         self.added += len(actions)
+        self._ends = np.cumsum(self.lengths[: len(self)])
 
-    def sample(self, batch_size: int, rng: np.random.Generator, agents: slice = ALL) -> Transitions:
-        """Uniform transitions of some agents (all by default), drawn separately for each."""
+    def state_dict(self) -> dict[str, Any]:
+        """The episodes held, as tensors, and how many were ever added."""
+        held = slice(0, len(self))
+        return {"added": self.added} | {k: torch.from_numpy(getattr(self, k)[held]) for k in _EPISODES}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what ``state_dict`` returned."""
+        self.added = state["added"]
+        for name in _EPISODES:
+            getattr(self, name)[: len(self)] = state[name].numpy()
+        self._ends = np.cumsum(self.lengths[: len(self)])
+
+    def sample(
+        self, batch_size: int, rng: np.random.Generator, agents: slice = ALL, joint: bool = False
+    ) -> Transitions:
+        """Uniform transitions of some agents (all by default): each its own, or ``joint``, of one moment."""
         agent = np.arange(self.n_agents)[agents, None]
-        flat = rng.integers(len(self) * self.horizon, size=(len(agent), batch_size))
-        episode, step = np.divmod(flat, self.horizon)
+        flat = rng.integers(self._ends[-1], size=(1 if joint else len(agent), batch_size))
+        episode = np.searchsorted(self._ends, flat, side="right")
+        left = self._ends[episode] - flat
+        step = self.lengths[episode] - left
         take = (episode, step, agent)
         return Transitions(
             torch.from_numpy(self.observations[take]),
             torch.from_numpy(self.actions[take]),
             torch.from_numpy(self.rewards[take]),
             torch.from_numpy(self.observations[episode, step + 1, agent]),
+            torch.from_numpy(np.float32(self.terminated[episode] & (left == 1))),
         )
 
 
 class TD3:
-    """N independent learners. ``actor`` is the policy they have learned so far."""
+    """N learners. The observations may be wider than what the actors see: critics read all of them."""
 
-    def __init__(self, config: Config, n_agents: int, obs_dim: int, act_dim: int, seed: int):
+    def __init__(
+        self, config: Config, n_agents: int, obs_dim: int, act_dim: int, seed: int, actor_obs_dim: int = 0
+    ):
         self.config, self.n_agents, self.updates = config, n_agents, 0
+        self.actor_obs_dim = actor_obs_dim or obs_dim
         self.generator = torch.Generator().manual_seed(seed)
         hidden = (config.hidden, config.hidden)
-        self.actor = Actor((obs_dim, *hidden, act_dim), n_agents, [self.generator])
-        # Both critics of all agents are one stack: members 0..N-1 are the first critics, N..2N-1 the second.
-        self.critic = StackedMLP(2 * n_agents, (obs_dim + act_dim, *hidden, 1), [self.generator])
+        self.actor = Actor((self.actor_obs_dim, *hidden, act_dim), n_agents, [self.generator])
+        # All critics are one stack: members 0..C-1 are the first critics, C..2C-1 the second ones.
+        self.n_critics, seen = (1, n_agents) if config.joint_critic else (n_agents, 1)
+        sizes = (seen * (obs_dim + act_dim), *hidden, 1)
+        self.critic = StackedMLP(2 * self.n_critics, sizes, [self.generator])
         self.target_actor, self.target_critic = copy.deepcopy(self.actor), copy.deepcopy(self.critic)
         self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), config.lr, fused=True)
         self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), config.lr, fused=True)
+
+    def policy(self, noise: float) -> Actor:
+        """A copy of what the N agents have learned so far, acting with Gaussian noise."""
+        policy = copy.deepcopy(self.actor)
+        policy.noise = noise
+        return policy
 
     def update(self, batch: Transitions) -> None:
         """One critic update and, every ``policy_delay``-th time, one actor and target update."""
@@ -133,20 +183,42 @@ class TD3:
         with torch.no_grad():
             noise = torch.randn(batch.actions.shape, generator=self.generator).mul_(self.config.smoothing)
             noise = noise.clamp_(-self.config.smoothing_clip, self.config.smoothing_clip)
-            next_actions = (self.target_actor(batch.next_obs) + noise).clamp_(-1.0, 1.0)
+            next_actions = (self.target_actor(self._seen(batch.next_obs)) + noise).clamp_(-1.0, 1.0)
             next_q = self._q(self.target_critic, batch.next_obs, next_actions).amin(0)
-            target = batch.rewards + self.config.gamma * next_q
+            rewards = self.config.reward_scale * batch.rewards[: self.n_critics]
+            goes_on = 1.0 - batch.terminated[: self.n_critics]
+            target = rewards + self.config.gamma * goes_on * next_q
         return (self._q(self.critic, batch.obs, batch.actions) - target).square().mean(-1).sum()
 
     def actor_loss(self, batch: Transitions) -> Tensor:
         """-Q_1(o, pi(o)), through the first critic alone."""
-        inputs = torch.cat((batch.obs, self.actor(batch.obs)), -1)
-        return -self.critic(inputs, slice(0, self.n_agents)).mean((1, 2)).sum()
+        inputs = self._inputs(batch.obs, self.actor(self._seen(batch.obs)))
+        return -self.critic(inputs, slice(0, self.n_critics)).mean((1, 2)).sum()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next update depends on, as tensors and numbers."""
+        parts = {name: getattr(self, name).state_dict() for name in _STATEFUL}
+        return parts | {"generator": self.generator.get_state(), "updates": self.updates}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from ``state_dict``, bit for bit."""
+        for name in _STATEFUL:
+            getattr(self, name).load_state_dict(state[name])
+        self.generator.set_state(state["generator"])
+        self.updates = state["updates"]
+
+    def _seen(self, obs: Tensor) -> Tensor:
+        """The part of an observation that the actors see, its beginning."""
+        return obs[..., : self.actor_obs_dim]
+
+    def _inputs(self, obs: Tensor, actions: Tensor) -> Tensor:
+        """What the critics read [C, B, .]: their agent's observation and action, or everybody's."""
+        inputs = torch.cat((obs, actions), -1)
+        return inputs.transpose(0, 1).reshape(1, inputs.shape[1], -1) if self.config.joint_critic else inputs
 
     def _q(self, critic: StackedMLP, obs: Tensor, actions: Tensor) -> Tensor:
-        """Both critics' values [2, N, B]."""
-        inputs = torch.cat((obs, actions), -1).repeat(2, 1, 1)
-        return critic(inputs).view(2, self.n_agents, -1)
+        """Both critics' values [2, C, B]."""
+        return critic(self._inputs(obs, actions).repeat(2, 1, 1)).view(2, self.n_critics, -1)
 
 
 def step_(loss: Tensor, network: nn.Module, optimizer: torch.optim.Optimizer, clip: float) -> None:

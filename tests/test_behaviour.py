@@ -11,13 +11,14 @@ import torch
 
 from dom2_policies import td3, zoo
 from dom2_policies.policy import Uniform, load_actor
-from dom2data import behaviour, envs, prey, scores
+from dom2data import behaviour, envs, prey, retrain, scores, training
 from dom2data.errors import UserError
 from dom2data.rollout import rollout, team_returns
 
 TINY = td3.Config(batch_size=64, random_steps=500, steps_per_update=50)
-HOW = behaviour.Recipe(
+HOW = training.Recipe(
     learner=TINY, steps=2_000, num_envs=20, waves_per_evaluation=1, evaluation_episodes=40,
+    reference_episodes=40,
     prey=prey.PreyRecipe(predators=TINY, prey=TINY, steps=3_000, num_envs=20, evaluation_episodes=40),
 )  # fmt: skip
 
@@ -25,12 +26,11 @@ HOW = behaviour.Recipe(
 @pytest.fixture
 def tiny(monkeypatch):
     """A recipe that ends in a second, at levels that its first evaluations reach."""
-    monkeypatch.setitem(behaviour.RECIPES, "tag", HOW)
+    monkeypatch.setitem(training.RECIPES, "tag", HOW)
     monkeypatch.setitem(scores.PUBLISHED_RETURNS, "tag", {"medium": (-1000.0, 0.0)})
     monkeypatch.setitem(scores.PUBLISHED, "tag", {"random": 1000.0, "expert": 2000.0})
-    monkeypatch.setattr(behaviour, "REFERENCE_EPISODES", 40)
     lenient = dataclasses.replace(HOW.prey, outside=1.0)
-    monkeypatch.setitem(behaviour.RECIPES, "tag", dataclasses.replace(HOW, prey=lenient))
+    monkeypatch.setitem(training.RECIPES, "tag", dataclasses.replace(HOW, prey=lenient))
 
 
 def test_training_twice_gives_the_same_bytes(tiny, tmp_path):
@@ -46,23 +46,106 @@ def test_training_twice_gives_the_same_bytes(tiny, tmp_path):
 
 
 def test_another_seed_gives_another_policy(tiny):
-    one, two = (behaviour.replay_buffer("tag", seed) for seed in (0, 1))
+    (one, _), (two, _) = (behaviour.replay_buffer("tag", seed) for seed in (0, 1))
     assert not np.array_equal(one.actions, two.actions)
 
 
 def test_the_replay_buffer_holds_what_training_had_seen(tiny):
-    data = behaviour.replay_buffer("tag", 0)
-    assert data.observations.shape == (40, 26, 3, 16)  # medium at the first evaluation after the first update
-    assert data.checkpoint.env_steps == 1_000
-    assert np.abs(data.actions).max() <= 1
+    rows, checkpoint = behaviour.replay_buffer("tag", 0)
+    assert rows.observations.shape == (40, 26, 3, 16)  # medium at the first evaluation after the first update
+    assert checkpoint.env_steps == 1_000
+    assert np.abs(rows.actions).max() <= 1
+    assert (rows.lengths == 25).all()
+    assert rows.truncated.all()
+    assert not rows.terminated.any()
+
+
+class Killed(Exception):
+    """Stands in for a kill: nothing that the training does catches it."""
+
+
+def killed_at(steps: int):
+    def progress(what: str, done: int, total: int) -> None:
+        if done >= steps and "prey" not in what:
+            raise Killed
+
+    return progress
+
+
+def test_a_killed_training_continues_bit_for_bit(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(behaviour, "SAVE_SECONDS", 0.0)
+    retrain.train("tag", 3, tmp_path / "whole")
+    with pytest.raises(Killed):
+        retrain.train("tag", 3, tmp_path / "cut", killed_at(1_500))
+    assert not (tmp_path / "cut").exists()
+    state = torch.load(tmp_path / "cut.partial" / behaviour.STATE, weights_only=True)
+    assert state["training"]["wave"] == 2
+    monkeypatch.setattr(behaviour, "train_prey", lambda *_: pytest.fail("the prey is there already"))
+    retrain.train("tag", 3, tmp_path / "cut")
+    files = sorted(path.name for path in (tmp_path / "whole").iterdir())
+    assert files == ["tag-expert.safetensors", "tag-medium.safetensors", "tag-prey.safetensors", "zoo.json"]
+    assert sorted(path.name for path in (tmp_path / "cut").iterdir()) == files
+    for name in files:
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_training_begun_otherwise_is_not_continued(tiny, tmp_path, monkeypatch):
+    with pytest.raises(Killed):
+        retrain.train("tag", 4, tmp_path / "zoo", killed_at(0))
+    retrain.train("tag", 3, tmp_path / "zoo")
+    assert zoo.entry("tag", tmp_path / "zoo")["policies"]["prey"]["seed"] == 3
+    with pytest.raises(UserError, match="expected a new folder"):
+        retrain.train("tag", 3, tmp_path / "zoo")
+
+
+def test_a_replay_buffer_continues_bit_for_bit(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(behaviour, "SAVE_SECONDS", 0.0)
+    first, _ = behaviour.replay_buffer("tag", 0)
+    level = behaviour.medium_level("tag")
+    monkeypatch.setitem(scores.PUBLISHED_RETURNS, "tag", {"medium": (1e6, 0.0)})
+    with pytest.raises(Killed):
+        behaviour.replay_buffer("tag", 0, killed_at(1_500), state=tmp_path / "state.pt")
+    with pytest.raises(UserError, match="expected a return of"):
+        behaviour.replay_buffer("tag", 0, state=tmp_path / "state.pt")
+    held = torch.load(tmp_path / "state.pt", weights_only=True)["training"]["buffer"]
+    np.testing.assert_array_equal(held["actions"][:40].numpy(), first.actions)
+    assert level == -1000
+
+
+def test_without_a_published_level_medium_lies_between_random_and_expert(tiny, tmp_path, monkeypatch):
+    monkeypatch.delitem(scores.PUBLISHED_RETURNS, "tag")
+    with pytest.raises(UserError, match="expected a medium level of tag, found none"):
+        behaviour.replay_buffer("tag", 0, folder=tmp_path)
+    monkeypatch.setattr(behaviour, "references", lambda *_: {"random": -2000.0, "expert": 0.0})
+    entry = behaviour.train("tag", 0, tmp_path, keep_prey=True)
+    random, best = entry["references"]["random"], entry["policies"]["expert"]["return"]
+    assert entry["medium_level"] == pytest.approx(random + 0.3 * (best - random))
+    assert entry["policies"]["medium"]["return"] >= entry["medium_level"]
+    _, checkpoint = behaviour.replay_buffer("tag", 0, folder=tmp_path)
+    assert checkpoint.mean == entry["policies"]["medium"]["return"]
+    monkeypatch.setattr(behaviour, "references", lambda *_: {"random": 2000.0, "expert": 0.0})
+    with pytest.raises(UserError, match="expected an expert above uniform actions"):
+        behaviour.train("tag", 0, tmp_path, keep_prey=True)
+
+
+def test_actors_see_the_beginning_of_what_critics_see(monkeypatch):
+    how = training.RECIPES["halfcheetah"]
+    short = dataclasses.replace(how.learner, random_steps=500, batch_size=32, steps_per_update=500)
+    monkeypatch.setitem(
+        training.RECIPES,
+        "halfcheetah",
+        dataclasses.replace(how, learner=short, num_envs=1, evaluation_episodes=1),
+    )
+    monkeypatch.setitem(scores.PUBLISHED_RETURNS, "halfcheetah", {"medium": (-1e4, 0.0)})
+    rows, checkpoint = behaviour.replay_buffer("halfcheetah", 0)
+    assert rows.observations.shape == (1, 1001, 2, 6)
+    assert checkpoint.actor.sizes == (6, 128, 128, 3)
 
 
 def test_a_level_that_is_not_reached_is_an_error(tiny, monkeypatch):
     monkeypatch.setitem(scores.PUBLISHED_RETURNS, "tag", {"medium": (1e6, 0.0)})
     with pytest.raises(UserError, match=r"expected a return of 1000000\.0 within 2000 steps"):
         behaviour.replay_buffer("tag", 0)
-    with pytest.raises(UserError, match="expected an environment that can be trained"):
-        behaviour.recipe("chess")
 
 
 def test_the_joint_view_shows_the_prey_as_an_agent():

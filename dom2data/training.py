@@ -1,0 +1,184 @@
+"""Online training of behaviour policies: how each environment's are trained, and the loop that does it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from dom2_policies import td3
+from dom2_policies.policy import Actor, Policy, Uniform
+from dom2data.prey import PreyRecipe
+from dom2data.rollout import play, rollout, seed_of, team_returns
+from dom2data.spec import VectorEnv
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the behaviour policies of one environment are trained."""
+
+    learner: td3.Config = field(default_factory=td3.Config)
+    steps: int = 1_000_000
+    """Environment steps of training; the expert is the best evaluation on the way."""
+    noise: float = 0.1
+    """Standard deviation of the noise on actions at collection and evaluation."""
+    num_envs: int = 200
+    waves_per_evaluation: int = 2
+    evaluation_episodes: int = 1000
+    reference_episodes: int = 20_000
+    prey: PreyRecipe | None = None
+    critics_see: str | None = None
+    """The environment whose observations the critics read; the actors see the beginning of each."""
+
+
+_SPREAD = Recipe(
+    learner=td3.Config(
+        gamma=0.9,
+        batch_size=342,
+        steps_per_update=25,
+        grad_clip=10.0,
+        noise_steps=200_000,
+        reward_scale=0.03,
+    ),
+    waves_per_evaluation=1,
+)
+_HALFCHEETAH = Recipe(
+    learner=td3.Config(
+        hidden=128,
+        lr=3e-4,
+        batch_size=256,
+        gamma=0.99,
+        rho=0.005,
+        grad_clip=1e9,
+        steps_per_update=10,
+        noise_start=0.2,
+        noise_steps=1_000_000,
+        joint_critic=True,
+    ),
+    steps=2_000_000,
+    num_envs=10,
+    waves_per_evaluation=1,
+    evaluation_episodes=20,
+    reference_episodes=200,
+    critics_see="halfcheetah-mamujoco",
+)
+_OTHER = Recipe(num_envs=20, steps=200_000, waves_per_evaluation=4, evaluation_episodes=100)
+
+RECIPES = {
+    "tag": Recipe(prey=PreyRecipe()),
+    "world": Recipe(prey=PreyRecipe()),
+    "spread": _SPREAD,
+    "halfcheetah": _HALFCHEETAH,
+    "halfcheetah-mamujoco": _HALFCHEETAH,
+}
+
+
+def recipe(name: str) -> Recipe:
+    """The training recipe of an environment; one for few slow rows where none was made for it."""
+    return RECIPES.get(name) or (_SPREAD if name.startswith("spread-") else _OTHER)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An evaluation during training."""
+
+    actor: Actor
+    mean: float
+    std: float
+    env_steps: int
+    updates: int
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        return {"return": self.mean, "std": self.std, "env_steps": self.env_steps, "updates": self.updates}
+
+
+class Training:
+    """Learners against ``env`` (``how.num_envs`` rows), from their first random actions to ``how.steps``.
+
+    One seed fixes everything on one machine; a state that was saved continues bit for bit.
+    ``actor_obs_dim`` is the part of an observation that actors see.
+    """
+
+    def __init__(self, env: VectorEnv, how: Recipe, seed: int, actor_obs_dim: int = 0):
+        spec, config = env.spec, how.learner
+        self.env, self.how, self.seed, self.wave = env, how, seed, 0
+        init, explore, sampling, _, tests = np.random.SeedSequence(seed).spawn(5)
+        self.learner = td3.TD3(
+            config, spec.n_agents, spec.obs_dim, spec.act_dim, seed_of(init), actor_obs_dim
+        )
+        self.generator = torch.Generator().manual_seed(seed_of(explore))
+        self.rng = np.random.default_rng(sampling)
+        self.test_seed = seed_of(tests)
+        capacity = min(config.buffer_steps, how.steps) // spec.horizon
+        self.buffer = td3.ReplayBuffer(capacity, spec.horizon, spec.n_agents, spec.obs_dim, spec.act_dim)
+
+    @property
+    def steps(self) -> int:
+        """Environment steps so far."""
+        return self.wave * self.env.num_envs * self.env.spec.horizon
+
+    def checkpoints(self) -> Iterator[Checkpoint]:
+        """Train to the end, yielding an evaluation every few waves of episodes."""
+        while self.steps < self.how.steps:
+            self._collect()
+            if self.steps > self.how.learner.random_steps:
+                self._learn()
+            if self.wave % self.how.waves_per_evaluation == 0 and self.learner.updates:
+                yield self._evaluate()
+
+    def _collect(self) -> None:
+        """One episode in every row."""
+        config, spec = self.how.learner, self.env.spec
+        policy: Policy = self.learner.policy(config.noise(self.steps))
+        if self.steps < config.random_steps:
+            policy = Uniform(spec.act_dim, spec.act_low, spec.act_high)
+        # The child that SeedSequence(seed).spawn(5)[3] would spawn for this wave.
+        start = np.random.SeedSequence(self.seed, spawn_key=(3, self.wave))
+        rows = play(self.env, self.env.reset(start), policy, self.generator)
+        self.buffer.add(rows.observations, rows.actions, rows.rewards, rows.lengths, rows.terminated)
+        self.wave += 1
+
+    def _learn(self) -> None:
+        config, wave_steps = self.how.learner, self.env.num_envs * self.env.spec.horizon
+        for _ in range(wave_steps // config.steps_per_update):
+            self.learner.update(self.buffer.sample(config.batch_size, self.rng, joint=config.joint_critic))
+
+    def _evaluate(self) -> Checkpoint:
+        actor = self.learner.policy(self.how.noise)
+        seed = np.random.SeedSequence(self.test_seed)
+        returns = evaluate(self.env, actor, self.how.evaluation_episodes, seed)
+        return Checkpoint(
+            actor, float(returns.mean()), float(returns.std()), self.steps, self.learner.updates
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the rest of the training depends on, for ``torch.save``."""
+        return {
+            "wave": self.wave,
+            "learner": self.learner.state_dict(),
+            "buffer": self.buffer.state_dict(),
+            "generator": self.generator.get_state(),
+            "rng": json.dumps(self.rng.bit_generator.state),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from ``state_dict``."""
+        self.wave = state["wave"]
+        self.learner.load_state_dict(state["learner"])
+        self.buffer.load_state_dict(state["buffer"])
+        self.generator.set_state(state["generator"])
+        self.rng.bit_generator.state = json.loads(state["rng"])
+
+
+def evaluate(env: VectorEnv, policy: Policy, episodes: int, seed: np.random.SeedSequence) -> np.ndarray:
+    """Team returns of at least ``episodes`` fresh episodes, the same ones for every policy."""
+    batches = seed.spawn(-(-episodes // env.num_envs))
+    generator = torch.Generator().manual_seed(seed_of(seed))
+    return np.concatenate(
+        [team_returns(rollout(env, env.reset(s), policy, generator)[2], env.spec) for s in batches]
+    )

@@ -115,7 +115,7 @@ def test_a_replay_buffer_continues_bit_for_bit(tiny, tmp_path, monkeypatch):
 def test_without_a_published_level_medium_lies_between_random_and_expert(tiny, tmp_path, monkeypatch):
     monkeypatch.delitem(scores.PUBLISHED_RETURNS, "tag")
     with pytest.raises(UserError, match="expected a medium level of tag, found none"):
-        behaviour.replay_buffer("tag", 0, folder=tmp_path)
+        behaviour.replay_buffer("tag", 0, folder=tmp_path / "none")
     monkeypatch.setattr(behaviour, "references", lambda *_: {"random": -2000.0, "expert": 0.0})
     entry = behaviour.train("tag", 0, tmp_path, keep_prey=True)
     random, best = entry["references"]["random"], entry["policies"]["expert"]["return"]

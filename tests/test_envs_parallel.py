@@ -5,24 +5,27 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from pettingzoo.test import parallel_api_test, parallel_seed_test
+from PIL import Image
 
 from dom2_policies.policy import Uniform
 from dom2data import envs
 from dom2data.envs.parallel import ParallelView
-from dom2data.envs.render import frames
+from dom2data.envs.render import LONGEST, contact_sheet, draw, frames
+
+ALL = (*envs.NAMES, *envs.VARIANTS)
 
 
-@pytest.mark.parametrize("name", envs.NAMES)
+@pytest.mark.parametrize("name", ALL)
 def test_pettingzoo_api(name):
     parallel_api_test(ParallelView(name), num_cycles=60)
 
 
-@pytest.mark.parametrize("name", envs.NAMES)
+@pytest.mark.parametrize("name", ALL)
 def test_pettingzoo_seed(name):
     parallel_seed_test(lambda: ParallelView(name), num_cycles=30)
 
 
-@pytest.mark.parametrize("name", envs.NAMES)
+@pytest.mark.parametrize("name", ALL)
 def test_same_episode_as_the_batched_environment(name):
     view, env = ParallelView(name), envs.make(name, num_envs=1)
     rng = np.random.default_rng(2)
@@ -40,7 +43,7 @@ def test_same_episode_as_the_batched_environment(name):
     assert view.agents == []
 
 
-@pytest.mark.parametrize("name", envs.NAMES)
+@pytest.mark.parametrize("name", ALL)
 def test_pictures_show_what_moves(name):
     view = ParallelView(name, render_mode="rgb_array")
     view.reset(seed=0)
@@ -50,14 +53,60 @@ def test_pictures_show_what_moves(name):
     joint = {agent: np.ones(view.action_space(agent).shape, np.float32) for agent in view.possible_agents}
     for _ in range(5):
         view.step(joint)
-    assert (view.render() != first).any()
+    # More than a smoothed edge here and there.
+    assert (view.render() != first).any(axis=2).sum() > 100
     assert ParallelView(name).render() is None
 
 
-def test_frames_cover_whole_episodes():
-    spec = envs.spec("tag")
-    pictures = frames("tag", Uniform(spec.act_dim), seed=0, episodes=2)
-    assert len(pictures) == 2 * (spec.horizon + 1)
+def test_frames_cover_whole_short_episodes_and_the_beginning_of_long_ones():
+    pictures = frames("tag", Uniform(2), seed=0, episodes=2)
+    assert len(pictures) == 2 * (envs.spec("tag").horizon + 1)
+    assert len(frames("halfcheetah", Uniform(3))) == LONGEST + 1
+    chosen = frames("tag", Uniform(2), seed=0, episodes=2, times=(0, 25))
+    for found, expected in zip(chosen, (pictures[i] for i in (0, 25, 26, 51)), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_the_camera_follows_the_cheetah():
+    """Five metres on, in the same pose, only the marks below the ground differ."""
+    env = envs.make("halfcheetah", num_envs=2, seed=0)
+    qpos, qvel = env.state
+    qpos[1] = qpos[0] + np.eye(9)[0] * 5.0
+    env.load_state(qpos, qvel)
+    here, there = draw(env, 0).astype(int), draw(env, 1).astype(int)
+    changed = np.abs(here - there).max(axis=2) > 40  # not the rounding of half a pixel
+    assert not changed[:280].any()
+    assert changed[280:].any()
+
+
+def test_a_larger_arena_is_drawn_from_farther_away():
+    """Agents of spread-4 are as large as those of spread, in an arena twice as wide."""
+    red = [
+        (draw(envs.make(name), 0)[..., 0] > 190) & (draw(envs.make(name), 0)[..., 1] < 100)
+        for name in ("spread", "spread-4")
+    ]
+    areas = [mask.sum() / n for mask, n in zip(red, (3, 4), strict=True)]
+    assert areas[0] / areas[1] == pytest.approx(4.0, rel=0.15)
+
+
+def test_a_shifted_environment_is_drawn_without_what_was_dismissed():
+    env = envs.make("spread-6-landmarks", shift="dismiss", seed=0)
+    standard = envs.make("spread-6-landmarks", seed=0)
+    np.testing.assert_array_equal(env.env.state[0], standard.state[0])
+    assert (draw(env, 0) != draw(standard, 0)).any()
+    with pytest.raises(TypeError, match="it has no picture"):
+        draw(object(), 0)
+
+
+def test_contact_sheet(tmp_path):
+    file = tmp_path / "sheet.png"
+    contact_sheet({"tag": Uniform(2), "spread-10": Uniform(2)}, file)
+    with Image.open(file) as sheet:
+        assert sheet.format == "PNG"
+        width, height = sheet.size
+    assert width > 600
+    assert height > 400
+    assert file.stat().st_size < 300_000
 
 
 def test_unknown_render_mode():

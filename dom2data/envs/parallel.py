@@ -19,7 +19,7 @@ METADATA: Dict = {"render_modes": ["rgb_array"], "is_parallelizable": True, "ren
 class ParallelView(ParallelEnv):
     """``pettingzoo.ParallelEnv`` over one row of ``dom2data.envs.make(name)``.
 
-    Observations are float32 vectors, actions float32 forces in [-1, 1]^A; the frozen prey is part of the
+    Observations are float32 vectors, actions float32 vectors in [-1, 1]^A; the frozen prey is part of the
     environment, not an agent. Every episode ends by its time limit (truncation).
     ``render_mode="rgb_array"`` makes ``render()`` return uint8 [400, 400, 3].
     """
@@ -71,7 +71,7 @@ class ParallelView(ParallelEnv):
         )
 
     def render(self) -> NDArray[np.uint8] | None:
-        """The arena as uint8 [400, 400, 3]; None without a render mode."""
+        """The present state as uint8 [400, 400, 3]; None without a render mode."""
         return draw(self._env, 0) if self.render_mode == "rgb_array" else None
 
     def state(self) -> NDArray[np.float32]:

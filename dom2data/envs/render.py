@@ -1,44 +1,72 @@
-"""Pictures of particle environments."""
+"""Pictures of environments, drawn without a graphics driver.
+
+``python -m dom2data.envs.render OUT.png`` writes a contact sheet of the shipped experts at the four tasks.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import argparse
+from collections.abc import Iterable, Mapping
+from functools import singledispatch
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import mujoco
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from dom2data import envs
+from dom2data.envs.halfcheetah import HalfCheetahEnv
+from dom2data.envs.particle import ParticleEnv
+from dom2data.envs.shifts import Shifted
 
 if TYPE_CHECKING:
     from dom2_policies.policy import Policy
-    from dom2data.envs.particle import ParticleEnv
 
+Picture = NDArray[np.uint8]
+"""[400, 400, 3]"""
 SIZE = 400
-_HALF_WIDTH = 1.6  # arena units from the centre to the picture's edge
+LONGEST = 100
+"""``frames`` shows at most this many steps of an episode by default."""
 _SMOOTH = 2  # drawn this much larger and scaled down, for smooth edges
-_PAPER, _EDGE, _ROCK, _OPEN = "#fbfaf7", "#d8d4ca", "#8d99a6", "#b5d3a8"
+_PIXELS = SIZE * _SMOOTH
+_PAPER, _INK, _EDGE, _ROCK, _OPEN = "#fbfaf7", "#55524b", "#d8d4ca", "#8d99a6", "#a3c993"
 _LEARNER, _PREY, _TOUCH = "#c8503c", "#2f8f5b", "#f2b705"
+_LEGS = {"b": _LEARNER, "f": "#3f6fb0"}
 
 
-def draw(env: ParticleEnv, row: int) -> NDArray[np.uint8]:
-    """One row as uint8 [400, 400, 3]: learners red, prey green (ringed when touched), rocks grey."""
+@singledispatch
+def draw(env: Any, row: int) -> Picture:
+    """One row as uint8 [400, 400, 3]. Raises TypeError for an environment that has no picture here."""
+    raise TypeError(f"expected an environment of this project, found {type(env).__name__}: it has no picture")
+
+
+@draw.register
+def _shifted(env: Shifted, row: int) -> Picture:
+    return draw(env.env, row)
+
+
+@draw.register
+def _particles(env: ParticleEnv, row: int) -> Picture:
+    """From above: learners red, prey green (ringed when touched), rocks grey, other landmarks light green."""
     agents, _, landmarks = (array[row] for array in env.state)
     scenario = env.scenario
-    image = Image.new("RGB", (SIZE * _SMOOTH, SIZE * _SMOOTH), _PAPER)
-    pen = ImageDraw.Draw(image)
-    scale = SIZE * _SMOOTH / (2 * _HALF_WIDTH)
+    half_width = 1.6 * scenario.agent_range  # agents may leave the square that they start in
+    image, pen = _canvas()
+    scale = _PIXELS / (2 * half_width)
 
     def box(centre: NDArray[np.float64], radius: float) -> tuple[float, float, float, float]:
-        x, y = (centre[0] + _HALF_WIDTH) * scale, (_HALF_WIDTH - centre[1]) * scale
+        x, y = (centre[0] + half_width) * scale, (half_width - centre[1]) * scale
         return x - radius * scale, y - radius * scale, x + radius * scale, y + radius * scale
 
-    pen.rectangle(box(np.zeros(2), 1.0), outline=_EDGE, width=2 * _SMOOTH)
+    pen.rectangle(box(np.zeros(2), scenario.agent_range), outline=_EDGE, width=2 * _SMOOTH)
     for centre, radius, solid in zip(
         landmarks, scenario.landmark_sizes, scenario.landmark_collides, strict=True
     ):
-        pen.ellipse(box(centre, radius), fill=_ROCK if solid else _OPEN)
+        if np.isfinite(centre).all():  # a dismissed landmark is infinitely far away
+            pen.ellipse(box(centre, radius), fill=_ROCK if solid else _OPEN)
     n_learn = len(scenario.agent_names)
     for i, (centre, radius) in enumerate(zip(agents, scenario.sizes, strict=True)):
         pen.ellipse(box(centre, radius), fill=_LEARNER if i < n_learn else _PREY)
@@ -46,16 +74,100 @@ def draw(env: ParticleEnv, row: int) -> NDArray[np.uint8]:
         reach = [scenario.sizes[prey] + size for size in scenario.sizes[:n_learn]]
         if (np.linalg.norm(agents[:n_learn] - agents[prey], axis=1) < reach).any():
             pen.ellipse(box(agents[prey], 2.2 * scenario.sizes[prey]), outline=_TOUCH, width=3 * _SMOOTH)
+    return _finished(image)
+
+
+@draw.register
+def _cheetah(env: HalfCheetahEnv, row: int) -> Picture:
+    """From the side, following the torso: the back agent's leg red, the front agent's blue."""
+    model = env.models[row]
+    data = mujoco.MjData(model)
+    data.qpos[:] = env.state[0][row]
+    mujoco.mj_kinematics(model, data)
+    image, pen = _canvas()
+    scale, ground = _PIXELS / 3.2, 0.72 * _PIXELS  # 3.2 m wide
+    camera = data.body("torso").xpos[0]
+
+    def at(x: float, z: float) -> tuple[float, float]:
+        return _PIXELS / 2 + (x - camera) * scale, ground - z * scale
+
+    pen.rectangle((0, ground, _PIXELS, _PIXELS), fill=_EDGE)
+    for metre in range(int(np.floor(camera)) - 2, int(np.ceil(camera)) + 3):
+        x, y = at(metre, 0.0)
+        pen.line((x, y, x, y + 8 * _SMOOTH), fill=_INK, width=_SMOOTH)
+        pen.text((x, y + 12 * _SMOOTH), f"{metre} m", fill=_INK, font=_font(12 * _SMOOTH), anchor="mt")
+    for i in np.flatnonzero(model.geom_type == mujoco.mjtGeom.mjGEOM_CAPSULE):
+        radius, half_length = model.geom_size[i, :2]
+        along = half_length * data.geom_xmat[i].reshape(3, 3)[[0, 2], 2]
+        ends = [at(*(data.geom_xpos[i, [0, 2]] + sign * along)) for sign in (-1, 1)]
+        colour = _LEGS.get(model.body(model.geom_bodyid[i]).name[0], _ROCK)
+        pen.line((*ends[0], *ends[1]), fill=colour, width=round(2 * radius * scale))
+        for x, y in ends:
+            r = radius * scale
+            pen.ellipse((x - r, y - r, x + r, y + r), fill=colour)
+    return _finished(image)
+
+
+def _canvas() -> tuple[Image.Image, ImageDraw.ImageDraw]:
+    image = Image.new("RGB", (_PIXELS, _PIXELS), _PAPER)
+    return image, ImageDraw.Draw(image)
+
+
+def _finished(image: Image.Image) -> Picture:
     return np.asarray(image.resize((SIZE, SIZE), Image.Resampling.LANCZOS))
 
 
-def frames(name: str, policy: Policy, seed: int = 0, episodes: int = 1) -> list[NDArray[np.uint8]]:
-    """Pictures of whole episodes, one after another: the start and every step of each."""
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
+def frames(
+    name: str, policy: Policy, seed: int = 0, episodes: int = 1, times: Iterable[int] | None = None
+) -> list[Picture]:
+    """Pictures of episodes, one episode after another, at ``times`` (0 is the start).
+
+    By default whole episodes, of long ones the start and the first ``LONGEST`` steps.
+    """
     env, generator = envs.make(name, num_envs=episodes), torch.Generator().manual_seed(seed)
+    shown = set(range(min(env.spec.horizon, LONGEST) + 1) if times is None else times)
     obs = env.reset(seed)
-    pictures = [[draw(env, row)] for row in range(episodes)]
-    for _ in range(env.spec.horizon):
-        obs = env.step(policy.act(torch.from_numpy(obs), generator).numpy()).obs
-        for row in range(episodes):
-            pictures[row].append(draw(env, row))
+    pictures: list[list[Picture]] = [[] for _ in range(episodes)]
+    for t in range(max(shown) + 1):
+        if t > 0:
+            obs = env.step(policy.act(torch.from_numpy(obs), generator).numpy()).obs
+        if t in shown:
+            for row in range(episodes):
+                pictures[row].append(draw(env, row))
     return [picture for episode in pictures for picture in episode]
+
+
+def contact_sheet(policies: Mapping[str, Policy], path: Path, seed: int = 0) -> None:
+    """A PNG with one row per environment of ``policies``: start, middle and end of an episode."""
+    side, margin, title = SIZE // 2, 8, 22
+    height = title + side + margin
+    sheet = Image.new("RGB", (margin + 3 * (side + margin), height * len(policies)), "white")
+    pen = ImageDraw.Draw(sheet)
+    for i, (name, policy) in enumerate(policies.items()):
+        horizon = envs.spec(name).horizon
+        times = (0, horizon // 2, horizon)
+        for k, (t, picture) in enumerate(zip(times, frames(name, policy, seed, times=times), strict=True)):
+            x, y = margin + k * (side + margin), i * height
+            small = Image.fromarray(picture).resize((side, side), Image.Resampling.LANCZOS)
+            sheet.paste(small, (x, y + title))
+            pen.text((x, y + 4), f"{name}, step {t}", fill=_INK, font=_font(13))
+    sheet.save(path, optimize=True)
+
+
+def main() -> None:
+    """Draw the shipped experts."""
+    from dom2_policies import zoo
+    from dom2_policies.policy import load_actor
+
+    parser = argparse.ArgumentParser(prog="python -m dom2data.envs.render", description=__doc__)
+    parser.add_argument("out", type=Path, help="PNG file to write")
+    out = parser.parse_args().out
+    contact_sheet({name: load_actor(zoo.path(name, "expert")) for name in envs.NAMES}, out)
+
+
+if __name__ == "__main__":
+    main()

@@ -163,10 +163,10 @@ def carry_out(plan: Plan, workers: int, force: bool) -> Dataset:
         with ui.progress_bar() as progress:
             return generate(plan, workers=workers, force=force, progress=progress)
     except KeyboardInterrupt as error:
-        kept = "finished blocks are kept, the same command continues"
-        if plan.replay:
-            kept = "training starts anew with the same command"
-        raise UserError(f"{plan.dataset_id}: interrupted; {kept}", INTERRUPTED) from error
+        kept = "the state of training, saved every minute," if plan.replay else "every finished block"
+        raise UserError(
+            f"{plan.dataset_id}: interrupted; {kept} is kept, the same command continues", INTERRUPTED
+        ) from error
 
 
 def finish(made: Dataset, root: Path | None, as_json: bool = False) -> None:

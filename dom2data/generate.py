@@ -21,7 +21,6 @@ from dom2data.plan import Plan, plan
 from dom2data.pool import run
 from dom2data.publish import Origin, publish
 from dom2data.recipes import UNIFORM
-from dom2data.spec import Float32
 from dom2data.store import zarr
 from dom2data.store.layout import ArrayLayout, block_episodes, layout
 from dom2data.store.stage import Leaves, Stage, open_stage
@@ -113,35 +112,19 @@ def _intact(stage: Stage, layouts: Mapping[str, ArrayLayout], block: int, leaves
 
 
 def _write_replay(stage: Stage, todo: Plan, workers: int, progress: Progress) -> Written:
-    """Training is one process whatever ``workers`` says, and starts anew when it was interrupted."""
+    """Training is one process whatever ``workers`` says; its state is kept in the stage."""
     from dom2data import behaviour
-    from dom2data.rollout import Rows
 
-    data = behaviour.replay_buffer(todo.recipe.env, todo.recipe.seed, progress, folder=todo.zoo)
-    episodes, horizon = data.rewards.shape[:2]
-    if todo.ragged and _idle_at_the_end(data.observations, data.rewards):
-        raise UserError(
-            f"expected all episodes of {todo.recipe.env} to last {horizon} steps, found some over before; "
-            f"a replay buffer holds whole ones only, take another quality than {todo.recipe.quality}",
-            FAILED,
-        )
-    ended = np.zeros(episodes, bool)
-    rows = Rows(
-        data.observations, data.actions, data.rewards, np.full(episodes, horizon, np.int64), ended, ~ended
-    )
-    layouts = layout(todo.spec, episodes, episodes * horizon)
+    recipe = todo.recipe
+    stage.begin(recipe.to_json(), lambda data: None)
+    state = stage.folder / "training.pt"
+    rows, reached = behaviour.replay_buffer(recipe.env, recipe.seed, progress, folder=todo.zoo, state=state)
+    arrays = flatten(todo.spec, rows, np.zeros(len(rows.lengths), np.int64))
+    layouts = layout(todo.spec, len(rows.lengths), len(arrays["actions"]))
     require_space(stage.base, sum(array.nbytes for array in layouts.values()))
-    stage.discard()  # what an interrupted run left may have been made for another number of episodes
-    stage.begin(todo.recipe.to_json(), partial(zarr.create, layouts=layouts))
-    arrays = flatten(todo.spec, rows, np.zeros(episodes, np.int64))
+    zarr.create(stage.data, layouts)
     leaves = zarr.write_arrays(stage.data, layouts, arrays)
-    return layouts, leaves, {"medium": data.checkpoint.summary | {"seed": todo.recipe.seed}}
-
-
-def _idle_at_the_end(observations: Float32, rewards: Float32) -> bool:
-    """Whether a row of episodes [E, T+1, N, O] ends like one that was over before (see ``ForeignEnv``)."""
-    same = (observations[:, -1] == observations[:, -2]).all(axis=(1, 2))
-    return bool((same & (rewards[:, -1] == 0).all(axis=1)).any())
+    return layouts, leaves, {"medium": reached.summary | {"seed": recipe.seed}}
 
 
 def require_space(base: Path, nbytes: int) -> None:

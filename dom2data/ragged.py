@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from functools import partial
@@ -109,8 +108,6 @@ def _merge(
     episodes = int(np.searchsorted(ends, wanted)) + 1
     layouts = layout(spec, episodes, int(ends[episodes - 1]))
     require_space(stage.base, sum(array.nbytes for array in layouts.values()))
-    shutil.rmtree(stage.data)  # what an interrupted merge left
-    stage.data.mkdir()
     zarr.create(stage.data, layouts)
     leaves: dict[str, list[str]] = {}
     for name, array in layouts.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -15,8 +16,9 @@ from small_datasets import stored
 
 from dom2_cli import describe
 from dom2_cli.data import main
-from dom2data import behaviour
+from dom2data import behaviour, envs
 from dom2data import generate as make
+from dom2data.collect import collect_block
 
 KEYS = {
     *(
@@ -191,13 +193,59 @@ def test_all_makes_what_is_missing(root: Path, monkeypatch: pytest.MonkeyPatch) 
     made = dom2data(*words)
     assert made.exit_code == 0, made.stderr
     assert "dom2/tag-random-v0 is complete already: kept" in made.stderr
-    assert made.stdout.startswith("id          dom2/tag-medium-v0")
-    assert "--force replaces it" in fails(2, *GENERATE, "all", "--steps", "500")
+    assert "dom2/tag-medium-v0 made in" in made.stderr
+    table = [line.split()[:2] for line in made.stdout.splitlines() if "dom2/" in line]
+    assert table == [["dom2/tag-random-v0", "250"], ["dom2/tag-medium-v0", "250"]]
+    (root / "dom2/tag-random-v0/data/rewards/c/0/0").unlink()
+    again = json.loads(dom2data(*words, "--json").stdout)
+    assert [record["id"] for record in again] == ["dom2/tag-random-v0", "dom2/tag-medium-v0"]
+    assert dom2data("verify", "tag-random").exit_code == 0
+    assert "found dom2/tag-random-v0, dom2/tag-medium-v0" in fails(2, *GENERATE, "all", "--steps", "500")
     remade = json.loads(dom2data(*GENERATE, "all", "--steps", "500", "--force", "--json").stdout)
     assert [(record["id"], record["steps"]) for record in remade] == [
         ("dom2/tag-random-v0", 500),
         ("dom2/tag-medium-v0", 500),
     ]
+
+
+def test_every_pair_of_environment_and_quality(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(envs, "NAMES", ("spread-4", "tag"))
+    all_of = ("generate", "--env", "all", "--quality", "random,medium")
+    assert "expected an environment with checkpoints" in fails(2, *all_of)
+    words = ("generate", "--env", "all", "--quality", "random", "--steps", "250")
+    planned = dom2data(*words, "--dry-run")
+    assert [line.split()[:3] for line in planned.stdout.splitlines() if "dom2/" in line] == [
+        ["dom2/spread-4-random-v0", "make", "250"],
+        ["dom2/tag-random-v0", "make", "250"],
+    ]
+    assert list(root.iterdir()) == []
+    made = json.loads(dom2data(*words, "--json").stdout)
+    assert [record["env"] for record in made] == ["spread-4", "tag"]
+
+
+def test_one_that_fails_does_not_stop_the_others(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(job: Any) -> Any:
+        if job.env == "tag":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return collect_block(job)
+
+    monkeypatch.setattr(make, "collect_block", full)
+    words = ("generate", "--env", "tag,spread", "--quality", "random", "--steps", "250", "--workers", "1")
+    assert "found 1, without dom2/tag-random-v0" in fails(1, *words)
+    assert [entry["id"] for entry in json.loads(dom2data("list", "--json").stdout)] == [
+        "dom2/spread-random-v0"
+    ]
+
+
+def test_the_markdown_table_is_in_the_order_of_tasks(root: Path) -> None:
+    dom2data("generate", "--env", "spread,tag", "--quality", "random", "--steps", "250")
+    stored(root, [4, 4, 3])
+    head, rule, *rows = dom2data("list", "--markdown").stdout.splitlines()
+    assert head == "| id | episodes | return | published | wall time | size | hash |"
+    assert head.count("|") == rule.count("|") == rows[0].count("|")
+    names = [row.split("`")[1] for row in rows]
+    assert names == ["dom2/tag-random-v0", "dom2/spread-random-v0", "dom2/small-v0"]
+    assert "| -4.1 ± 10.8 |" in rows[0]
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(root: Path) -> None:
@@ -242,7 +290,7 @@ def test_a_traceback_needs_debug(root: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_train_reports_and_refuses_to_overwrite(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def train(name: str, seed: int, out: Path, progress: Any, keep_prey: bool) -> dict[str, Any]:
-        out.mkdir()
+        out.mkdir(exist_ok=True)
         progress("training to expert", 1, 2)
         return {"policies": {"medium": {"return": 117.25}, "prey": {}}}
 

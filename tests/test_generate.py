@@ -10,15 +10,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from dom2_policies import zoo
-from dom2data import behaviour, collect, retrain
+from dom2_policies.policy import Actor
+from dom2data import behaviour, collect, envs, retrain
 from dom2data import generate as make
 from dom2data.dataset import Dataset
 from dom2data.dataset import open as open_dataset
 from dom2data.errors import UserError
+from dom2data.plan import state
+from dom2data.rollout import Rows
 from dom2data.store import layout as layouts
 from dom2data.store import zarr
+from dom2data.training import Checkpoint
 from dom2data.verify import verify
 
 
@@ -49,9 +54,8 @@ def test_the_hash_depends_on_the_recipe_and_not_on_the_workers(tmp_path: Path) -
 @pytest.mark.usefixtures("small_blocks")
 def test_a_block_in_the_dataset_is_the_block_collected_alone(tmp_path: Path) -> None:
     found = generated(tmp_path)
-    alone = collect.collect_block(
-        next(j for j in make._jobs(make.plan("tag", "medium-expert", steps=2_125)) if j.block == 2)
-    )
+    alone = collect.collect_block(make._job(make.plan("tag", "medium-expert", steps=2_125), 2))
+    np.testing.assert_array_equal(alone.pop("offsets"), 25 * np.arange(21))
     for name, values in alone.items():
         rows = {"observations": 20 * 26, "actions": 500, "rewards": 500}.get(name, 20)
         np.testing.assert_array_equal(found.array(name)[2 * rows : 3 * rows], values, err_msg=name)
@@ -160,15 +164,18 @@ def test_a_disk_too_small_is_refused_before_anything_is_written(
 
 
 def test_medium_replay_is_the_buffer_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = make.envs.spec("tag")
+    spec = envs.spec("tag")
     rng = np.random.default_rng(0)
 
-    def buffer(name: str, seed: int, progress: Any) -> behaviour.ReplayData:
+    def buffer(
+        name: str, seed: int, progress: Any, folder: Path, state: Path | None
+    ) -> tuple[Rows, Checkpoint]:
         progress("training", 5, 10)
         shapes = ((7, 26, 3, spec.obs_dim), (7, 25, 3, 2), (7, 25, 3))
-        arrays = [rng.uniform(-1, 1, size=shape).astype(np.float32) for shape in shapes]
-        actor: Any = None
-        return behaviour.ReplayData(*arrays, behaviour.Checkpoint(actor, 117.0, 1.0, 175, 3, actor))
+        observations, actions, rewards = (rng.uniform(-1, 1, size=s).astype(np.float32) for s in shapes)
+        ended, actor = np.zeros(7, bool), Actor((spec.obs_dim, 2), 3, [torch.Generator()])
+        rows = Rows(observations, actions, rewards, np.full(7, 25), ended, ~ended)
+        return rows, Checkpoint(actor, 117.0, 1.0, 175, 3)
 
     monkeypatch.setattr(behaviour, "replay_buffer", buffer)
     found = generated(tmp_path, "medium-replay", steps=None)
@@ -176,11 +183,50 @@ def test_medium_replay_is_the_buffer_in_order(tmp_path: Path, monkeypatch: pytes
     assert found.manifest["recipe"]["steps"] is None
     assert found.manifest["policies"]["medium"]["return"] == 117.0
     rng = np.random.default_rng(0)
-    expected = buffer("tag", 0, lambda *_: None)
-    for episode, observations in zip(found.episodes(), expected.observations, strict=True):
+    rows, _ = buffer("tag", 0, lambda *_: None, zoo.FOLDER, None)
+    for episode, observations in zip(found.episodes(), rows.observations, strict=True):
         np.testing.assert_array_equal(episode.observations, observations)
         assert episode.truncated
     assert verify(found)
+
+
+def test_an_interrupted_replay_keeps_the_state_of_its_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states: list[Path] = []
+
+    def interrupted(name: str, seed: int, progress: Any, folder: Path, state: Path) -> Any:
+        states.append(state)
+        if len(states) == 2:
+            assert state.read_text() == "half way"
+        state.write_text("half way")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(behaviour, "replay_buffer", interrupted)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            generated(tmp_path, "medium-replay", steps=None)
+    assert states[0] == states[1]
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_a_plan_knows_what_is_there(tmp_path: Path) -> None:
+    todo = make.plan("tag", "random", steps=1_000, root=tmp_path)
+    assert state(todo) == "missing"
+    found = generated(tmp_path, "random", steps=1_000)
+    assert (state(todo), state(todo, rehash=True)) == ("complete", "complete")
+    assert state(make.plan("tag", "random", steps=500, root=tmp_path)) == "other"
+    data = tmp_path / found.id / "data"
+    chunk = data / "actions/c/1/0/0"
+    whole = chunk.read_bytes()
+    chunk.write_bytes(whole[:20] + bytes([whole[20] ^ 64]) + whole[21:])
+    assert (state(todo), state(todo, rehash=True)) == ("complete", "damaged")
+    chunk.write_bytes(whole[:-1])
+    assert state(todo) == "damaged"
+    chunk.unlink()
+    assert state(todo) == "damaged"
+    (data / "COMPLETE").unlink()
+    assert state(todo) == "other"
 
 
 def test_retrained_policies_are_used_and_the_shipped_ones_left_alone(
@@ -190,7 +236,7 @@ def test_retrained_policies_are_used_and_the_shipped_ones_left_alone(
 
     def train(name: str, seed: int, out: Path, progress: Any, keep_prey: bool) -> dict[str, Any]:
         trained.append((seed, keep_prey))
-        shutil.copytree(zoo.FOLDER, out)
+        shutil.copytree(zoo.FOLDER, out, dirs_exist_ok=True)
         (out / "tag-medium.safetensors").write_bytes((out / "tag-expert.safetensors").read_bytes())
         document = json.loads((out / "zoo.json").read_text())
         document["tag"]["policies"]["medium"] = document["tag"]["policies"]["expert"]
@@ -209,7 +255,7 @@ def test_retrained_policies_are_used_and_the_shipped_ones_left_alone(
 
 def test_a_training_that_fails_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def train(name: str, seed: int, out: Path, progress: Any, keep_prey: bool) -> dict[str, Any]:
-        out.mkdir()
+        out.mkdir(exist_ok=True)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(behaviour, "train", train)

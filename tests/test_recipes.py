@@ -56,7 +56,9 @@ def test_a_plan_rounds_up_to_whole_episodes() -> None:
     assert (todo.episodes, todo.layouts["actions"].shape) == (41, (1025, 3, 2))
     assert todo.recipe.policies == {}
     assert plan("tag", "medium").episodes == 40_000
-    assert plan("tag", "medium-replay").episodes is None
+    replay = plan("tag", "medium-replay")
+    assert replay.replay
+    assert replay.expected_steps == zoo.entry("tag")["policies"]["medium"]["env_steps"]
 
 
 def test_an_altered_checkpoint_is_refused(tmp_path: Path) -> None:

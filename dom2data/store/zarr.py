@@ -21,8 +21,8 @@ from dom2data.store.manifest import digest
 
 
 def create(data: Path, layouts: Mapping[str, ArrayLayout]) -> None:
-    """Create the group and its arrays, at their final shapes, without a chunk."""
-    group = zarr.create_group(store=data)
+    """Create the group and its arrays, at their final shapes, without a chunk; what was there goes."""
+    group = zarr.create_group(store=data, overwrite=True)
     for name, array in layouts.items():
         group.create_array(
             name,

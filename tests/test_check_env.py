@@ -1,0 +1,99 @@
+"""``dom2data check-env``: a good environment passes, and each fault is told in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import meeting
+import pytest
+from click.testing import CliRunner, Result
+
+from dom2_cli.data import main
+from dom2data.check_env import check
+
+
+def check_env(*words: str) -> Result:
+    return CliRunner().invoke(main, ["check-env", *words])
+
+
+def test_the_environment_of_the_page_is_without_findings(tmp_path: Path) -> None:
+    name = meeting.written(tmp_path)
+    result = check_env(name)
+    assert result.exit_code == 0, result.output
+    assert "meet_v0-<quality>" in result.stdout
+    assert "steps/s" in result.stdout
+    printed = json.loads(check_env(name, "--json", "--episodes", "2").stdout)
+    assert printed["findings"] == []
+    assert (printed["horizon"], printed["action"]) == (20, 1)
+
+
+def test_environments_of_the_project_are_without_findings() -> None:
+    result = check_env("tag")
+    assert result.exit_code == 0, result.output
+
+
+FAULTS = {
+    "discrete actions": (("Box(-0.1, 0.1, (1,), np.float32)", "__import__('gymnasium').spaces.Discrete(3)"),
+                         "left: expected a Box of floats as action space, found Discrete(3)"),
+    "unbounded actions": (("Box(-0.1, 0.1,", "Box(-np.inf, np.inf,"), "left: expected finite action bounds"),
+    "two action sizes": (("Box(-0.1, 0.1, (1,)", "Box(-0.1, 0.1, (len(agent),)"),
+                         "expected action spaces of one size, found sizes [4, 5]"),
+    "integer observations": (("(2,), np.float32)", "(2,), np.int32)"), "as observation space"),
+    "no horizon": (("    horizon = 20", "    horizon = None"),
+                   "expected the longest episode in steps, found none"),
+    "no agents": (('["left", "right"], []', "[], []"), "expected possible_agents, found none"),
+    "another dtype": (("np.array(p, np.float32)", "np.array(p, np.float64)"),
+                      "expected observations of float32(2,), found float64(2,)"),
+    "outside the space": (("Box(-np.inf, np.inf, (2,)", "Box(-0.01, 0.01, (2,)"),
+                          "expected observations in Box(-0.01, 0.01"),
+    "a reward that is not finite": (("-float(distance)", "float('nan')"),
+                                    "expected a finite number as reward"),
+    "a reward that is missing": (("-float(distance) for agent in present", "-1.0 for agent in present[1:]"),
+                                 "expected rewards of every agent present, found none of left"),
+    "no end": (("self.steps == self.horizon", "False"), "expected the end of an episode within 20 steps"),
+    "an unseeded start": (("default_rng(seed)", "default_rng()"),
+                          "expected equal episodes for equal seeds, found a difference at step 0"),
+    "one start": (("default_rng(seed)", "default_rng(0)"), "expected other starts for other seeds"),
+    "unseeded steps": (("self.places += ", "self.places += 0.01 * np.random.default_rng().normal() + "),
+                       "found a difference at step 1"),
+    "actions modified": (("self.steps += 1\n", "self.steps += 1; actions['left'] *= 2\n"),
+                         "expected actions to be left alone"),
+    "an exception": (("self.steps += 1", "self.steps += 1 if self.steps < 3 else None"),
+                     "expected an episode to end, found TypeError"),
+    "an agent that stays": (("[] if met or late else self.agents", "self.agents"),
+                            "expected left to leave env.agents when it ends"),
+    "an agent that vanishes": (("[] if met or late", "[] if self.steps == 2"),
+                               "to end by termination or truncation"),
+    "an agent that is late": (("list(self.possible_agents), 0", "self.possible_agents[:1], 0"),
+                              "expected every agent in env.agents after reset, found none of right"),
+    "a reward said to be shared": (("-float(distance)", "-len(agent)"), "expected one reward for all"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_found(tmp_path: Path, fault: str) -> None:
+    change, says = FAULTS[fault]
+    declared = [("horizon = 20", "shared_reward = True\n    horizon = 20")] if "shared" in fault else []
+    name = meeting.written(tmp_path, change, *declared)
+    result = check_env(name)
+    assert result.exit_code == 3, result.output
+    findings = [line for line in result.stdout.splitlines() if "expected" in line]
+    assert any(says in line for line in findings), result.stdout
+    assert all(", found " in line for line in findings)
+    assert result.stderr.splitlines()[-1].startswith(
+        f"error: {name}: expected no findings, found {len(findings)}"
+    )
+
+
+def test_pettingzoo_s_own_test_is_run(tmp_path: Path) -> None:
+    _, findings = check(
+        meeting.written(tmp_path, ("    @cache\n    def observation_space", "    def observation_space"))
+    )
+    assert len(findings) == 1
+    assert "expected pettingzoo.test.parallel_api_test to pass" in findings[0]
+
+
+def test_a_wrong_name_is_usage() -> None:
+    assert check_env("no_such_module:make").exit_code == 2
+    assert check_env("tga").exit_code == 2

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import mujoco
@@ -345,6 +347,18 @@ def test_episodes_are_collected_like_standard_ones() -> None:
     one = shifted("tag", "speed")
     found = rollout(one, one.reset(0), Uniform(2), torch.Generator().manual_seed(0))
     assert found[0].shape == (ROWS, 26, 3, 16)
+
+
+def test_python_of_the_page(capsys: pytest.CaptureFixture[str]) -> None:
+    """Prints a row for every shift of tag, the standard environment first."""
+    page = (Path(__file__).resolve().parent.parent / "docs/shifts.md").read_text()
+    code = re.search(r"^```python\n(.*?)^```", page, flags=re.M | re.S)
+    assert code is not None
+    exec(code[1].replace('"tag", 2000', '"tag", 4'), {})
+    names = [line.split(" | ")[0].strip("| ") for line in capsys.readouterr().out.splitlines()]
+    assert names == ["none", *shifts.applying("tag")]
+    documented = set(re.findall(r"`([\w-]+)`", "".join(re.findall(r"^\| (`.*?) \|", page, flags=re.M))))
+    assert documented == set(shifts.SHIFTS)
 
 
 def test_the_table_is_cheap_to_import() -> None:

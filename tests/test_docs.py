@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
+import meeting
 import pytest
 from click.testing import CliRunner
 
@@ -33,6 +34,8 @@ SMALLER = {
 ONLY = {
     "dom2data generate --env tag --quality medium-replay": "--dry-run",
     "dom2data generate --env tag --quality all": "--dry-run",
+    "dom2data generate --env all --quality all": "--help",
+    "dom2data generate --env meet:make --quality expert": "--help",
     "dom2data train": "--help",
 }
 # Commands of other programs: set-up, which CI does for real before it runs this test.
@@ -78,6 +81,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("MINARI_DATASETS_PATH", str(folder / "root"))
+        meeting.written(folder)
         invoke("dom2data generate --env tag --quality medium")
         invoke("dom2 fit --dataset tag-medium --out runs/tag-medium-v0-dom2")
         yield folder

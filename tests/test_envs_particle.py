@@ -66,6 +66,103 @@ def test_uniform_actions_earn_the_published_return_in_spread():
     assert 59.5 < returns.std() < 61.5
 
 
+def spread_by_hand(
+    pos: np.ndarray, vel: np.ndarray, marks: np.ndarray, actions: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """One step of spread for one row, from the published definitions, any number of agents and landmarks.
+
+    Returns positions, velocities, observations and rewards after the step.
+    """
+    n, force = len(pos), 5.0 * actions.astype(float)
+    for a in range(n):
+        for b in range(n):
+            delta = pos[a] - pos[b]
+            if a != b:
+                distance = np.linalg.norm(delta)
+                depth = np.logaddexp(0.0, (0.3 - distance) / 1e-3) * 1e-3
+                force[a] += 100.0 * delta / distance * depth
+    vel = 0.75 * vel + 0.1 * force
+    pos = pos + 0.1 * vel
+    to_marks = np.linalg.norm(pos[:, None] - marks[None], axis=-1)
+    shared = np.minimum(1.0 / to_marks.min(axis=0), 10.0).sum()
+    touching = np.linalg.norm(pos[:, None] - pos[None], axis=-1) < 0.3
+    rewards = shared - 5.0 * (touching.sum(axis=1) - 1)
+    silence = np.zeros(2 * (n - 1))
+    obs = [
+        np.concatenate(
+            (vel[a], pos[a], (marks - pos[a]).ravel(), np.delete(pos - pos[a], a, 0).ravel(), silence)
+        )
+        for a in range(n)
+    ]
+    return pos, vel, np.array(obs), rewards
+
+
+@pytest.mark.parametrize(("name", "agents", "landmarks"), [("spread-5", 5, 5), ("spread-6-landmarks", 3, 6)])
+def test_variants_of_spread_follow_the_same_definitions(name, agents, landmarks):
+    env, rng = envs.make(name, num_envs=40, seed=3), np.random.default_rng(4)
+    assert env.spec.n_agents == agents
+    assert env.spec.obs_dims == (4 + 2 * landmarks + 4 * (agents - 1),) * agents
+    # Close together, so that they collide and sit on landmarks.
+    env.load_state(*(array / 4 for array in env.state))
+    collided = paid_in_full = False
+    for _ in range(25):
+        actions = rng.uniform(-1, 1, (40, agents, 2)).astype(np.float32)
+        before = env.state
+        step = env.step(actions)
+        for row in range(40):
+            pos, vel, obs, rewards = spread_by_hand(*(array[row] for array in before), actions[row])
+            np.testing.assert_allclose(env.state[0][row], pos, rtol=0, atol=1e-9)
+            np.testing.assert_allclose(env.state[1][row], vel, rtol=0, atol=1e-9)
+            np.testing.assert_allclose(step.obs[row], obs, rtol=0, atol=1e-5)
+            np.testing.assert_allclose(step.rewards[row], rewards, rtol=0, atol=1e-5)
+            collided |= np.ptp(rewards) > 0
+            paid_in_full |= np.linalg.norm(pos[:, None] - before[2][row][None], axis=-1).min() < 0.1
+    assert collided
+    assert paid_in_full
+
+
+@pytest.mark.parametrize(
+    ("name", "half_width"), [("spread", 1), ("spread-6-landmarks", 1), ("spread-4", 2), ("spread-10", 2)]
+)
+def test_four_agents_and_more_start_in_an_arena_twice_as_wide(name, half_width):
+    agents, _, landmarks = envs.make(name, num_envs=2000, seed=0).state
+    for array in (agents, landmarks):
+        assert half_width * 0.99 < np.abs(array).max() <= half_width
+        assert array.std() == pytest.approx(half_width / np.sqrt(3), rel=0.02)
+
+
+def test_every_variant_is_an_environment_of_its_own():
+    names = [name for name in (*envs.NAMES, *envs.VARIANTS) if name != "world"]
+    specs = [envs.spec(name) for name in names] + [envs.unguarded("world").spec]
+    assert len({spec.fingerprint for spec in specs}) == len(specs)
+    for name, spec in zip(names, specs, strict=False):
+        assert spec == envs.spec(name) == envs.make(name).spec
+        assert spec.env_id == name
+        assert spec.from_json(spec.to_json()) == spec
+
+
+def test_the_published_tasks_stay_what_they_are():
+    """Stored datasets name these: a change of one makes them another environment's."""
+    facts = {name: envs.unguarded(name).spec.facts for name in PARTICLE}
+    for task in facts.values():
+        physics = {
+            k: task[k] for k in ("dt", "damping", "contact_force", "contact_margin", "mass", "integration")
+        }
+        assert physics == {
+            "dt": 0.1,
+            "damping": 0.25,
+            "contact_force": 100.0,
+            "contact_margin": 1e-3,
+            "mass": 1.0,
+            "integration": "damp-push-cap-move",
+        }
+        assert task["version"] == "omar-1"
+    assert facts["tag"]["sizes"] == [0.075, 0.075, 0.075, 0.05]
+    assert facts["world"]["landmark_sizes"] == [0.2, 0.03, 0.03, 0.3, 0.3]
+    assert facts["spread"]["gain"] == [5.0, 5.0, 5.0]
+    assert facts["spread"]["max_speed"] == [None, None, None]
+
+
 def test_step_leaves_the_callers_actions_alone():
     env = envs.make("tag", num_envs=8, seed=1)
     actions = np.random.default_rng(0).uniform(-1, 1, (8, 3, 2)).astype(np.float32)

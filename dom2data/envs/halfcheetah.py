@@ -199,7 +199,7 @@ class HalfCheetahEnv:
             kinds = ", ".join(mujoco.mjtWarning(int(i)).name for i in np.flatnonzero(warned[row]))
             raise UserError(
                 f"{self.spec.env_id}: expected a finite state, found MuJoCo diverged ({kinds}) at step "
-                f"{self._time[row]} of row {row} (seed {self._seed}); the episode is lost, use another seed or "
-                "milder physics",
+                f"{self._time[row]} of row {row} (seed {self._seed}); the episode is lost, use another seed "
+                "or milder physics",
                 FAILED,
             )

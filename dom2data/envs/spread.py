@@ -1,4 +1,7 @@
-"""Spread (cooperative navigation) as in the published offline datasets: three agents, three landmarks."""
+"""Spread (cooperative navigation) as in the published offline datasets: three agents, three landmarks.
+
+Variants have four to ten agents, as the published code allows, or six landmarks (DOM2, Figure 1).
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,9 @@ SIZE = 0.15
 
 @njit(cache=True, nogil=True)
 def observe(pos: Float64, vel: Float64, landmarks: Float64, obs: Float32, prey_obs: Float32) -> None:
-    """(18): velocity, position, landmarks and other agents relative to the observer, four zeros.
+    """(4 + 2 L + 4 (N - 1)): velocity, position, landmarks and other agents relative to the observer, zeros.
 
-    The zeros are the other agents' messages, which the published code observes and nobody sends.
+    The zeros are the other agents' messages, two each, which the published code observes and nobody sends.
     """
     n_agents = pos.shape[1]
     for e in range(pos.shape[0]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -87,14 +88,11 @@ def spread_by_hand(
     shared = np.minimum(1.0 / to_marks.min(axis=0), 10.0).sum()
     touching = np.linalg.norm(pos[:, None] - pos[None], axis=-1) < 0.3
     rewards = shared - 5.0 * (touching.sum(axis=1) - 1)
-    silence = np.zeros(2 * (n - 1))
     obs = [
-        np.concatenate(
-            (vel[a], pos[a], (marks - pos[a]).ravel(), np.delete(pos - pos[a], a, 0).ravel(), silence)
-        )
+        (vel[a], pos[a], (marks - pos[a]).ravel(), np.delete(pos - pos[a], a, 0).ravel(), np.zeros(2 * n - 2))
         for a in range(n)
     ]
-    return pos, vel, np.array(obs), rewards
+    return pos, vel, np.array([np.concatenate(parts) for parts in obs]), rewards
 
 
 @pytest.mark.parametrize(("name", "agents", "landmarks"), [("spread-5", 5, 5), ("spread-6-landmarks", 3, 6)])
@@ -121,9 +119,7 @@ def test_variants_of_spread_follow_the_same_definitions(name, agents, landmarks)
     assert paid_in_full
 
 
-@pytest.mark.parametrize(
-    ("name", "half_width"), [("spread", 1), ("spread-6-landmarks", 1), ("spread-4", 2), ("spread-10", 2)]
-)
+@pytest.mark.parametrize(("name", "half_width"), [("spread", 1), ("spread-6-landmarks", 1), ("spread-4", 2)])
 def test_four_agents_and_more_start_in_an_arena_twice_as_wide(name, half_width):
     agents, _, landmarks = envs.make(name, num_envs=2000, seed=0).state
     for array in (agents, landmarks):
@@ -132,31 +128,28 @@ def test_four_agents_and_more_start_in_an_arena_twice_as_wide(name, half_width):
 
 
 def test_every_variant_is_an_environment_of_its_own():
-    names = [name for name in (*envs.NAMES, *envs.VARIANTS) if name != "world"]
-    specs = [envs.spec(name) for name in names] + [envs.unguarded("world").spec]
-    assert len({spec.fingerprint for spec in specs}) == len(specs)
-    for name, spec in zip(names, specs, strict=False):
-        assert spec == envs.spec(name) == envs.make(name).spec
+    specs = {name: envs.spec(name) for name in (*envs.NAMES, *envs.VARIANTS)}
+    assert len({spec.fingerprint for spec in specs.values()}) == len(specs)
+    for name, spec in specs.items():
         assert spec.env_id == name
-        assert spec.from_json(spec.to_json()) == spec
+        assert spec == envs.make(name).spec
+        assert spec == spec.from_json(json.loads(json.dumps(spec.to_json())))
 
 
 def test_the_published_tasks_stay_what_they_are():
     """Stored datasets name these: a change of one makes them another environment's."""
     facts = {name: envs.unguarded(name).spec.facts for name in PARTICLE}
+    physics = {
+        "dt": 0.1,
+        "damping": 0.25,
+        "contact_force": 100.0,
+        "contact_margin": 1e-3,
+        "mass": 1.0,
+        "integration": "damp-push-cap-move",
+        "version": "omar-1",
+    }
     for task in facts.values():
-        physics = {
-            k: task[k] for k in ("dt", "damping", "contact_force", "contact_margin", "mass", "integration")
-        }
-        assert physics == {
-            "dt": 0.1,
-            "damping": 0.25,
-            "contact_force": 100.0,
-            "contact_margin": 1e-3,
-            "mass": 1.0,
-            "integration": "damp-push-cap-move",
-        }
-        assert task["version"] == "omar-1"
+        assert task | physics == task
     assert facts["tag"]["sizes"] == [0.075, 0.075, 0.075, 0.05]
     assert facts["world"]["landmark_sizes"] == [0.2, 0.03, 0.03, 0.3, 0.3]
     assert facts["spread"]["gain"] == [5.0, 5.0, 5.0]
@@ -245,7 +238,7 @@ def test_fingerprint_names_the_prey():
 
 
 def test_unknown_names_are_refused_in_one_line():
-    with pytest.raises(ValueError, match=r"expected an environment \(tag\), found 'tga'"):
+    with pytest.raises(ValueError, match=r"expected an environment \(tag, world, spread, .*, found 'tga'"):
         envs.make("tga")
     with pytest.raises(ValueError, match="expected a shift"):
         envs.make("tag", shift="sideways")

@@ -67,8 +67,7 @@ def publish(
         "size_bytes": sum(file.stat().st_size for file in stage.data.rglob("*") if file.is_file()),
         "created": datetime.now(UTC).isoformat(timespec="microseconds"),
         "wall_s": round(time.perf_counter() - started, 3),
-        "versions": {"python": python_version()}
-        | {name: version(name) for name in _RECORDED},
+        "versions": {"python": python_version()} | {name: version(name) for name in _RECORDED},
     }
     stage.commit(manifest)
     return dataset.open(stage.dataset_id, stage.base)

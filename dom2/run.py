@@ -148,7 +148,8 @@ def mismatch(spec: EnvSpec, env: str, allow: bool = False) -> list[dict[str, Any
     except (ValueError, UserError) as error:
         if allow:
             return [{"fact": "environment", "expected": env, "found": None}]
-        raise UserError(f"{error} ; --allow-mismatch learns from the data alone", CHECK_FAILED) from error
+        hint = "dom2 fit --allow-mismatch learns from the data alone"
+        raise UserError(f"{error}; {hint}", CHECK_FAILED) from error
     names = ("fact", "expected", "found")
     found = [dict(zip(names, each, strict=True)) for each in differences(spec.facts, installed.facts)]
     if found and not allow:

@@ -10,7 +10,7 @@ from dom2_cli import describe, generating
 from dom2_cli import show as ui
 from dom2_cli.generating import carry_out, finish
 from dom2data import envs
-from dom2data.errors import CHECK_FAILED, UserError
+from dom2data.errors import CHECK_FAILED, INTERRUPTED, UserError
 
 __all__ = ["carry_out", "main"]
 
@@ -21,6 +21,11 @@ root_option = click.option(
     help="Folder of datasets [$MINARI_DATASETS_PATH, ~/.minari/datasets].",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+checkpoints_option = click.option(
+    "--checkpoints",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Folder of behaviour policies written by `dom2data train` [the shipped ones].",
+)
 force_option = click.option(
     "--force", is_flag=True, help="Replace what is there, once the new one is complete."
 )
@@ -56,11 +61,7 @@ def main(debug: bool) -> None:
 )
 @click.option("--out", metavar="ID", help="Dataset id [dom2/<env>-<quality>-v0].")
 @click.option("--workers", type=click.IntRange(1), help="Processes, whatever the bytes [as many as pay].")
-@click.option(
-    "--checkpoints",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Folder of behaviour policies written by `dom2data train` [the shipped ones].",
-)
+@checkpoints_option
 @click.option(
     "--retrain", is_flag=True, help="Train the behaviour policies anew instead of using the shipped ones."
 )
@@ -111,7 +112,7 @@ def generate(
 
 
 @main.command()
-@click.option("--env", required=True, help="Environment: tag.")
+@click.option("--env", required=True, help=f"Environment: {ENVIRONMENTS}.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the checkpoints [./zoo-<env>].")
 @click.option("--seed", type=int, default=0, show_default=True, help="Everything random follows from it.")
 @force_option
@@ -121,15 +122,51 @@ def train(env: str, out: Path | None, seed: int, force: bool) -> None:
     \b
     dom2data train --env tag --out ./zoo-tag
 
-    The shipped checkpoints are left alone.
+    The shipped checkpoints are left alone. An interrupted training continues, bit for bit, when the same
+    command is given again.
     """
     from dom2data.retrain import train as learn
 
-    folder = out or Path(f"zoo-{env}")
-    with ui.progress_bar() as progress:
-        entry = learn(env, seed, folder, progress, force=force)
+    folder = out or Path(f"zoo-{env.replace(':', '-').replace('/', '-')}")
+    try:
+        with ui.progress_bar() as progress:
+            entry = learn(env, seed, folder, progress, force=force)
+    except KeyboardInterrupt as error:
+        message = f"{folder}: interrupted; the same command continues from its last minute"
+        raise UserError(message, INTERRUPTED) from error
     facts = {name: f"return {p['return']:.2f}" for name, p in entry["policies"].items() if "return" in p}
     click.echo(ui.rows({"folder": str(folder)} | facts))
+
+
+@main.command()
+@click.option("--env", required=True, help=f"Environment: {ENVIRONMENTS}.")
+@click.option("--episodes", type=click.IntRange(1), help="Of each policy [20000; 200 of halfcheetah].")
+@click.option("--seed", type=int, default=1, show_default=True, help="Which episodes.")
+@checkpoints_option
+@json_option
+def references(env: str, episodes: int | None, seed: int, checkpoints: Path | None, as_json: bool) -> None:
+    """Measure the returns that score 0 (uniform actions) and 100 (the expert), beside those in use.
+
+    \b
+    dom2data references --env tag
+    """
+    from dom2_policies import zoo
+    from dom2data import scores
+    from dom2data.behaviour import measure
+
+    folder = checkpoints or zoo.FOLDER
+    found = {
+        "measured now": measure(env, episodes, seed, folder),
+        "in use": zoo.entry(env, folder)["references"],
+        "published": scores.PUBLISHED.get(env),
+    }
+    if as_json:
+        ui.print_json(found)
+        return
+    rows = [
+        (kind, *(ui.number(at and at[key], 2) for key in ("random", "expert"))) for kind, at in found.items()
+    ]
+    ui.table(("references", "random", "expert"), rows)
 
 
 @main.command()

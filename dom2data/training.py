@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -35,17 +35,13 @@ class Recipe:
     """The environment whose observations the critics read; the actors see the beginning of each."""
 
 
-_SPREAD = Recipe(
-    learner=td3.Config(
-        gamma=0.9,
-        batch_size=342,
-        steps_per_update=25,
-        grad_clip=10.0,
-        noise_steps=200_000,
-        reward_scale=0.03,
-    ),
-    waves_per_evaluation=1,
+# Four times as many updates on smaller minibatches and a shorter horizon: less depends on the seed than with
+# the settings of tag, whose shipped checkpoints were trained before.
+_KEEN = td3.Config(
+    gamma=0.9, batch_size=342, steps_per_update=25, grad_clip=10.0, noise_steps=200_000, reward_scale=0.1
 )
+_WORLD = Recipe(learner=_KEEN, steps=600_000, waves_per_evaluation=1, prey=PreyRecipe())
+_SPREAD = Recipe(learner=replace(_KEEN, reward_scale=0.03), waves_per_evaluation=1)
 _HALFCHEETAH = Recipe(
     learner=td3.Config(
         hidden=128,
@@ -70,7 +66,7 @@ _OTHER = Recipe(num_envs=20, steps=200_000, waves_per_evaluation=4, evaluation_e
 
 RECIPES = {
     "tag": Recipe(prey=PreyRecipe()),
-    "world": Recipe(prey=PreyRecipe()),
+    "world": _WORLD,
     "spread": _SPREAD,
     "halfcheetah": _HALFCHEETAH,
     "halfcheetah-mamujoco": _HALFCHEETAH,

@@ -1,0 +1,134 @@
+"""Data made elsewhere become a dataset: check, stage, write, publish with where they come from."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dom2data import ids, recipes, stats
+from dom2data.dataset import Dataset
+from dom2data.errors import CHECK_FAILED, UserError
+from dom2data.generate import full_disk, require_space
+from dom2data.publish import Origin, publish
+from dom2data.spec import EnvSpec
+from dom2data.store import zarr
+from dom2data.store.layout import layout
+from dom2data.store.stage import open_stage
+
+_DERIVED = ("returns", "agent_returns")
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What a reader found, in this project's words.
+
+    ``arrays``: observations [S+Ep, N, O], actions [S, N, A], rewards [S, N] float32; offsets [Ep+1] int64;
+    terminated, truncated [Ep] bool; optionally source and parent_episode [Ep] int64. Returns are computed.
+    """
+
+    spec: EnvSpec
+    arrays: Mapping[str, NDArray[Any]]
+    notes: tuple[str, ...]
+    """what was changed or assumed, a sentence each"""
+    origin: dict[str, Any]
+    """recorded as the recipe: format, file names with their sha256, options"""
+    env: str | None = None
+    """the short name of the environment [spec.env_id]"""
+    quality: str | None = None
+    sources: Sequence[str] = ()
+    """names of the policies, by the number in the array ``source``"""
+    parents: Sequence[Mapping[str, Any]] = ()
+
+
+def ingest(found: Imported, dataset_id: str, base: Path, force: bool = False) -> Dataset:
+    """Write what was imported as a dataset of that id under ``base``.
+
+    Raises UserError: code 3, before anything is written, when the data are not what they should be; else
+    like ``generate``.
+    """
+    started = time.perf_counter()
+    arrays = checked(found.spec, found.arrays)
+    team, agents = stats.episode_returns(found.spec, arrays["rewards"], arrays["offsets"][:-1])
+    arrays |= {"returns": team, "agent_returns": agents}
+    layouts = layout(found.spec, len(team), len(arrays["actions"]))
+    if "parent_episode" in arrays:
+        layouts["parent_episode"] = dataclasses.replace(layouts["source"])
+    recipe = {
+        "operation": "import",
+        **found.origin,
+        "notes": list(found.notes),
+        "versions": recipes.versions(),
+    }
+    sources = list(found.sources) or [str(found.origin.get("format", "imported"))]
+    env = found.env or found.spec.env_id
+    origin = Origin(env, found.quality, recipe, sources, policies={}, parents=found.parents)
+    with open_stage(ids.full(dataset_id), base) as stage, full_disk(stage):
+        stage.check(recipe, force)
+        require_space(stage.base, sum(array.nbytes for array in layouts.values()))
+        stage.begin(recipe, partial(zarr.create, layouts=layouts))
+        leaves = zarr.write_arrays(stage.data, layouts, arrays)
+        return publish(stage, found.spec, layouts, leaves, origin, started)
+
+
+def checked(spec: EnvSpec, found: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """The arrays, ``source`` among them. Raises UserError (code 3) with the first finding."""
+    arrays = dict(found)
+    episodes, steps = len(arrays["offsets"]) - 1, len(arrays["actions"])
+    arrays.setdefault("source", np.zeros(max(episodes, 0), np.int64))
+    if episodes < 1 or steps < 1:
+        raise refused(f"expected at least one episode and one step, found {max(episodes, 0)} and {steps}")
+    expected = layout(spec, episodes, steps)
+    if "parent_episode" in arrays:
+        expected["parent_episode"] = dataclasses.replace(expected["source"])
+    for name, array in expected.items():
+        if name in _DERIVED:
+            continue
+        is_there = name in arrays and (str(arrays[name].dtype), arrays[name].shape)
+        if is_there != (array.dtype, array.shape):
+            raise refused(f"expected {name} as {array.dtype} {array.shape}, found {is_there or 'none'}")
+    finding = _episodes(spec, arrays) or _values(spec, arrays)
+    if finding:
+        raise refused(finding)
+    return {name: arrays[name] for name in expected if name not in _DERIVED}
+
+
+def _episodes(spec: EnvSpec, arrays: Mapping[str, NDArray[Any]]) -> str | None:
+    offsets, steps = arrays["offsets"], len(arrays["actions"])
+    lengths = np.diff(offsets)
+    if offsets[0] != 0 or offsets[-1] != steps:
+        return f"expected offsets from 0 to {steps}, found {offsets[0]} to {offsets[-1]}"
+    bad = np.flatnonzero((lengths < 1) | (lengths > spec.horizon))
+    if len(bad):
+        return f"episode {bad[0]}: expected 1 to {spec.horizon} steps, found {lengths[bad[0]]}"
+    open_ended = np.flatnonzero(~(arrays["terminated"] | arrays["truncated"]))
+    if len(open_ended):
+        return f"episode {open_ended[0]}: expected terminated or truncated, found neither"
+    return None
+
+
+def _values(spec: EnvSpec, arrays: Mapping[str, NDArray[Any]]) -> str | None:
+    for name in ("observations", "actions", "rewards"):
+        finite = np.isfinite(arrays[name])
+        if not finite.all():
+            where = tuple(int(i) for i in np.argwhere(~finite)[0])
+            return f"{name}: expected finite values, found {arrays[name][where]} at {where}"
+    actions = arrays["actions"]
+    if actions.min() < spec.act_low or actions.max() > spec.act_high:
+        bounds = f"[{spec.act_low:g}, {spec.act_high:g}]"
+        return f"expected actions in {bounds}, found [{actions.min():g}, {actions.max():g}]"
+    if spec.reward == "shared" and (arrays["rewards"] != arrays["rewards"][:, :1]).any():
+        return "expected one reward shared by the agents, found different ones"
+    return None
+
+
+def refused(finding: str) -> UserError:
+    """A file that is not what it should be (code 3)."""
+    return UserError(f"{finding}; nothing was written", CHECK_FAILED)

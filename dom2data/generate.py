@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from dom2_policies import zoo
 from dom2data import ragged, recipes
 from dom2data.collect import Job, collect_block, flatten, share
 from dom2data.dataset import Dataset
@@ -51,7 +52,9 @@ def generate(
         write = _write_replay if recipes.quality(todo.recipe.quality).replay else _write_blocks
         layouts, leaves, policies = write(stage, todo, workers, progress)
         parts = recipes.quality(todo.recipe.quality).parts or (("replay", 1.0),)
-        origin = Origin(todo.recipe.env, todo.recipe.quality, recipe, [name for name, _ in parts], policies)
+        own = recipes.entry(todo.recipe.env, todo.zoo)["references"] if todo.zoo != zoo.FOLDER else None
+        sources = [name for name, _ in parts]
+        origin = Origin(todo.recipe.env, todo.recipe.quality, recipe, sources, policies, own=own)
         return publish(stage, todo.spec, layouts, leaves, origin, started)
 
 

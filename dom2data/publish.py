@@ -34,6 +34,8 @@ class Origin:
     policies: Mapping[str, Any]
     """what is recorded of each checkpoint that acted"""
     parents: Sequence[Mapping[str, Any]] = ()
+    own: Mapping[str, float] | None = None
+    """reference returns measured with these policies; None: those of the shipped ones"""
 
 
 def publish(
@@ -57,7 +59,7 @@ def publish(
         "steps": layouts["actions"].shape[0],
         "episodes": layouts["returns"].shape[0],
         "returns": stats.returns_summary(spec.agent_names, team, agents),
-        "references": _references(origin.env),
+        "references": _references(origin),
         "recipe": origin.recipe,
         "sources": list(origin.sources),
         "policies": dict(origin.policies),
@@ -73,11 +75,11 @@ def publish(
     return dataset.open(stage.dataset_id, stage.base)
 
 
-def _references(env: str) -> dict[str, dict[str, float] | None]:
+def _references(origin: Origin) -> dict[str, dict[str, float] | None]:
     found: dict[str, dict[str, float] | None] = {}
     for kind in ("published", "own"):
         try:
-            found[kind] = scores.references(env, kind)
+            found[kind] = scores.references(origin.env, kind)
         except UserError:
             found[kind] = None
-    return found
+    return found if origin.own is None else found | {"own": dict(origin.own)}

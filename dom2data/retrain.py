@@ -28,6 +28,7 @@ def train(
     """
     from dom2data import behaviour
 
+    envs.spec(env)  # an unknown name must leave nothing behind
     if out.exists() and not force:
         raise UserError(f"expected a new folder, found {out}; --force replaces it, --out names another")
     unfinished = out.with_name(out.name + ".partial")

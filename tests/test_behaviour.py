@@ -171,31 +171,41 @@ def test_returns_are_the_first_agents_where_shared():
     np.testing.assert_array_equal(team_returns(rewards, individual), rewards.sum(axis=1).mean(axis=1))
 
 
+@pytest.mark.parametrize("env_name", envs.NAMES)
 @pytest.mark.parametrize("name", ["random", "medium", "expert"])
-def test_shipped_policies_earn_what_the_zoo_says(name):
-    entry, env = zoo.entry("tag"), envs.make("tag", num_envs=1000)
+def test_shipped_policies_earn_what_the_zoo_says(env_name, name):
+    entry, episodes = zoo.entry(env_name), 20 if env_name == "halfcheetah" else 1000
+    env = envs.make(env_name, num_envs=episodes)
     if name == "random":
-        policy, expected = Uniform(2), entry["references"]["random"]
+        policy, expected = Uniform(env.spec.act_dim), entry["references"]["random"]
     else:
-        policy = load_actor(zoo.path("tag", name), entry["noise"])
+        policy = load_actor(zoo.path(env_name, name), entry["noise"])
         expected = entry["policies"][name]["return"]
     rewards = rollout(env, env.reset(123), policy, torch.Generator().manual_seed(0))[2]
     returns = team_returns(rewards, env.spec)
-    # Both are means of at least 1,000 episodes.
-    assert returns.mean() == pytest.approx(expected, abs=4 * np.sqrt(2) * returns.std() / np.sqrt(1000))
+    # Both are means of at least that many episodes; the zoo's may be the best of several such means.
+    assert returns.mean() == pytest.approx(expected, abs=5 * np.sqrt(2) * returns.std() / np.sqrt(episodes))
 
 
-def test_the_zoo_lies_where_the_published_datasets_do():
-    entry = zoo.entry("tag")
-    assert entry["references"]["random"] == pytest.approx(scores.PUBLISHED_RETURNS["tag"]["random"][0], abs=2)
-    assert entry["policies"]["medium"]["return"] == pytest.approx(116.36, abs=12)
-    assert entry["references"]["expert"] >= 186
+EXPERT = {"tag": 186, "world": 80, "spread": 531, "halfcheetah": 3339}
+
+
+@pytest.mark.parametrize("env_name", envs.NAMES)
+def test_the_zoo_lies_where_the_published_datasets_do(env_name):
+    entry, published = zoo.entry(env_name), scores.PUBLISHED_RETURNS[env_name]
+    assert entry["references"]["random"] == pytest.approx(
+        published["random"][0], abs=0.25 * published["random"][1]
+    )
+    # The first evaluation at the level, and learning is fast there: at most half a standard deviation above.
+    assert 0 <= entry["policies"]["medium"]["return"] - published["medium"][0] < 0.5 * published["medium"][1]
+    assert entry["references"]["expert"] >= EXPERT[env_name]
 
 
 @pytest.mark.slow
-def test_training_from_nothing_arrives_where_the_shipped_policies_are(tmp_path):
-    shipped = zoo.entry("tag")
-    found = behaviour.train("tag", shipped["policies"]["expert"]["seed"], tmp_path)
+@pytest.mark.parametrize("env_name", ["tag", "world", "spread"])
+def test_training_from_nothing_arrives_where_the_shipped_policies_are(env_name, tmp_path):
+    shipped = zoo.entry(env_name)
+    found = behaviour.train(env_name, shipped["policies"]["expert"]["seed"], tmp_path)
     for key in ("random", "expert"):
         noise = 0.1 * abs(shipped["references"]["expert"])
         assert found["references"][key] == pytest.approx(shipped["references"][key], abs=noise)

@@ -26,7 +26,7 @@ from dom2data.errors import CHECK_FAILED, UserError
 from dom2data.spec import EnvSpec
 from dom2data.store.layout import ArrayLayout
 
-SCHEMA = "dom2data/1"
+SCHEMA = "dom2data/2"
 MARKER = "COMPLETE"
 FILE = "manifest.json"
 

@@ -1,0 +1,70 @@
+"""``metadata.json``: what Minari knows of a dataset, whether its payload is our Zarr or Minari's own HDF5."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from dom2data.spec import EnvSpec
+
+FILE = "metadata.json"
+VERSION = "0.5.0"
+"""Minari's layout version: a newer stamp is refused by older releases, and nothing in the layout differs."""
+OWN = "dom2data"
+"""The key of ``metadata.json`` under which the HDF5 carries what an import needs to give the same dataset."""
+
+
+def metadata(
+    manifest: Mapping[str, Any], data_format: str, dataset_id: str, size_bytes: int
+) -> dict[str, Any]:
+    """The keys that Minari reads, and the agents in their order (Minari itself sorts them by name)."""
+    spec = EnvSpec.from_json(manifest["spec"])
+    own = manifest["references"].get("own") or {}
+    scores = {"ref_min_score": own["random"], "ref_max_score": own["expert"]} if own else {}
+    found = scores | {
+        "dataset_id": dataset_id,
+        "minari_version": VERSION,
+        "data_format": data_format,
+        "total_episodes": manifest["episodes"],
+        "total_steps": manifest["steps"],
+        "dataset_size": round(size_bytes / 1e6, 1),
+        "observation_space": _dict_space(spec, spec.obs_dims, -float("inf"), float("inf")),
+        "action_space": _dict_space(spec, [spec.act_dim] * spec.n_agents, spec.act_low, spec.act_high),
+        "algorithm_name": manifest["quality"] or "unknown",
+        "description": f"{manifest['env']}, {manifest['quality']}: one entry per agent; `rewards` are the "
+        "team's, `infos/rewards` each agent's, in the order of `agents`",
+        "author": ["dom2"],
+        "author_email": [],
+        "requirements": [f"dom2>={manifest['versions']['dom2']}"],
+        "agents": list(spec.agent_names),
+        "content_hash": manifest["hash"],
+    }
+    environment = _environment(manifest["env"])
+    return found if environment is None else found | {"env_spec": environment}
+
+
+def _environment(name: str) -> str | None:
+    """Gymnasium's JSON of the environment; None for one that this project cannot build."""
+    from dom2data import envs
+
+    if name not in (*envs.NAMES, *envs.VARIANTS) and not envs.is_foreign(name):
+        return None
+    from dom2data.envs.joint import gymnasium_spec
+
+    return gymnasium_spec(name).to_json()
+
+
+def _dict_space(spec: EnvSpec, sizes: Any, low: float, high: float) -> str:
+    """Minari's JSON of a Dict of float32 vectors, one for each agent."""
+    boxes = {
+        agent: {
+            "type": "Box",
+            "dtype": "float32",
+            "shape": [size],
+            "low": [low] * size,
+            "high": [high] * size,
+        }
+        for agent, size in zip(spec.agent_names, sizes, strict=True)
+    }
+    return json.dumps({"type": "Dict", "subspaces": boxes})

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from dom2_cli import describe, generating
+from dom2_cli import describe, generating, subsets
 from dom2_cli import show as ui
 from dom2_cli.generating import carry_out, finish
 from dom2data import envs
@@ -169,41 +169,6 @@ def references(env: str, episodes: int | None, seed: int, checkpoints: Path | No
     ui.table(("references", "random", "expert"), rows)
 
 
-@main.command()
-@click.option("--fraction", type=float, required=True, help="Share of the episodes to keep, in (0, 1].")
-@click.option("--dataset", metavar="ID", help="Dataset to take them from [the one written last].")
-@click.option("--seed", type=int, default=0, show_default=True, help="Which episodes.")
-@click.option("--out", metavar="ID", help="Id of the new dataset [<name>-<percent>pct].")
-@force_option
-@root_option
-@json_option
-def subsample(
-    fraction: float,
-    dataset: str | None,
-    seed: int,
-    out: str | None,
-    force: bool,
-    root: Path | None,
-    as_json: bool,
-) -> None:
-    """Keep a part of the episodes of a dataset, as a dataset with its lineage.
-
-    \b
-    dom2data subsample --fraction 0.05
-    dom2data subsample --fraction 0.1 --dataset tag-expert --seed 1
-    """
-    from dom2data import catalog, ids
-    from dom2data.dataset import open as open_dataset
-    from dom2data.subsample import subsample as cut
-
-    parent = open_dataset(dataset, root) if dataset else catalog.newest(ids.root(root))
-    ui.note(
-        f"from {parent.id} ({parent.n_episodes:,} episodes)"
-        + ("" if dataset else ", the dataset written last")
-    )
-    finish(cut(parent, fraction, seed=seed, out=out, root=root, force=force), root, as_json)
-
-
 @main.command("list")
 @click.option("--markdown", is_flag=True, help="Print a Markdown table, in the order of tasks and qualities.")
 @root_option
@@ -263,23 +228,6 @@ def show(dataset: str, plot: Path | None, root: Path | None, as_json: bool) -> N
         describe.returns(summary)
 
 
-@main.command()
-@click.argument("dataset", metavar="ID")
-@root_option
-def verify(dataset: str, root: Path | None) -> None:
-    """Check a dataset: structure, hashes, episodes, values, returns. Exit code 3 with the first finding.
-
-    \b
-    dom2data verify tag-medium
-    """
-    from dom2data.dataset import open as open_dataset
-    from dom2data.verify import verify as check
-
-    found = open_dataset(dataset, root)
-    passed = check(found)
-    click.echo(ui.rows({"id": found.id, "ok": ", ".join(passed), "hash": found.hash}))
-
-
 @main.command("check-env")
 @click.argument("env", metavar="ENV")
 @click.option("--episodes", type=click.IntRange(1), default=5, show_default=True, help="Episodes to play.")
@@ -303,3 +251,7 @@ def check_env(env: str, episodes: int, seed: int, as_json: bool) -> None:
     if findings:
         raise UserError(f"{env}: expected no findings, found {len(findings)}; see above", CHECK_FAILED)
     ui.note(f"next: dom2data generate --env {env} --quality random --steps 10000")
+
+
+for command in (subsets.subsample, subsets.mix, subsets.diff, subsets.verify):
+    main.add_command(command)

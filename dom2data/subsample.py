@@ -3,23 +3,118 @@
 from __future__ import annotations
 
 import dataclasses
-import time
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dom2data import ids, recipes
 from dom2data.dataset import Dataset, Int64
+from dom2data.derive import Part, derive, take
 from dom2data.errors import UserError
-from dom2data.generate import full_disk, require_space
-from dom2data.publish import Origin, publish
-from dom2data.store import zarr
-from dom2data.store.layout import layout
-from dom2data.store.manifest import digest
-from dom2data.store.stage import open_stage
+from dom2data.recipes import UNIFORM
+
+__all__ = ["Selection", "choose", "default_id", "subsample", "take"]
+
+STRATA = 10
+"""Groups of equal size, by return, within each policy's episodes."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which episodes to keep: first by policy, then by return, then a share or a number drawn of the rest."""
+
+    fraction: float | None = None
+    """share of what is left, in (0, 1]"""
+    episodes: int | None = None
+    """number of episodes; with neither, all that is left"""
+    quality: str | None = None
+    """the name of a policy in the manifest's ``sources``"""
+    returns: str | None = None
+    """``LOW:HIGH``, both included: team returns, or quantiles of what is left, such as ``90%:100%``"""
+    stratified: bool = False
+    """draw the same share of every policy's episodes and of every tenth of their returns"""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.fraction is not None and not 0.0 < self.fraction <= 1.0:
+            raise UserError(
+                f"expected a fraction in (0, 1], found {self.fraction:g}; 0.05 keeps 5 % of the episodes"
+            )
+        if self.episodes is not None and self.episodes < 1:
+            raise UserError(f"expected --episodes of 1 or more, found {self.episodes}")
+        if self.fraction is not None and self.episodes is not None:
+            raise UserError("expected --fraction or --episodes, found both; choose one")
+        if self.fraction is None and self.episodes is None:
+            if not (self.quality or self.returns):
+                raise UserError(
+                    "expected --fraction, --episodes, --quality or --returns, found none; give one"
+                )
+            if self.stratified:
+                raise UserError(
+                    "expected --fraction or --episodes with --stratified, found neither; give one"
+                )
+        if self.seed < 0:
+            raise UserError(f"expected a --seed of 0 or more, found {self.seed}")
+
+    def to_json(self) -> dict[str, Any]:
+        """What was asked for, and the seed; it enters the recipe, so what is not said stays out."""
+        said = {name: value for name, value in dataclasses.asdict(self).items() if value}
+        return said | {"seed": self.seed}
+
+    def candidates(self, parent: Dataset) -> Int64:
+        """Ascending numbers of the episodes that policy and return admit. Raises UserError when none is."""
+        kept = np.ones(parent.n_episodes, bool)
+        if self.quality is not None:
+            names = parent.manifest.get("sources", [])
+            if self.quality not in names:
+                known = ", ".join(names) or "no policy by name"
+                raise UserError(
+                    f"{parent.id}: expected a --quality of its own ({known}), found {self.quality!r}"
+                )
+            kept &= parent.array("source") == names.index(self.quality)
+        if self.returns is not None and kept.any():
+            low, high = bounds(self.returns, parent.returns[kept].astype(np.float64))
+            kept &= (parent.returns >= low) & (parent.returns <= high)
+        if not kept.any():
+            best = f"returns lie in {parent.returns.min():g}:{parent.returns.max():g}"
+            raise UserError(f"{parent.id}: expected episodes to keep, found none ({best}); ask for others")
+        return np.flatnonzero(kept)
+
+    def indices(self, parent: Dataset) -> Int64:
+        """Ascending numbers of the episodes kept. Raises UserError like ``candidates``."""
+        found = self.candidates(parent)
+        if self.episodes is not None and self.episodes > len(found):
+            raise UserError(
+                f"{parent.id}: expected at most {len(found)} --episodes, found {self.episodes}; "
+                "no episode is taken twice"
+            )
+        count = self.episodes if self.episodes is not None else _share(len(found), self.fraction or 1.0)
+        if self.stratified:
+            strata = _strata(parent.array("source")[found], parent.returns[found])
+            return found[_stratified(strata, count, self.seed)]
+        return found[_drawn(len(found), count, self.seed)]
+
+
+def bounds(text: str, returns: Any) -> tuple[float, float]:
+    """(low, high) of ``LOW:HIGH``, one of which may be left out; ``%`` marks a quantile of ``returns``.
+
+    Raises UserError for anything else.
+    """
+    low, colon, high = text.partition(":")
+    try:
+        values = [
+            default if not word
+            else float(np.quantile(returns, float(word[:-1]) / 100)) if word.endswith("%")
+            else float(word)
+            for word, default in ((low.strip(), -np.inf), (high.strip(), np.inf))
+        ]  # fmt: skip
+    except ValueError:
+        values = []
+    if not colon or len(values) != 2 or not values[0] <= values[1]:
+        raise UserError(f"expected --returns LOW:HIGH, as 50:120 or 90%:100%, lowest first, found {text!r}")
+    return values[0], values[1]
 
 
 def choose(episodes: int, fraction: float, seed: int) -> Int64:
@@ -27,87 +122,82 @@ def choose(episodes: int, fraction: float, seed: int) -> Int64:
 
     With one seed a smaller fraction is a part of a larger one. Raises UserError outside (0, 1].
     """
-    if not 0.0 < fraction <= 1.0:
-        raise UserError(f"expected a fraction in (0, 1], found {fraction:g}; 0.05 keeps 5 % of the episodes")
-    if seed < 0:
-        raise UserError(f"expected a --seed of 0 or more, found {seed}")
-    count = max(1, int(fraction * episodes + 0.5))
+    Selection(fraction=fraction, seed=seed)
+    return _drawn(episodes, _share(episodes, fraction), seed)
+
+
+def _share(episodes: int, fraction: float) -> int:
+    return max(1, int(fraction * episodes + 0.5))
+
+
+def _drawn(episodes: int, count: int, seed: int) -> Int64:
     return np.sort(np.random.default_rng(np.random.SeedSequence(seed)).permutation(episodes)[:count])
 
 
-def default_id(parent: str, fraction: float, seed: int) -> str:
-    """``dom2/tag-medium-5pct-v0`` of ``dom2/tag-medium-v0``; another seed than 0 is named, too."""
+def _strata(source: Int64, returns: Any) -> Int64:
+    """A group for every episode: its policy, and the tenth of that policy's episodes its return lies in."""
+    strata = np.zeros(len(source), np.int64)
+    for number in np.unique(source):
+        mine = np.flatnonzero(source == number)
+        ranks = np.argsort(np.argsort(returns[mine], kind="stable"), kind="stable")
+        strata[mine] = number * STRATA + ranks * STRATA // len(mine)
+    return strata
+
+
+def _stratified(strata: Int64, count: int, seed: int) -> Int64:
+    """Ascending places of ``count`` episodes, each group's share exact to one episode.
+
+    Groups are laid one after another, each shuffled, and every (len / count)-th is taken.
+    """
+    shuffled = np.random.default_rng(np.random.SeedSequence(seed)).permutation(len(strata))
+    line = shuffled[np.argsort(strata[shuffled], kind="stable")]
+    places = ((np.arange(count) + 0.5) * len(strata) / count).astype(np.int64)
+    return np.sort(line[places])
+
+
+def default_id(parent: str, selection: Selection) -> str:
+    """``dom2/tag-medium-5pct-v0`` of ``dom2/tag-medium-v0``; what else was asked for is named, too."""
     space, name, version = ids.split(parent)
-    percent = f"{100 * fraction:.6g}".replace(".", "p").replace("-", "m")
-    return f"{space}/{name}-{percent}pct" + (f"-s{seed}" if seed else "") + f"-v{version or 0}"
+    words = [name]
+    if selection.quality is not None:
+        words.append(selection.quality)
+    if selection.returns is not None:
+        low, _, high = selection.returns.replace("%", "pct").replace("-", "m").partition(":")
+        words.append("returns" + (low and f"-from-{low}") + (high and f"-to-{high}"))
+    if selection.stratified:
+        words.append("stratified")
+    if selection.fraction is not None:
+        words.append(f"{100 * selection.fraction:.6g}pct".replace("-", "m"))
+    if selection.episodes is not None:
+        words.append(f"{selection.episodes}ep")
+    if selection.seed:
+        words.append(f"s{selection.seed}")
+    plain = "".join(
+        letter for letter in "-".join(words).replace(".", "p") if letter.isalnum() or letter in "-_"
+    )
+    return f"{space}/{plain}-v{version or 0}"
 
 
 def subsample(
     parent: Dataset,
-    fraction: float,
+    fraction: float | None = None,
     *,
     seed: int = 0,
+    selection: Selection | None = None,
     out: str | None = None,
     root: str | Path | None = None,
     force: bool = False,
 ) -> Dataset:
-    """Keep whole episodes of ``parent``, chosen by ``seed``, in their order.
+    """Keep whole episodes of ``parent``, in their order: a ``fraction`` by ``seed``, or a ``selection``.
 
     The array ``parent_episode`` [episodes] holds their numbers in the parent.
-    Raises UserError like ``choose`` and ``generate``; the parent is never its own target.
+    Raises UserError like ``Selection`` and ``generate``; the parent is never its own target.
     """
-    started = time.perf_counter()
-    chosen = choose(parent.n_episodes, fraction, seed)
-    target = ids.full(out) if out else default_id(parent.id, fraction, seed)
-    if target == parent.id:
-        raise UserError(f"expected another id than the parent's, found {target}; choose one with --out")
-    arrays = take(parent, chosen)
-    layouts = layout(parent.spec, len(chosen), len(arrays["actions"]))
-    layouts["parent_episode"] = dataclasses.replace(layouts["source"])
-    recipe = {
-        "operation": "subsample",
-        "parent": parent.hash,
-        "fraction": fraction,
-        "seed": seed,
-        "versions": recipes.versions(),
-    }
-    lineage = {
-        "id": parent.id,
-        "hash": parent.hash,
-        "fraction": fraction,
-        "seed": seed,
-        "episodes": parent.n_episodes,
-        "indices_hash": digest(chosen.astype("<i8").data),
-        "recipe": parent.manifest["recipe"],
-        "parents": parent.manifest["parents"],
-    }
-    kept = {key: parent.manifest.get(key, default) for key, default in (("sources", []), ("policies", {}))}
-    origin = Origin(parent.env, parent.quality, recipe, parents=[lineage], **kept)
-    with open_stage(target, ids.root(root)) as stage, full_disk(stage):
-        stage.check(recipe, force)
-        require_space(stage.base, sum(array.nbytes for array in layouts.values()))
-        stage.begin(recipe, partial(zarr.create, layouts=layouts))
-        leaves = zarr.write_arrays(stage.data, layouts, arrays)
-        return publish(stage, parent.spec, layouts, leaves, origin, started)
-
-
-def take(parent: Dataset, chosen: Int64) -> dict[str, NDArray[Any]]:
-    """The arrays of the episodes ``chosen``, one after another in that order."""
-    lengths = parent.lengths[chosen]
-    steps = _ranges(parent.offsets[chosen], lengths)
-    rows = _ranges(parent.offsets[chosen] + chosen, lengths + 1)  # observations have T+1 rows per episode
-    per_episode = ("returns", "agent_returns", "terminated", "truncated", "source")
-    return {
-        "observations": parent.array("observations")[rows],
-        "actions": parent.array("actions")[steps],
-        "rewards": parent.array("rewards")[steps],
-        "offsets": np.concatenate(([0], np.cumsum(lengths))),
-        **{name: parent.array(name)[chosen] for name in per_episode},
-        "parent_episode": chosen,
-    }
-
-
-def _ranges(starts: Int64, lengths: Int64) -> Int64:
-    """start, start+1, ..., start+length-1 of every pair, concatenated."""
-    ends = np.cumsum(lengths)
-    return np.repeat(starts - (ends - lengths), lengths) + np.arange(ends[-1])
+    selection = selection or Selection(fraction=fraction, seed=seed)
+    chosen, asked = selection.indices(parent), selection.to_json()
+    target = ids.full(out) if out else default_id(parent.id, selection)
+    recipe = {"operation": "subsample", "parent": parent.hash, **asked, "versions": recipes.versions()}
+    policy = "random" if selection.quality == UNIFORM else selection.quality
+    quality = policy if policy in recipes.QUALITIES else parent.quality
+    parts = [Part(parent, chosen, asked)]
+    return derive(parts, np.arange(len(chosen)), target, recipe, quality, root, force)

@@ -133,9 +133,7 @@ class Training:
         policy: Policy = self.learner.policy(config.noise(self.steps))
         if self.steps < config.random_steps:
             policy = Uniform(spec.act_dim, spec.act_low, spec.act_high)
-        # The child that SeedSequence(seed).spawn(5)[3] would spawn for this wave.
-        start = np.random.SeedSequence(self.seed, spawn_key=(3, self.wave))
-        rows = play(self.env, self.env.reset(start), policy, self.generator)
+        rows = play(self.env, self.env.reset(wave_seed(self.seed, self.wave)), policy, self.generator)
         self.buffer.add(rows.observations, rows.actions, rows.rewards, rows.lengths, rows.terminated)
         self.wave += 1
 
@@ -169,6 +167,11 @@ class Training:
         self.buffer.load_state_dict(state["buffer"])
         self.generator.set_state(state["generator"])
         self.rng.bit_generator.state = json.loads(state["rng"])
+
+
+def wave_seed(seed: int, wave: int) -> np.random.SeedSequence:
+    """What the environment is reset with before a wave: the child of ``SeedSequence(seed).spawn(5)[3]``."""
+    return np.random.SeedSequence(seed, spawn_key=(3, wave))
 
 
 def evaluate(env: VectorEnv, policy: Policy, episodes: int, seed: np.random.SeedSequence) -> np.ndarray:

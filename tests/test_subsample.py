@@ -12,7 +12,7 @@ from small_datasets import in_memory, stored
 
 from dom2data.errors import UserError
 from dom2data.store.manifest import digest
-from dom2data.subsample import choose, default_id, subsample, take
+from dom2data.subsample import Selection, choose, default_id, subsample, take
 from dom2data.verify import verify
 
 
@@ -85,4 +85,4 @@ def test_a_parent_is_never_its_own_target(tmp_path: Path) -> None:
     ],
 )
 def test_default_ids(fraction: float, seed: int, name: str) -> None:
-    assert default_id("dom2/x-v3", fraction, seed) == name
+    assert default_id("dom2/x-v3", Selection(fraction=fraction, seed=seed)) == name

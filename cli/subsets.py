@@ -1,0 +1,222 @@
+"""``dom2data subsample``, ``mix``, ``diff`` and ``verify``: made of datasets, and checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dom2_cli import show as ui
+from dom2_cli.generating import finish
+from dom2data.errors import CHECK_FAILED, UserError
+
+root_option = click.option(
+    "--root",
+    type=click.Path(path_type=Path),
+    help="Folder of datasets [$MINARI_DATASETS_PATH, ~/.minari/datasets].",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+force_option = click.option(
+    "--force", is_flag=True, help="Replace what is there, once the new one is complete."
+)
+seed_option = click.option("--seed", type=int, default=0, show_default=True, help="Which episodes.")
+
+
+@click.command()
+@click.option("--fraction", type=float, help="Share of the episodes to keep, in (0, 1].")
+@click.option("--episodes", type=int, help="Number of episodes to keep, instead of a share.")
+@click.option("--quality", metavar="POLICY", help="Only episodes of this policy, such as expert.")
+@click.option(
+    "--returns", metavar="LOW:HIGH", help="Only these team returns: 50:120, or quantiles, 90%:100%."
+)
+@click.option("--stratified", is_flag=True, help="Draw alike from every policy and every tenth of returns.")
+@click.option("--dataset", metavar="ID", help="Dataset to take them from [the one written last].")
+@seed_option
+@click.option("--out", metavar="ID", help="Id of the new dataset [<name>-<percent>pct].")
+@force_option
+@root_option
+@json_option
+def subsample(
+    fraction: float | None,
+    episodes: int | None,
+    quality: str | None,
+    returns: str | None,
+    stratified: bool,
+    dataset: str | None,
+    seed: int,
+    out: str | None,
+    force: bool,
+    root: Path | None,
+    as_json: bool,
+) -> None:
+    """Keep a part of the episodes of a dataset, as a dataset with its lineage.
+
+    \b
+    dom2data subsample --fraction 0.05
+    dom2data subsample --fraction 0.1 --dataset tag-expert --seed 1 --stratified
+    dom2data subsample --dataset tag-medium-expert --quality expert --episodes 500
+    dom2data subsample --dataset tag-medium --returns 90%:100%
+    """
+    from dom2data import catalog, ids
+    from dom2data.dataset import open as open_dataset
+    from dom2data.subsample import Selection
+    from dom2data.subsample import subsample as cut
+
+    selection = Selection(fraction, episodes, quality, returns, stratified, seed)
+    parent = open_dataset(dataset, root) if dataset else catalog.newest(ids.root(root))
+    ui.note(
+        f"from {parent.id} ({parent.n_episodes:,} episodes)"
+        + ("" if dataset else ", the dataset written last")
+    )
+    finish(cut(parent, selection=selection, out=out, root=root, force=force), root, as_json)
+
+
+@click.command()
+@click.argument("parts", metavar="ID:RATIO ID:RATIO ...", nargs=-1, required=True)
+@click.option("--episodes", type=int, help="Episodes in all, in this ratio [as many as there are].")
+@click.option("--steps", type=int, help="Steps in all, in this ratio, instead of episodes.")
+@seed_option
+@click.option("--out", metavar="ID", help="Id of the new dataset [<env>-mix-<quality><percent>-...].")
+@force_option
+@root_option
+@json_option
+def mix(
+    parts: tuple[str, ...],
+    episodes: int | None,
+    steps: int | None,
+    seed: int,
+    out: str | None,
+    force: bool,
+    root: Path | None,
+    as_json: bool,
+) -> None:
+    """Mix whole episodes of datasets of one environment in a ratio, none of them twice.
+
+    \b
+    dom2data mix tag-medium:0.7 tag-expert:0.3
+    dom2data mix tag-random:1 tag-medium:1 tag-expert:2 --episodes 10000 --out tag-three
+    """
+    from dom2data.dataset import open as open_dataset
+    from dom2data.mix import mix as join
+
+    asked = [_weighted(part) for part in parts]
+    parents = [open_dataset(name, root) for name, _ in asked]
+    how: dict[str, Any] = {"episodes": episodes, "steps": steps, "seed": seed}
+    made = join(parents, [weight for _, weight in asked], **how, out=out, root=root, force=force)
+    for parent in made.manifest["parents"]:
+        ui.note(f"{parent['kept']:,} of {parent['episodes']:,} episodes of {parent['id']}")
+    finish(made, root, as_json)
+
+
+def _weighted(part: str) -> tuple[str, float]:
+    name, _, weight = part.rpartition(":")
+    try:
+        return (name, float(weight)) if name else (part, 1.0)
+    except ValueError as error:
+        raise UserError(f"expected ID:RATIO, as tag-medium:0.7, found {part!r}") from error
+
+
+@click.command()
+@click.argument("one", metavar="ID")
+@click.argument("other", metavar="ID")
+@root_option
+@json_option
+def diff(one: str, other: str, root: Path | None, as_json: bool) -> None:
+    """What differs between two datasets, and whether they share episodes. Exit code 0 either way.
+
+    \b
+    dom2data diff tag-medium tag-expert
+    dom2data diff tag-medium tag-medium-5pct --json
+    """
+    from dom2data.dataset import open as open_dataset
+    from dom2data.diff import diff as compare
+
+    found = compare(open_dataset(one, root), open_dataset(other, root))
+    ui.print_json(found) if as_json else _tell(found)
+
+
+def _tell(found: dict[str, Any]) -> None:
+    """The text of ``diff``."""
+    facts = {
+        "content": "the same" if found["same_content"] else "different",
+        **{name: "{:,} and {:,}".format(*found[name]) for name in ("episodes", "steps")},
+        "identical episodes": "{:,} and {:,} are in the other".format(*found["shared"]["identical"]),
+        "same beginnings": "{:,} and {:,} are in the other".format(*found["shared"]["same_start"]),
+    }
+    for kind in ("schema", "facts", "recipe"):
+        for name, *values in found[kind]:
+            facts[f"{kind}: {name}"] = " and ".join(map(_brief, values))
+    click.echo(ui.rows({"datasets": " and ".join(found["ids"])} | facts))
+    header = ("", "mean", "mean", "std", "std", "KS", "Wasserstein")
+    rows = [(f"return of {name}", entry) for name, entry in found["returns"].items()]
+    for name, entries in found["drift"].items():
+        rows += [(f"{name} {e['agent']}[{e['dimension']}]", e) for e in entries[:3]]
+        if not entries:
+            ui.note(f"{name}: the shapes differ, nothing to compare")
+    table = [(n, *map(_short, (*e["mean"], *e["std"], e["ks"], e["wasserstein"]))) for n, e in rows]
+    ui.table(header, table)
+    ui.note("of each array the three dimensions that differ most; --json has all")
+    if any(found["shared"]["identical"]) or any(found["shared"]["same_start"]):
+        ui.note("they share episodes or seeds: neither is a fair test of what was trained on the other")
+
+
+def _brief(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _short(value: float) -> str:
+    return f"{value:.4g}"
+
+
+@click.command()
+@click.argument("dataset", metavar="ID")
+@click.option("--replay", metavar="SHARE", help="Also play this share of the episodes again, such as 1%.")
+@click.option("--tolerance", type=float, default=0.0, show_default=True, help="Largest error of a replay.")
+@root_option
+@json_option
+def verify(dataset: str, replay: str | None, tolerance: float, root: Path | None, as_json: bool) -> None:
+    """Check a dataset: structure, hashes, episodes, values, returns, lineage.
+
+    \b
+    dom2data verify tag-medium
+    dom2data verify tag-medium --replay 1%
+
+    Exit code 3 with the first finding. A replay resets the environment with the recorded seeds, takes the
+    stored actions, and compares observations and rewards.
+    """
+    from dom2data.dataset import open as open_dataset
+    from dom2data.verify import verify as check
+
+    share = None if replay is None else _share(replay)
+    found = open_dataset(dataset, root)
+    passed = check(found)
+    told: dict[str, Any] = {"id": found.id, "ok": passed, "hash": found.hash}
+    if share is not None:
+        from dataclasses import asdict
+
+        from dom2data.replay import replay as play
+
+        again = play(found, share)
+        if not again.error <= tolerance:
+            raise UserError(
+                f"{found.id}: replay: expected an error of at most {tolerance:g}, found {again.error:g} in "
+                f"{again.where}; another processor may need --tolerance 1e-3, else fetch it again",
+                CHECK_FAILED,
+            )
+        told |= {"ok": [*passed, "replay"], "replay": asdict(again)}
+    if as_json:
+        ui.print_json(told)
+        return
+    if share is not None:
+        told["replay"] = f"{again.episodes:,} episodes, {again.steps:,} steps, largest error {again.error:g}"
+    click.echo(ui.rows(told | {"ok": ", ".join(told["ok"])}))
+
+
+def _share(text: str) -> float:
+    """0.01 of ``1%`` or ``0.01``."""
+    try:
+        return float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError as error:
+        raise UserError(f"expected --replay as 1% or 0.01, found {text!r}") from error

@@ -1,0 +1,195 @@
+"""Datasets made of the episodes of others, and how to trace an episode back to where it was made.
+
+Every derived dataset records its parents as a chain of hashes, and for every episode its number in the parent
+(``parent_episode``). Where that is not the end of the chain, because a parent is derived itself or there are
+several, the array ``origin`` [episodes, 2] holds (which of the ``ancestors``, which of its episodes).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dom2data import ids
+from dom2data.dataset import Dataset, Int64
+from dom2data.errors import CHECK_FAILED, UserError
+from dom2data.generate import full_disk, require_space
+from dom2data.publish import Origin, publish
+from dom2data.store import zarr
+from dom2data.store.layout import ArrayLayout, layout
+from dom2data.store.manifest import digest
+from dom2data.store.stage import open_stage
+
+
+@dataclass(frozen=True)
+class Part:
+    """Ascending numbers of the episodes taken from one parent, and how they were chosen."""
+
+    parent: Dataset
+    chosen: Int64
+    how: Mapping[str, Any]
+
+    def lineage(self) -> dict[str, Any]:
+        """What the manifest records of this parent."""
+        manifest = self.parent.manifest
+        return {
+            "id": self.parent.id,
+            "hash": self.parent.hash,
+            **self.how,
+            "episodes": self.parent.n_episodes,
+            "kept": len(self.chosen),
+            "indices_hash": digest(self.chosen.astype("<i8").data),
+            "recipe": manifest["recipe"],
+            "parents": manifest["parents"],
+        }
+
+
+def derive(
+    parts: Sequence[Part],
+    order: Int64,
+    target: str,
+    recipe: dict[str, Any],
+    quality: str | None,
+    root: str | Path | None,
+    force: bool,
+) -> Dataset:
+    """Write the parts' episodes as dataset ``target``; ``order`` permutes them, part after part otherwise.
+
+    Everything that is counted or summed is computed anew. Raises UserError when ``target`` is a parent's id,
+    and like ``generate``.
+    """
+    started = time.perf_counter()
+    if target in (part.parent.id for part in parts):
+        raise UserError(f"expected another id than the parent's, found {target}; choose one with --out")
+    names, numbers, policies = _sources([part.parent for part in parts])
+    taken = [take(part.parent, part.chosen) for part in parts]
+    for arrays, number in zip(taken, numbers, strict=True):
+        arrays["source"] = number[arrays["source"]]
+    spec, arrays = parts[0].parent.spec, _joined(taken, order)
+    arrays["parent_episode"] = np.concatenate([part.chosen for part in parts])[order]
+    if len(parts) > 1:
+        arrays["parent"] = np.repeat(np.arange(len(parts)), [len(part.chosen) for part in parts])[order]
+    if len(parts) > 1 or parts[0].parent.manifest["parents"]:
+        arrays["origin"] = _origins(parts)[order]
+    layouts = _layouts(layout(spec, len(order), len(arrays["actions"])), arrays)
+    own = (parts[0].parent.manifest.get("references") or {}).get("own")
+    lineage = [part.lineage() for part in parts]
+    origin = Origin(parts[0].parent.env, quality, recipe, names, policies, lineage, own)
+    with open_stage(target, ids.root(root)) as stage, full_disk(stage):
+        stage.check(recipe, force)
+        require_space(stage.base, sum(array.nbytes for array in layouts.values()))
+        stage.begin(recipe, partial(zarr.create, layouts=layouts))
+        leaves = zarr.write_arrays(stage.data, layouts, arrays)
+        return publish(stage, spec, layouts, leaves, origin, started)
+
+
+def take(parent: Dataset, chosen: Int64) -> dict[str, NDArray[Any]]:
+    """The arrays of the episodes ``chosen``, one after another in that order."""
+    lengths = parent.lengths[chosen]
+    steps = _ranges(parent.offsets[chosen], lengths)
+    rows = _ranges(parent.offsets[chosen] + chosen, lengths + 1)  # observations have T+1 rows per episode
+    per_episode = ("returns", "agent_returns", "terminated", "truncated", "source")
+    return {
+        "observations": parent.array("observations")[rows],
+        "actions": parent.array("actions")[steps],
+        "rewards": parent.array("rewards")[steps],
+        "offsets": np.concatenate(([0], np.cumsum(lengths))),
+        **{name: parent.array(name)[chosen] for name in per_episode},
+        "parent_episode": chosen,
+    }
+
+
+def ancestors(manifest: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The ends of a dataset's lineage, depth first: those that are not derived themselves.
+
+    A dataset without parents is its own. Each has ``id``, ``recipe`` and ``episodes``.
+    """
+    parents = manifest["parents"]
+    return [end for parent in parents for end in ancestors(parent)] if parents else [manifest]
+
+
+def origins(dataset: Dataset) -> Int64:
+    """[episodes, 2]: the number of an ancestor, and that of the episode in it.
+
+    Raises UserError (code 3) for a chain of subsets that was written without it.
+    """
+    parents, arrays = dataset.manifest["parents"], dataset.manifest["arrays"]
+    if "origin" in arrays:
+        return dataset.array("origin")
+    if not parents:
+        episodes = np.arange(dataset.n_episodes)
+    elif len(parents) == 1 and not parents[0]["parents"]:
+        episodes = dataset.array("parent_episode")
+    else:
+        message = (
+            f"{dataset.id}: expected an array 'origin', found none; derive it again from {parents[0]['id']}"
+        )
+        raise UserError(message, CHECK_FAILED)
+    return np.stack([np.zeros_like(episodes), episodes], axis=1)
+
+
+def _origins(parts: Sequence[Part]) -> Int64:
+    found, before = [], 0
+    for part in parts:
+        found.append(origins(part.parent)[part.chosen] + [before, 0])
+        before += len(ancestors(part.parent.manifest))
+    return np.concatenate(found)
+
+
+def _sources(parents: Sequence[Dataset]) -> tuple[list[str], list[Int64], dict[str, Any]]:
+    """Names of the policies, for each parent the new number of each of its own, and what is known of each.
+
+    Two policies of one name that are not the same one keep their parent's id as a surname.
+    """
+    names: list[str] = []
+    numbers, policies = [], {}
+    for parent in parents:
+        known, own = parent.manifest.get("policies", {}), parent.manifest.get("sources", [])
+        mine = {name: name for name in own}
+        for name in own:
+            if name in names and policies.get(name) != known.get(name):
+                mine[name] = f"{name}@{parent.id}"
+        names += [name for name in mine.values() if name not in names]
+        policies |= {mine.get(name, name): facts for name, facts in known.items()}
+        count = max(len(own), int(parent.array("source").max()) + 1)  # made elsewhere: numbers without names
+        labels = [names.index(mine[own[i]]) if i < len(own) else i for i in range(count)]
+        numbers.append(np.array(labels, np.int64))
+    return names, numbers, policies
+
+
+def _joined(taken: Sequence[dict[str, NDArray[Any]]], order: Int64) -> dict[str, NDArray[Any]]:
+    """The parts' arrays as one, episodes permuted by ``order``."""
+    lengths = np.concatenate([np.diff(arrays["offsets"]) for arrays in taken])
+    starts = np.cumsum(lengths) - lengths
+    steps = _ranges(starts[order], lengths[order])
+    rows = _ranges((starts + np.arange(len(starts)))[order], lengths[order] + 1)
+    places = {"observations": rows, "actions": steps, "rewards": steps}
+    return {
+        name: np.concatenate(([0], np.cumsum(lengths[order])))
+        if name == "offsets"
+        else np.concatenate([arrays[name] for arrays in taken])[places.get(name, order)]
+        for name in taken[0]
+    }
+
+
+def _layouts(layouts: dict[str, ArrayLayout], arrays: Mapping[str, NDArray[Any]]) -> dict[str, ArrayLayout]:
+    """Those of every dataset, and those of the arrays that tell where an episode comes from."""
+    like = layouts["source"]
+    more = {
+        name: dataclasses.replace(like, shape=arrays[name].shape) for name in arrays if name not in layouts
+    }
+    return layouts | more
+
+
+def _ranges(starts: Int64, lengths: Int64) -> Int64:
+    """start, start+1, ..., start+length-1 of every pair, concatenated."""
+    ends = np.cumsum(lengths)
+    return np.repeat(starts - (ends - lengths), lengths) + np.arange(ends[-1])

@@ -13,8 +13,13 @@ from dom2data.spec import EnvSpec
 from dom2data.store import manifest as manifests
 
 
-def catalog(base: Path) -> tuple[list[dict[str, Any]], list[UserError]]:
-    """Summaries of the complete datasets under ``base``, by id, and why others were refused."""
+def catalog(base: Path | str) -> tuple[list[dict[str, Any]], list[UserError]]:
+    """Summaries of the complete datasets under a folder or a URL, by id, and why others were refused."""
+    if isinstance(base, str):
+        from dom2data.store import remote
+
+        manifests_there, refused = remote.manifests_of(base)
+        return [summary(manifest, base) for manifest in manifests_there], refused
     found, refused = [], []
     for dataset_id in ids.existing(base):
         try:
@@ -32,7 +37,7 @@ def newest(base: Path) -> Dataset:
     return open_dataset(max(found, key=lambda entry: entry["created"])["id"], base)
 
 
-def summary(manifest: dict[str, Any], base: Path) -> dict[str, Any]:
+def summary(manifest: dict[str, Any], base: Path | str) -> dict[str, Any]:
     """The JSON record that ``list`` and ``show`` print (documented in docs/format.md)."""
     env, quality = manifest["env"], manifest["quality"]
     mean, references = manifest["returns"]["team"]["mean"], manifest["references"]
@@ -40,7 +45,7 @@ def summary(manifest: dict[str, Any], base: Path) -> dict[str, Any]:
     keys = ("id", "env", "quality", "steps", "episodes", "returns", "references", "hash", "recipe", "parents")
     more = ("policies", "sources", "size_bytes", "created", "wall_s", "spec", "versions")
     return {key: manifest[key] for key in keys + more} | {
-        "path": str(base / manifest["id"]),
+        "path": f"{base}/{manifest['id']}",
         "fingerprint": EnvSpec.from_json(manifest["spec"]).fingerprint,
         "agents": len(manifest["spec"]["agent_names"]),
         "normalized": _score(mean, references["published"]),

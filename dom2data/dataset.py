@@ -113,10 +113,15 @@ class Dataset:
 def open(name: str, root: str | os.PathLike[str] | None = None) -> Dataset:
     """The dataset that ``name`` is short for (``tag-medium`` = the newest ``dom2/tag-medium-v<N>``).
 
+    ``root`` is a folder, or a URL such as ``s3://bucket/folder`` (``store/remote.py``).
     Raises UserError: code 2 when there is none of that name, 3 when it is incomplete or of another schema. An
     array first asked for when the dataset has been replaced raises it with code 1.
     """
-    base = ids.root(root)
+    base = ids.place(root)
+    if isinstance(base, str):
+        from dom2data.store import remote
+
+        return remote.open(name, base)
     data = ids.directory(ids.resolve(name, base), base)
     manifest, marker = manifests.read(data), manifests.marker(data)
 

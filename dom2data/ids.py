@@ -18,10 +18,36 @@ NAMESPACE = "dom2"
 _ID = re.compile(r"(?:(?P<space>[-_\w]+(?:/[-_\w]+)*)/)?(?P<name>[-_\w]+?)(?:-v(?P<version>\d+))?", re.ASCII)
 
 
-def root(path: str | os.PathLike[str] | None = None) -> Path:
-    """``path`` if given, else ``$MINARI_DATASETS_PATH``, else ``~/.minari/datasets``; not created here."""
+def place(path: str | os.PathLike[str] | None = None) -> Path | str:
+    """Where datasets lie: ``path`` if given, else ``$MINARI_DATASETS_PATH``, else ``~/.minari/datasets``.
+
+    A folder is not created here; a URL such as ``s3://bucket/folder`` is returned as it is.
+    """
     chosen = path or os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets"
-    return Path(chosen).expanduser().absolute()
+    return url(chosen) or Path(chosen).expanduser().absolute()
+
+
+def root(path: str | os.PathLike[str] | None = None) -> Path:
+    """``place``, where it must be a folder. Raises UserError (code 2) for a URL."""
+    found = place(path)
+    if isinstance(found, str):
+        raise UserError(
+            f"expected a folder to work in, found the URL {found}; make the dataset in a folder, "
+            f"then `dom2data push ID {found}`"
+        )
+    return found
+
+
+def url(path: str | os.PathLike[str]) -> str | None:
+    """``path`` where it names a place by protocol, as ``s3://`` does; None for a folder.
+
+    A ``Path`` made of a URL has lost a slash; it is put back.
+    """
+    match = re.fullmatch(r"([A-Za-z][A-Za-z0-9+.-]+):(/+)(.*)", os.fspath(path))
+    if match is None or (match[2] == "/" and isinstance(path, str)):
+        return None
+    lead = "/" if match[1] in ("file", "local") else ""
+    return f"{match[1]}://{lead}{match[3]}"
 
 
 def split(name: str) -> tuple[str, str, int | None]:

@@ -1,0 +1,87 @@
+"""``dom2data export``, ``push`` and ``pull``: a dataset as one file, or to and from a URL."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from dom2_cli import show as ui
+
+force_option = click.option("--force", is_flag=True, help="Replace what is there.")
+root_option = click.option(
+    "--root",
+    type=click.Path(path_type=Path),
+    help="Folder of datasets [$MINARI_DATASETS_PATH, ~/.minari/datasets].",
+)
+
+
+@click.command()
+@click.argument("dataset", metavar="ID")
+@click.argument("file", metavar="FILE.zip", type=click.Path(path_type=Path, dir_okay=False))
+@force_option
+@root_option
+def export(dataset: str, file: Path, force: bool, root: Path | None) -> None:
+    """Verify a dataset and write it as one zip file; `dom2data import FILE.zip` reads it.
+
+    \b
+    dom2data export tag-medium tag-medium.zip
+
+    The same dataset always gives the same bytes.
+    """
+    from dom2data import ids, share
+    from dom2data.dataset import open as open_dataset
+
+    base = ids.root(root)
+    found = open_dataset(dataset, base)
+    with ui.progress_bar() as progress:
+        share.pack(found, base, file, force=force, progress=progress)
+    facts = {"id": found.id, "file": str(file), "size": ui.size(file.stat().st_size), "hash": found.hash}
+    click.echo(ui.rows(facts))
+
+
+@click.command()
+@click.argument("dataset", metavar="ID")
+@click.argument("url", metavar="URL")
+@force_option
+@root_option
+def push(dataset: str, url: str, force: bool, root: Path | None) -> None:
+    """Verify a dataset and copy it to a URL, where it is a dataset when the last file has arrived.
+
+    \b
+    dom2data push tag-medium file:///tmp/shared
+    dom2data push tag-medium s3://bucket/datasets
+
+    An interrupted upload continues when the same command is given again.
+    """
+    from dom2data import ids, share
+    from dom2data.dataset import open as open_dataset
+
+    base = ids.root(root)
+    found = open_dataset(dataset, base)
+    with ui.progress_bar() as progress:
+        share.push(found, base, url, force, progress)
+    click.echo(ui.rows({"id": found.id, "url": f"{url.rstrip('/')}/{found.id}", "hash": found.hash}))
+
+
+@click.command()
+@click.argument("dataset", metavar="ID")
+@click.argument("url", metavar="URL")
+@force_option
+@root_option
+def pull(dataset: str, url: str, force: bool, root: Path | None) -> None:
+    """Copy a dataset from a URL and verify it; only then it is one here.
+
+    \b
+    dom2data pull tag-medium file:///tmp/shared
+    dom2data pull tag-medium s3://bucket/datasets
+    """
+    from dom2data import ids, share
+
+    base = ids.root(root)
+    with ui.progress_bar() as progress:
+        found = share.pull(dataset, url, base, force, progress)
+    click.echo(ui.rows({"id": found.id, "path": str(base / found.id), "hash": found.hash}))
+
+
+COMMANDS = (export, push, pull)

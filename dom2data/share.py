@@ -1,0 +1,213 @@
+"""A dataset on its way: as one zip file, or to and from a URL.
+
+``pack`` writes the files as they lie under a root, so that plain ``unzip`` in a root gives a dataset, too.
+What arrives by ``unpack`` or ``pull`` is checked twice: names, sizes, layouts and hashes of the manifest
+before anything is written, every value (``verify``) before the stage becomes a dataset.
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from dom2data import dataset, ids
+from dom2data.dataset import Dataset
+from dom2data.errors import CHECK_FAILED, FAILED, UserError
+from dom2data.store import contents
+from dom2data.store import manifest as manifests
+from dom2data.store.contents import Source, refuse
+from dom2data.store.stage import Stage, open_stage
+
+Progress = Callable[[str, int, int], None]
+_DATE = (1980, 1, 1, 0, 0, 0)  # the zip format's zero: the same dataset gives the same bytes
+
+
+def quiet(what: str, done: int, total: int) -> None:
+    """No progress."""
+
+
+def pack(found: Dataset, base: Path, file: Path, *, force: bool = False, progress: Progress = quiet) -> Path:
+    """Write the dataset as a zip file, uncompressed because the chunks are; the same one always gives the
+    same bytes.
+
+    Raises UserError: code 2 when ``file`` exists and ``force`` is false or it has no folder, 3 when the
+    dataset does not verify.
+    """
+    from dom2data.verify import verify
+
+    if file.suffix.lower() != ".zip":
+        raise UserError(f"expected a file ending in .zip, found {file}")
+    if file.exists() and not force:
+        raise UserError(f"expected a new file, found {file}; --force replaces it")
+    if not file.absolute().parent.is_dir():
+        raise UserError(f"expected a folder to write into, found none at {file.absolute().parent}")
+    verify(found)
+    data = ids.directory(found.id, base)
+    names = complete(found.manifest)
+    partial = file.with_name(file.name + ".partial")
+    try:
+        with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
+            for done, name in enumerate(names):
+                progress("packing", done, len(names))
+                entry = zipfile.ZipInfo(f"{found.id}/data/{name}", _DATE)
+                entry.external_attr = 0o644 << 16
+                archive.writestr(entry, (data / name).read_bytes())
+            progress("packing", len(names), len(names))
+        manifests.sync(partial)
+        os.replace(partial, file)
+    finally:
+        partial.unlink(missing_ok=True)
+    return file
+
+
+def complete(manifest: Mapping[str, Any]) -> list[str]:
+    """Every file of a dataset below ``data`` in the order of a commit: the marker is the last."""
+    return [
+        *contents.files(contents.layouts_of(manifest)),
+        "metadata.json",
+        manifests.FILE,
+        manifests.MARKER,
+    ]
+
+
+class Archive:
+    """The files of the one dataset in a zip file (``contents.Source``)."""
+
+    def __init__(self, archive: zipfile.ZipFile, where: str, size: int):
+        self.where, self._archive = where, archive
+        entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+        self._entries = {entry.filename: entry for entry in entries}
+        if len(self._entries) != len(entries):
+            refuse(where, "each name once", "a name twice")
+        markers = [name for name in self._entries if name.endswith(f"/data/{manifests.MARKER}")]
+        if len(markers) != 1:
+            refuse(where, "one dataset, as `dom2data export` writes it", f"{len(markers)}")
+        self.prefix = markers[0].removesuffix(manifests.MARKER)
+        for name, entry in self._entries.items():
+            parts = PurePosixPath(name).parts
+            if not name.startswith(self.prefix) or ".." in parts or name.startswith("/") or "\\" in name:
+                refuse(where, f"names below {self.prefix}", repr(name)[:80])
+            if entry.flag_bits & 1 or entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                refuse(where, "a plain zip file", f"{name[:80]!r} encrypted or compressed in a rare way")
+        total = sum(entry.file_size for entry in entries)
+        if total > max(contents.SMALL, 20 * size):
+            refuse(where, f"at most 20 times its {size:,} bytes", f"{total:,} bytes declared")
+        self.sizes = {name.removeprefix(self.prefix): e.file_size for name, e in self._entries.items()}
+
+    def read(self, name: str) -> bytes:
+        try:
+            return self._archive.read(self._entries[self.prefix + name])
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError) as error:
+            refuse(self.where, f"a readable {name}", str(error)[:80])
+
+
+def unpack(path: Path, base: Path, force: bool = False, progress: Progress = quiet) -> Dataset:
+    """The dataset in a zip file that ``pack`` wrote, under ``base`` and of the same id and hash.
+
+    Raises UserError: code 2 when there is no such file or the id is taken, 3 when anything is not right.
+    """
+    if not path.is_file():
+        raise UserError(f"expected a zip file, found none at {path}")
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        refuse(str(path), "a zip file", str(error)[:80])
+    with archive:
+        source = Archive(archive, str(path), path.stat().st_size)
+        manifest = contents.accept(source)
+        if source.prefix != f"{manifest['id']}/data/":
+            refuse(str(path), f"the folder {manifest['id']}/data", source.prefix[:80])
+        return receive(source, manifest, base, force, progress)
+
+
+def receive(
+    source: Source, manifest: dict[str, Any], base: Path, force: bool, progress: Progress = quiet
+) -> Dataset:
+    """Copy what ``contents.accept`` has seen into a stage, verify every value, commit.
+
+    A stage of the same manifest that was left by a kill is continued: files of the right size are kept, and
+    the values decide in the end.
+    """
+    from dom2data.generate import full_disk, require_space
+
+    recipe = {"operation": "receive", "hash": manifest["hash"], "manifest": _identity(source)}
+    names = contents.files(contents.layouts_of(manifest))
+    with open_stage(manifest["id"], base) as stage, full_disk(stage):
+        stage.check(recipe, force)
+        require_space(stage.base, sum(source.sizes[name] for name in names))
+        stage.begin(recipe, lambda data: None)
+        for done, name in enumerate(names):
+            progress("copying", done, len(names))
+            _copy(source, name, stage.data / name)
+        progress("verifying", len(names), len(names))
+        _verified(stage, manifest, source.where)
+        stage.commit(manifest)
+    return dataset.open(manifest["id"], base)
+
+
+def _identity(source: Source) -> str:
+    return source.read(manifests.MARKER).decode(errors="replace").strip()
+
+
+def _copy(source: Source, name: str, target: Path) -> None:
+    if target.is_file() and target.stat().st_size == source.sizes[name]:
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(target.name + ".partial")
+    partial.write_bytes(source.read(name))
+    os.replace(partial, target)
+
+
+def _verified(stage: Stage, manifest: dict[str, Any], where: str) -> None:
+    """Raises UserError (code 3), with an empty stage, unless every value is what the manifest says."""
+    from dom2data.store import zarr
+    from dom2data.store.layout import ArrayLayout
+    from dom2data.verify import verify
+
+    def load(name: str) -> Any:
+        return zarr.read_array(stage.data, name, ArrayLayout.from_json(manifest["arrays"][name]))
+
+    try:
+        verify(Dataset(manifest, load))
+    except UserError as error:
+        stage.discard()
+        message = error.message.replace(str(stage.data), where)
+        raise UserError(message, CHECK_FAILED) from error
+    except MemoryError as error:
+        stage.discard()
+        raise UserError(
+            f"{where}: expected arrays that fit into memory, found too little of it", FAILED
+        ) from error
+
+
+def push(found: Dataset, base: Path, url: str, force: bool = False, progress: Progress = quiet) -> None:
+    """Copy a verified dataset to a URL, under its id; an interrupted upload is continued.
+
+    Raises UserError: code 2 when another dataset of this id is there and ``force`` is false, 3 when this one
+    does not verify, 1 when the place cannot be reached.
+    """
+    from dom2data.store import remote
+    from dom2data.verify import verify
+
+    verify(found)
+    data = ids.directory(found.id, base)
+    remote.upload(data, found.manifest, complete(found.manifest), url, force, progress)
+
+
+def pull(name: str, url: str, base: Path, force: bool = False, progress: Progress = quiet) -> Dataset:
+    """Copy a dataset from a URL, to be one under ``base`` when every value has been checked.
+
+    Raises UserError like ``unpack``, and with code 1 when the place cannot be reached.
+    """
+    from dom2data.store import remote
+
+    place = remote.Place(url)
+    source = place.source(place.resolve(name))
+    manifest = contents.accept(source)
+    if manifest["id"] != source.dataset_id:
+        refuse(source.where, f"the id {source.dataset_id}", repr(manifest["id"])[:80])
+    return receive(source, manifest, base, force, progress)

@@ -1,0 +1,217 @@
+"""What a dataset that comes from elsewhere must look like before a byte of it is written here.
+
+A dataset's files follow from its manifest: the group's metadata, and of every array its metadata and its
+chunks. So a name is never taken from a stranger, only looked up, and nothing can be written anywhere else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, NoReturn, Protocol
+
+from dom2data import ids
+from dom2data.errors import CHECK_FAILED, UserError
+from dom2data.spec import EnvSpec
+from dom2data.store import manifest as manifests
+from dom2data.store.layout import ArrayLayout, layout
+
+LARGEST = 1 << 31
+"""bytes of one decoded chunk (Blosc's own limit), and the largest size or horizon that is believed"""
+EXPANSION = 1000
+"""decoded bytes for each byte stored; recorded data stays below 10, and a file of zeros is no dataset"""
+SMALL = 1 << 26
+"""bytes that need no such ratio, and the largest manifest"""
+CODECS = ("bytes", "blosc", "crc32c")
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "id": str, "env": str, "quality": (str, type(None)), "spec": dict, "steps": int, "episodes": int,
+    "arrays": dict, "hash": str, "returns": dict, "references": dict, "recipe": dict, "sources": list,
+    "policies": dict, "parents": list, "size_bytes": int, "created": str, "wall_s": (int, float),
+    "versions": dict,
+}  # fmt: skip
+_SPEC: dict[str, type | tuple[type, ...]] = {
+    "env_id": str, "agent_names": list, "obs_dims": list, "act_dim": int, "act_low": (int, float),
+    "act_high": (int, float), "horizon": int, "reward": str, "facts": dict,
+}  # fmt: skip
+
+
+class Source(Protocol):
+    """The files of one dataset somewhere else, by their names below its ``data`` folder."""
+
+    where: str
+    sizes: Mapping[str, int]
+
+    def read(self, name: str) -> bytes: ...
+
+
+def accept(source: Source) -> dict[str, Any]:
+    """The manifest of a dataset elsewhere, if all that can be seen without its values is right.
+
+    Raises UserError (code 3) for the first thing that is not.
+    """
+    manifest = described(source)
+    _stored(source, layouts_of(manifest))
+    return manifest
+
+
+def described(source: Source) -> dict[str, Any]:
+    """The manifest alone, checked for what it says of itself. Raises UserError (code 3)."""
+    for name in (manifests.MARKER, manifests.FILE):
+        if name not in source.sizes:
+            refuse(source.where, f"a dataset with the file {name}", "none")
+        if source.sizes[name] > SMALL:
+            refuse(source.where, f"{name} of at most {SMALL:,} bytes", f"{source.sizes[name]:,}")
+    text = source.read(manifests.FILE)
+    try:
+        manifest = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        refuse(source.where, f"JSON in {manifests.FILE}", str(error).split("\n")[0])
+    if not isinstance(manifest, dict) or manifest.get("schema") != manifests.SCHEMA:
+        schema = manifest.get("schema") if isinstance(manifest, dict) else type(manifest).__name__
+        refuse(source.where, f"schema {manifests.SCHEMA}", repr(schema)[:80])
+    if source.read(manifests.MARKER).strip() != manifests.digest(text).encode():
+        refuse(source.where, f"the {manifests.FILE} that {manifests.MARKER} was written for", "another")
+    _consistent(source.where, manifest)
+    return manifest
+
+
+def files(layouts: Mapping[str, ArrayLayout]) -> list[str]:
+    """The names of a dataset's files below ``data``, without manifest, marker and Minari's metadata."""
+    return ["zarr.json", *(name for array in layouts for name in array_files(array, layouts[array]))]
+
+
+def array_files(name: str, array: ArrayLayout) -> list[str]:
+    """The metadata and the chunks of one array."""
+    rest = ["0"] * (len(array.shape) - 1)
+    return [f"{name}/zarr.json", *(f"{name}/c/" + "/".join([str(c), *rest]) for c in range(array.n_chunks))]
+
+
+def layouts_of(manifest: Mapping[str, Any]) -> dict[str, ArrayLayout]:
+    """The layout of every array of a manifest."""
+    return {name: ArrayLayout.from_json(entry) for name, entry in manifest["arrays"].items()}
+
+
+def _consistent(where: str, manifest: dict[str, Any]) -> None:
+    """Look at everything that the manifest says."""
+    _typed(where, manifest, _TYPES)
+    _typed(where, manifest["spec"], _SPEC)
+    try:
+        spec = EnvSpec.from_json(manifest["spec"])
+        sizes = (spec.n_agents, *spec.obs_dims, spec.act_dim, spec.horizon)
+        if not all(isinstance(size, int) and 0 < size < LARGEST for size in sizes):
+            refuse(where, "sizes and a horizon above 0", str(sizes)[:80])
+        if len(spec.obs_dims) != spec.n_agents or not all(isinstance(n, str) for n in spec.agent_names):
+            refuse(where, "a name and a size for each agent", str(spec.agent_names)[:80])
+        if not 0 < manifest["episodes"] <= manifest["steps"]:
+            refuse(where, "steps in episodes", f"{manifest['steps']} in {manifest['episodes']}")
+        if ids.full(manifest["id"]) != manifest["id"]:
+            refuse(where, "a whole id such as dom2/tag-medium-v0", repr(manifest["id"])[:80])
+        layouts = layouts_of(manifest)
+        _as_laid_out(where, spec, manifest, layouts)
+        leaves = {name: entry["leaves"] for name, entry in manifest["arrays"].items()}
+        entries = manifests.array_entries(layouts, leaves)
+        if manifests.content_hash(spec, entries) != manifest["hash"]:
+            refuse(where, "the content hash of its leaves", manifest["hash"][:16])
+        manifests.minari_metadata(manifest)
+        for returns in (manifest["returns"]["team"], *manifest["returns"]["agents"].values()):
+            _typed(where, returns, {"mean": float, "std": float, "quantiles": dict})
+    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError, OverflowError) as error:
+        refuse(where, f"a manifest of schema {manifests.SCHEMA}", f"{type(error).__name__} {error}"[:80])
+    except UserError as error:
+        raise UserError(error.message, CHECK_FAILED) from error
+
+
+def _as_laid_out(
+    where: str, spec: EnvSpec, manifest: Mapping[str, Any], layouts: Mapping[str, ArrayLayout]
+) -> None:
+    """Every array as ``layout`` has it; further ones hold one number for each episode."""
+    block = layouts["returns"].chunk_rows
+    if not 0 < block < LARGEST:
+        refuse(where, "chunks of whole rows", str(block))
+    expected = layout(spec, manifest["episodes"], manifest["steps"], block)
+    for name, array in layouts.items():
+        if not re.fullmatch(r"[a-z][a-z_]{0,63}", name):
+            refuse(where, "arrays with plain names", repr(name)[:80])
+        if name not in expected and array.dtype not in ("bool", "int64", "float32"):
+            refuse(where, f"numbers in array {name!r}", array.dtype)
+        rule = expected.get(name) or dataclasses.replace(expected["source"], dtype=array.dtype)
+        if array != rule:
+            refuse(where, f"array {name!r} as {rule}", f"{array}"[:120])
+        if array.nbytes / array.n_chunks > LARGEST:
+            refuse(where, f"chunks of {name!r} of at most {LARGEST:,} bytes", f"{array}"[:120])
+    missing = [name for name in expected if name not in layouts]
+    if missing:
+        refuse(where, f"the array {missing[0]!r}", "none")
+
+
+def _stored(source: Source, layouts: Mapping[str, ArrayLayout]) -> None:
+    """The files are those that the manifest calls for, no more decoded than they can hold."""
+    chunks = sum(array.n_chunks for array in layouts.values())
+    if chunks > len(source.sizes):
+        refuse(source.where, f"{chunks:,} chunks", f"{len(source.sizes):,} files")
+    names = files(layouts)
+    missing = [name for name in names if name not in source.sizes]
+    if missing:
+        refuse(source.where, f"the file {missing[0]}", "none")
+    stored = sum(source.sizes[name] for name in names)
+    decoded = sum(array.nbytes for array in layouts.values())
+    if decoded > max(SMALL, EXPANSION * stored):
+        refuse(source.where, f"at most {EXPANSION} times {stored:,} bytes", f"{decoded:,} declared")
+    _group(source)
+    for name, array in layouts.items():
+        _metadata(source, name, array)
+
+
+def _group(source: Source) -> None:
+    found = _json(source, "zarr.json")
+    if (found.get("zarr_format"), found.get("node_type")) != (3, "group"):
+        refuse(source.where, "a Zarr v3 group", "something else")
+
+
+def _metadata(source: Source, name: str, array: ArrayLayout) -> None:
+    """An array's own metadata says what the manifest says, and names no codec but ours."""
+    found = _json(source, f"{name}/zarr.json")
+    try:
+        codecs = [codec["name"] for codec in found["codecs"]]
+        chunk = found["chunk_grid"]["configuration"]["chunk_shape"]
+        says = (found["zarr_format"], found["node_type"], found["data_type"], found["shape"], chunk)
+        encoding = found["chunk_key_encoding"]
+        plain = (
+            encoding["name"] == "default" and encoding.get("configuration", {}).get("separator", "/") == "/"
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        refuse(source.where, f"the Zarr metadata of {name!r}", f"none: {error}"[:80])
+    rule = (3, "array", array.dtype, list(array.shape), [array.chunk_rows, *array.shape[1:]])
+    if says != rule:
+        refuse(source.where, f"array {name!r} as {rule}", f"{says}"[:120])
+    if not set(codecs) <= set(CODECS) or not plain or found.get("storage_transformers"):
+        refuse(source.where, f"the codecs {', '.join(CODECS)} in {name!r}", ", ".join(map(str, codecs))[:80])
+
+
+def _json(source: Source, name: str) -> dict[str, Any]:
+    if source.sizes[name] > 1 << 20:
+        refuse(source.where, f"{name} of at most {1 << 20:,} bytes", f"{source.sizes[name]:,}")
+    try:
+        found = json.loads(source.read(name))
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        refuse(source.where, f"JSON in {name}", "something else")
+    return found
+
+
+def _typed(where: str, value: Mapping[str, Any], types: Mapping[str, type | tuple[type, ...]]) -> None:
+    for key, kind in types.items():
+        if key not in value or not isinstance(value[key], kind):
+            refuse(where, f"a manifest with {key}", repr(value.get(key))[:80])
+        if isinstance(value[key], float) and not math.isfinite(value[key]):
+            refuse(where, f"a finite {key}", repr(value[key]))
+
+
+def refuse(where: str, expected: str, found: str) -> NoReturn:
+    """Raise the UserError (code 3) of something that is not a dataset of ours."""
+    message = f"{where}: expected {expected}, found {found}; ask whoever made it, nothing was written"
+    raise UserError(message, CHECK_FAILED)

@@ -1,0 +1,222 @@
+"""Datasets behind a URL that fsspec understands (``s3://``, ``memory://``, ``file://``, ...).
+
+Same files, same names as under a folder. Such a store has no rename and no lock: the marker is uploaded last
+and is the commit, and the note ``UPLOADING``, uploaded first, says whose files the unfinished ones are.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dom2data import ids
+from dom2data.errors import CHECK_FAILED, FAILED, UserError
+from dom2data.store import contents
+from dom2data.store import manifest as manifests
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+
+    from dom2data.dataset import Dataset
+
+UPLOADING = "UPLOADING"
+
+
+class Place:
+    """A URL under which datasets lie. Raises UserError (code 2) when nothing here can speak its protocol."""
+
+    def __init__(self, url: str):
+        import fsspec
+
+        self.url = url.rstrip("/")
+        try:
+            fs, path = fsspec.core.url_to_fs(url)
+        except ImportError as error:
+            package = (error.name or "its package") if error.name else str(error).split(";")[0]
+            raise UserError(
+                f"expected what {url} needs, found it missing ({package}); pip install 'dom2[s3]' for s3"
+            ) from error
+        except ValueError as error:
+            raise UserError(f"expected a URL such as s3://bucket/folder, found {url}: {error}") from error
+        self.fs: AbstractFileSystem = fs
+        self.path: str = path.rstrip("/")
+
+    @contextmanager
+    def reached(self) -> Iterator[None]:
+        """Turn whatever a filesystem raises into one line (code 1)."""
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:  # each filesystem has its own kinds
+            reason = (str(error) or type(error).__name__).split("\n")[0]
+            raise UserError(
+                f"expected to reach {self.url}, found: {reason}; check address, credentials and network, "
+                "the same command continues",
+                FAILED,
+            ) from error
+
+    def folder(self, dataset_id: str) -> str:
+        return f"{self.path}/{dataset_id}/data"
+
+    def existing(self) -> list[str]:
+        """Every id with a completion marker, in order of name."""
+        with self.reached():
+            self.fs.invalidate_cache()
+            try:
+                names = self.fs.find(self.path)
+            except FileNotFoundError:
+                names = []
+        start, end = len(self.path) + 1 if self.path else 0, f"/data/{manifests.MARKER}"
+        found = (name[start:].removesuffix(end) for name in names if name.endswith(end))
+        return sorted(
+            dataset_id for dataset_id in found if not any(p[:1] == "." for p in dataset_id.split("/"))
+        )
+
+    def source(self, dataset_id: str) -> Files:
+        """What lies there of one dataset."""
+        folder = self.folder(dataset_id)
+        with self.reached():
+            self.fs.invalidate_cache()
+            try:
+                details = self.fs.find(folder, detail=True)
+            except FileNotFoundError:
+                details = {}
+        sizes = {name[len(folder) + 1 :]: int(about["size"] or 0) for name, about in details.items()}
+        return Files(self, dataset_id, sizes)
+
+    def resolve(self, name: str) -> str:
+        """The full id that ``name`` is short for. Raises UserError (code 2) when there is none."""
+        space, short, version = ids.split(name)
+        versions = {}
+        for known in self.existing():
+            its_space, its_short, number = ids.split(known)
+            if (its_space, its_short) == (space, short) and version in (None, number):
+                versions[number or 0] = known
+        if not versions:
+            raise UserError(
+                f"expected a dataset under {self.url}, found no {space}/{short}; "
+                f"see `dom2data list --root {self.url}`"
+            )
+        return versions[max(versions)]
+
+
+class Files:
+    """The files of a dataset at a place (``contents.Source``)."""
+
+    def __init__(self, place: Place, dataset_id: str, sizes: Mapping[str, int]):
+        self.place, self.dataset_id, self.sizes = place, dataset_id, dict(sizes)
+        self.where = f"{place.url}/{dataset_id}"
+
+    def read(self, name: str) -> bytes:
+        with self.place.reached():
+            return self.place.fs.cat_file(f"{self.place.folder(self.dataset_id)}/{name}")
+
+
+def open(name: str, url: str) -> Dataset:
+    """A dataset behind a URL; an array's chunks are fetched when it is first asked for, and not kept on disk.
+
+    Raises UserError like ``dataset.open``, and with code 1 when the place cannot be reached.
+    """
+    from dom2data.dataset import Dataset
+
+    place = Place(url)
+    source = place.source(place.resolve(name))
+    manifest = contents.accept(source)
+    layouts = contents.layouts_of(manifest)
+
+    def load(array: str) -> Any:
+        from dom2data.store import zarr
+
+        with tempfile.TemporaryDirectory(prefix="dom2data-") as folder:
+            fetch(source, contents.array_files(array, layouts[array]), Path(folder))
+            try:
+                return zarr.read_array(Path(folder), array, layouts[array])
+            except UserError as error:
+                raise UserError(error.message.replace(folder, source.where), error.code) from error
+
+    return Dataset(manifest, load)
+
+
+def fetch(source: Files, names: list[str], folder: Path) -> None:
+    """Copy files here, many at a time where the filesystem can; names come from a manifest's layout."""
+    there = source.place.folder(source.dataset_id)
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    with source.place.reached():
+        source.place.fs.get([f"{there}/{name}" for name in names], [str(folder / name) for name in names])
+
+
+def manifests_of(url: str) -> tuple[list[dict[str, Any]], list[UserError]]:
+    """The manifests of the datasets under a URL, and why others were refused."""
+    place, found, refused = Place(url), [], []
+    for dataset_id in place.existing():
+        try:
+            found.append(contents.described(place.source(dataset_id)))
+        except UserError as error:
+            if error.code != CHECK_FAILED:
+                raise
+            refused.append(error)
+    return found, refused
+
+
+def upload(
+    data: Path,
+    manifest: Mapping[str, Any],
+    names: list[str],
+    url: str,
+    force: bool,
+    progress: Callable[..., None],
+) -> None:
+    """Copy a dataset's files to a place: the note first, the marker last.
+
+    ``names`` are its files, the marker last. After an interruption the same call sends what is missing.
+    Raises UserError: code 2 when another dataset of this id is there and ``force`` is false, 1 when the
+    place cannot be reached or lost something.
+    """
+    place = Place(url)
+    source = place.source(manifest["id"])
+    there, mine = place.folder(manifest["id"]), (data / manifests.MARKER).read_bytes()
+    if manifests.MARKER in source.sizes:
+        if source.read(manifests.MARKER) == mine:
+            return
+        if not force:
+            raise UserError(f"expected a new id, found {source.where}; --force replaces it")
+    begun = UPLOADING in source.sizes and source.read(UPLOADING) == mine
+    with place.reached():
+        if not begun:
+            # The marker goes first: from here on there is no dataset until the new marker is there.
+            for name in sorted(source.sizes, key=lambda name: name != manifests.MARKER):
+                place.fs.rm_file(f"{there}/{name}")
+            place.fs.makedirs(there, exist_ok=True)
+            place.fs.pipe_file(f"{there}/{UPLOADING}", mine)
+        kept = source.sizes if begun else {}
+        for done, name in enumerate(names[:-1]):
+            progress("uploading", done, len(names))
+            if kept.get(name) != (data / name).stat().st_size:
+                _put(place, data / name, f"{there}/{name}")
+        _all_there(place, data, manifest["id"], names[:-1])
+        _put(place, data / names[-1], f"{there}/{names[-1]}")
+        progress("uploading", len(names), len(names))
+        place.fs.rm_file(f"{there}/{UPLOADING}")
+
+
+def _put(place: Place, file: Path, target: str) -> None:
+    place.fs.makedirs(target.rpartition("/")[0], exist_ok=True)
+    place.fs.pipe_file(target, file.read_bytes())
+
+
+def _all_there(place: Place, data: Path, dataset_id: str, names: list[str]) -> None:
+    """Raises UserError (code 1) before the commit if the place does not hold what was sent."""
+    sizes = place.source(dataset_id).sizes
+    for name in names:
+        size = (data / name).stat().st_size
+        if sizes.get(name) != size:
+            raise UserError(
+                f"{place.url}/{dataset_id}: expected {size:,} bytes in {name}, "
+                f"found {sizes.get(name, 'none')}; the same command sends it again",
+                FAILED,
+            )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from dom2_cli import describe, generating, subsets
+from dom2_cli import describe, generating, sharing, subsets
 from dom2_cli import show as ui
 from dom2_cli.generating import carry_out, finish
 from dom2data import envs
@@ -182,7 +182,7 @@ def list_datasets(markdown: bool, root: Path | None, as_json: bool) -> None:
     """
     from dom2data import catalog, ids
 
-    base = ids.root(root)
+    base = ids.place(root)
     found, refused = catalog.catalog(base)
     for error in refused:
         ui.note(f"skipped: {error}")
@@ -215,7 +215,7 @@ def show(dataset: str, plot: Path | None, root: Path | None, as_json: bool) -> N
     from dom2data.dataset import open as open_dataset
 
     found = open_dataset(dataset, root)
-    summary = catalog.summary(found.manifest, ids.root(root))
+    summary = catalog.summary(found.manifest, ids.place(root))
     if plot is not None:
         from dom2data.plots import histogram
 
@@ -253,5 +253,5 @@ def check_env(env: str, episodes: int, seed: int, as_json: bool) -> None:
     ui.note(f"next: dom2data generate --env {env} --quality random --steps 10000")
 
 
-for command in (subsets.subsample, subsets.mix, subsets.diff, subsets.verify):
+for command in (subsets.subsample, subsets.mix, subsets.diff, subsets.verify, *sharing.COMMANDS):
     main.add_command(command)

@@ -4,7 +4,7 @@ Layout (Minari's dataset standard, https://minari.farama.org/content/dataset_sta
 
     <root>/<id>/data/metadata.json       dom2data.store.minari
     <root>/<id>/data/main_data.hdf5
-        episode_<i>/                     attributes id, total_steps, rewards_sum, return_per_agent, source, ...
+        episode_<i>/                     attributes id, total_steps, rewards_sum, return_per_agent, ...
             observations/<agent>         [T+1, O of the agent] float32
             actions/<agent>              [T, A] float32
             rewards                      [T] float32, the team's
@@ -99,8 +99,8 @@ def _write_metadata(dataset: Dataset, data: Path, dataset_id: str) -> None:
 
 
 def _write_episodes(dataset: Dataset, file: Path) -> None:
-    steps, rows = _by_step(dataset), _by_row(dataset)
-    attributes, offsets = _attributes(dataset), dataset.offsets
+    steps, rows = episode_arrays(dataset)
+    attributes, offsets = episode_attributes(dataset), dataset.offsets
     groups = {path.rpartition("/")[0] for path in (*steps, *rows)} - {""}
     writer = _Writer()
     with h5py.File(file, "w", libver="latest", track_order=True) as out:
@@ -117,6 +117,11 @@ def _write_episodes(dataset: Dataset, file: Path) -> None:
                 for path, array in arrays.items():
                     folder, _, name = path.rpartition("/")
                     writer.dataset(inside[folder], name, array[first:last])
+
+
+def episode_arrays(dataset: Dataset) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
+    """All that episodes hold, by path: arrays with a row per step, and with one more per episode."""
+    return _by_step(dataset), _by_row(dataset)
 
 
 def _by_step(dataset: Dataset) -> dict[str, NDArray[Any]]:
@@ -152,7 +157,7 @@ def _by_row(dataset: Dataset) -> dict[str, NDArray[Any]]:
     }
 
 
-def _attributes(dataset: Dataset) -> dict[str, NDArray[Any]]:
+def episode_attributes(dataset: Dataset) -> dict[str, NDArray[Any]]:
     """What is noted of every episode, [Ep, ...] by name: the names of Minari's collector, and ours."""
     team, starts = dataset.spec.team(dataset.array("rewards")).astype(np.float64), dataset.offsets[:-1]
     mean = np.add.reduceat(team, starts) / dataset.lengths

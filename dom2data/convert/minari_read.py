@@ -236,8 +236,8 @@ def _ours(
     if found != claimed:
         if altered == "refuse":
             raise refused(
-                f"expected the content hash {claimed} that metadata.json records, found {found}: it was changed "
-                "since; --option altered=accept takes it as it is"
+                f"expected the content hash {claimed} that metadata.json records, found {found}: it was "
+                "changed since; --option altered=accept takes it as it is"
             )
         notes.append(f"changed since it was written: its content hash was {claimed}")
         kept["parents"] = []

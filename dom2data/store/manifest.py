@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from dom2data.errors import CHECK_FAILED, UserError
 from dom2data.spec import EnvSpec
+from dom2data.store import minari
 from dom2data.store.layout import ArrayLayout
 
 SCHEMA = "dom2data/2"
@@ -69,7 +70,8 @@ def write(data: Path, manifest: Mapping[str, Any]) -> None:
     """Write the manifest and Minari's metadata, flush everything to disk, then write the marker."""
     text = json.dumps(manifest, indent=1, sort_keys=True, allow_nan=False).encode()
     (data / FILE).write_bytes(text)
-    (data / "metadata.json").write_text(json.dumps(minari_metadata(manifest), indent=1))
+    listed = minari.metadata(manifest, "zarr", manifest["id"], manifest["size_bytes"])
+    (data / minari.FILE).write_text(json.dumps(listed, indent=1))
     for folder, _, files in os.walk(data, topdown=False):
         for file in files:
             sync(Path(folder, file))
@@ -108,38 +110,6 @@ def marker(data: Path) -> str:
 
 def _refused(data: Path, expected: str, found: str) -> UserError:
     return UserError(f"{data}: expected {expected}, found {found}; generate or fetch it again", CHECK_FAILED)
-
-
-def minari_metadata(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The ``metadata.json`` by which Minari lists the dataset (it cannot load the arrays themselves)."""
-    spec = EnvSpec.from_json(manifest["spec"])
-    own = manifest["references"].get("own") or {}
-    scores = {"ref_min_score": own["random"], "ref_max_score": own["expert"]} if own else {}
-    return scores | {
-        "dataset_id": manifest["id"],
-        "minari_version": "0.5.0",  # a newer stamp is refused by older Minari releases; the keys are the same
-        "data_format": "zarr",
-        "total_episodes": manifest["episodes"],
-        "total_steps": manifest["steps"],
-        "dataset_size": round(manifest["size_bytes"] / 1e6, 1),
-        "observation_space": _box(-float("inf"), float("inf"), (spec.n_agents, spec.obs_dim)),
-        "action_space": _box(spec.act_low, spec.act_high, (spec.n_agents, spec.act_dim)),
-        "algorithm_name": manifest["quality"],
-        "description": f"{manifest['env']}, {manifest['quality']}: one row per agent, see {FILE}",
-        "author": ["dom2"],
-        "author_email": [],
-        "requirements": [f"dom2=={manifest['versions']['dom2']}"],
-        "agents": list(spec.agent_names),
-        "content_hash": manifest["hash"],
-    }
-
-
-def _box(low: float, high: float, shape: tuple[int, int]) -> str:
-    def fill(value: float) -> list[list[float]]:
-        return [[value] * shape[1] for _ in range(shape[0])]
-
-    space = {"type": "Box", "dtype": "float32", "shape": list(shape), "low": fill(low), "high": fill(high)}
-    return json.dumps(space)
 
 
 def sync(path: Path) -> None:

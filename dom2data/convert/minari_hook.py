@@ -1,0 +1,72 @@
+"""Minari learns to open our Zarr datasets as soon as both it and ``dom2data`` are imported, in either order.
+
+Minari offers no way to add a storage, so its private table gets an entry. Importing Minari takes half a
+second and is left to whoever wants it: until then a finder waits on ``sys.meta_path`` for that one module.
+Where Minari is another one than expected, nothing is changed but a warning, and HDF5 remains.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
+from typing import Any
+
+_TABLE = "minari.dataset._storages"
+_FORMAT = "zarr"
+
+
+def install() -> None:
+    """Register the storage, now or when Minari is imported."""
+    module = sys.modules.get(_TABLE)
+    if module is not None:
+        register(module)
+    elif not any(isinstance(finder, _Waiting) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Waiting())
+
+
+def register(module: ModuleType) -> None:
+    """Add the storage to Minari's table; warns, and changes nothing, where there is no such table."""
+    table = getattr(module, "_registry", None)
+    if not isinstance(table, dict) or not callable(table.get("hdf5")) or _FORMAT in table:
+        if getattr(table, "get", {}.get)(_FORMAT) is not _storage:
+            found = "one of its own for zarr" if isinstance(table, dict) and _FORMAT in table else "none"
+            warnings.warn(
+                f"expected Minari's table of storages, found {found}: it cannot open Zarr datasets of "
+                "dom2data; `dom2data convert ID --to minari` writes HDF5 that it opens",
+                stacklevel=2,
+            )
+        return
+    table[_FORMAT] = _storage
+
+
+def _storage() -> type[Any]:
+    from dom2data.convert.minari_backend import ZarrStorage
+
+    return ZarrStorage
+
+
+class _Waiting(MetaPathFinder):
+    """Finds that one module as Python itself would, and registers the storage when it has been executed."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if name != _TABLE:
+            return None
+        spec = PathFinder.find_spec(name, path, target)
+        loader: Any = spec and spec.loader
+        if not hasattr(loader, "exec_module"):
+            return spec
+        execute = loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            execute(module)
+            register(module)
+
+        loader.exec_module = exec_module
+        sys.meta_path.remove(self)
+        return spec

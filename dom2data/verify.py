@@ -12,6 +12,7 @@ from dom2data import stats
 from dom2data.dataset import Dataset
 from dom2data.errors import CHECK_FAILED, UserError
 from dom2data.store import manifest as manifests
+from dom2data.store import minari
 from dom2data.store.layout import ArrayLayout, layout
 
 
@@ -32,7 +33,7 @@ def files(data: Path, manifest: Mapping[str, Any]) -> str | None:
             place = "/".join([str(chunk)] + ["0"] * (len(array.shape) - 1))
             if not (data / name / "c" / place).is_file():
                 return f"array {name!r}, chunk {chunk}: expected its file, found none"
-    added = {manifests.FILE, manifests.MARKER, "metadata.json"}  # after the size was taken
+    added = {manifests.FILE, manifests.MARKER, minari.FILE}  # after the size was taken
     size = sum(file.stat().st_size for file in data.rglob("*") if file.is_file() and file.name not in added)
     return (
         None if size == manifest["size_bytes"] else f"expected {manifest['size_bytes']} bytes, found {size}"
@@ -41,6 +42,8 @@ def files(data: Path, manifest: Mapping[str, Any]) -> str | None:
 
 def structure(dataset: Dataset) -> str | None:
     """Every array is there, with the shape that the numbers of steps and episodes call for."""
+    if not 1 <= dataset.n_episodes <= len(dataset):
+        return f"expected steps and episodes, found {len(dataset)} and {dataset.n_episodes}"
     block = dataset.manifest["arrays"].get("returns", {}).get("chunk_rows", 1)
     for name, expected in layout(dataset.spec, dataset.n_episodes, len(dataset), block).items():
         entry = dataset.manifest["arrays"].get(name)
@@ -107,10 +110,31 @@ def returns(dataset: Dataset) -> str | None:
     return None if summary == dataset.manifest["returns"] else "expected the returns' summary, found another"
 
 
+def lineage(dataset: Dataset) -> str | None:
+    """Every episode comes from the episode of a parent that the manifest's lineage says it comes from."""
+    parents, arrays = dataset.manifest["parents"], dataset.manifest["arrays"]
+    if not parents:
+        return None
+    if "parent_episode" not in arrays or (len(parents) > 1 and "parent" not in arrays):
+        return f"expected an array that says which of {len(parents)} parents an episode is from, found none"
+    episodes = dataset.array("parent_episode")
+    of = dataset.array("parent") if "parent" in arrays else np.zeros_like(episodes)
+    if len(episodes) != dataset.n_episodes or of.min() < 0 or of.max() >= len(parents):
+        return f"expected one of {len(parents)} parents for every episode, found another"
+    for number, parent in enumerate(parents):
+        mine = episodes[of == number]
+        if len(mine) and not 0 <= mine.min() <= mine.max() < parent["episodes"]:
+            return f"expected episodes of {parent['id']} below {parent['episodes']}, found {mine.max()}"
+        if manifests.digest(np.ascontiguousarray(mine, "<i8").data) != parent["indices_hash"]:
+            return f"expected the episodes of {parent['id']} that its lineage notes, found others"
+    return None
+
+
 CHECKS: dict[str, Callable[[Dataset], str | None]] = {
     "structure": structure,
     "hashes": hashes,
     "episodes": episodes,
     "values": values,
     "returns": returns,
+    "lineage": lineage,
 }

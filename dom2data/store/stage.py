@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dom2data.errors import FAILED, UserError
+from dom2data.errors import UserError
 from dom2data.store import manifest as manifests
+from dom2data.store import minari
+from dom2data.store.lock import only_writer
 
 Leaves = dict[str, str]
 """Array name -> leaf hash of one chunk."""
@@ -66,7 +68,8 @@ class Stage:
             self.discard()
 
     def discard(self) -> None:
-        """Forget what was begun."""
+        """Forget what was begun: the recipe first, without which the rest counts for nothing."""
+        (self.folder / "recipe.json").unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def begin(self, recipe: Mapping[str, Any], create: Callable[[Path], None]) -> dict[int, Leaves]:
@@ -77,7 +80,15 @@ class Stage:
             self.data.mkdir(parents=True)
             create(self.data)
             _write(self.folder / "recipe.json", recipe)
+        self._clean()
         return {int(p.stem): json.loads(p.read_text()) for p in (self.folder / "blocks").glob("*.json")}
+
+    def _clean(self) -> None:
+        """Remove what a killed writer left among the arrays: files half written, an uncommitted manifest."""
+        for name in (manifests.MARKER, manifests.FILE, minari.FILE):
+            (self.data / name).unlink(missing_ok=True)
+        for file in self.data.rglob("*.partial"):
+            file.unlink()
 
     def _recipe(self) -> dict[str, Any] | None:
         file = self.folder / "recipe.json"
@@ -111,30 +122,13 @@ def open_stage(dataset_id: str, base: Path) -> Iterator[Stage]:
 
     Raises UserError (code 1) when another process holds the lock or the root cannot be written.
     """
-    from filelock import FileLock, Timeout
-
-    file = base / ".dom2data" / "locks" / (dataset_id.replace("/", "--") + ".lock")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(file)
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise UserError(
-            f"expected to be the only writer of {dataset_id}, found another process holding {file}; "
-            "wait for it, or choose another id with --out",
-            FAILED,
-        ) from error
-    except OSError as error:
-        raise UserError(
-            f"expected a writable root {base}, found: {error.strerror}; see --root", FAILED
-        ) from error
-    stage = Stage(dataset_id, base)
-    try:
+    with only_writer(dataset_id, base):
+        stage = Stage(dataset_id, base)
         stage.recover()  # after a kill
-        yield stage
-    finally:
-        stage.recover()  # after an interrupt
-        lock.release()
+        try:
+            yield stage
+        finally:
+            stage.recover()  # after an interrupt
 
 
 def _write(path: Path, value: Any) -> None:

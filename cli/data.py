@@ -57,7 +57,11 @@ def main(debug: bool) -> None:
 @click.option("--steps", type=int, help="Transitions, rounded up to whole episodes [1000000].")
 @click.option("--seed", type=int, default=0, show_default=True, help="Everything random follows from it.")
 @click.option(
-    "--store", type=click.Choice(["zarr"]), default="zarr", show_default=True, help="Format on disk."
+    "--store",
+    type=click.Choice(["zarr", "minari"]),
+    default="zarr",
+    show_default=True,
+    help="Format on disk; minari: HDF5 for Minari alone beside the Zarr.",
 )
 @click.option("--out", metavar="ID", help="Dataset id [dom2/<env>-<quality>-v0].")
 @click.option("--workers", type=click.IntRange(1), help="Processes, whatever the bytes [as many as pay].")
@@ -95,6 +99,7 @@ def generate(
     dom2data generate --env all --quality all
     dom2data generate --env tag --quality expert --steps 100000 --seed 1 --dry-run
     dom2data generate --env my_module:make --quality random --steps 100000
+    dom2data generate --env tag --quality medium --store minari
 
     An interrupted run continues where it stopped when the same command is given again. Of many datasets,
     those that are there and complete are kept.
@@ -104,10 +109,14 @@ def generate(
     if asked.many:
         records = generating.many(todo, workers, force, rehash, dry_run)
         if not dry_run:
+            if store == "minari":
+                generating.for_minari([record["id"] for record in records], root, force)
             ui.print_json(records) if as_json else describe.catalog(records)
         return
-    made = generating.one(todo[0], workers, force, retrain, dry_run)
+    made = generating.one(todo[0], workers, force, retrain, dry_run, keep=store == "minari")
     if made is not None:
+        if store == "minari":
+            generating.for_minari([made.id], root, force)
         finish(made, root, as_json)
 
 

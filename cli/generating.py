@@ -90,11 +90,33 @@ def plans(asked: Asked, dry_run: bool) -> list[Plan]:
     return todo
 
 
-def one(todo: Plan, workers: int | None, force: bool, retrain: bool, dry_run: bool) -> Dataset | None:
-    """Announce a plan and carry it out."""
+def one(
+    todo: Plan, workers: int | None, force: bool, retrain: bool, dry_run: bool, keep: bool = False
+) -> Dataset | None:
+    """Announce a plan and carry it out; ``keep``: not, if it was carried out before (and not ``force``)."""
+    from dom2data import dataset
+    from dom2data.plan import state
+
     processes = workers or best_workers(todo)
     click.echo(describe.plan(todo, processes, retrain), err=not dry_run)
-    return None if dry_run else carry_out(todo, processes, force)
+    if dry_run:
+        return None
+    if keep and not force and state(todo) == "complete":
+        ui.note(f"{todo.dataset_id} is complete already: kept")
+        return dataset.open(todo.dataset_id, todo.base)
+    return carry_out(todo, processes, force)
+
+
+def for_minari(made: Sequence[str], root: Path | None, force: bool) -> None:
+    """Write Minari's HDF5 of datasets, unless it is there."""
+    from dom2data import dataset, ids
+    from dom2data.convert import minari
+
+    base = ids.root(root)
+    for dataset_id in made:
+        ui.note(f"writing HDF5 of {dataset_id} for Minari")
+        path = minari.copy(dataset.open(dataset_id, base), base, force)
+        ui.note(f"minari.load_dataset({path.relative_to(base).as_posix()!r}) opens it")
 
 
 def many(

@@ -36,7 +36,7 @@ from dom2data.errors import UserError
 from dom2data.store import minari as minari_metadata
 from dom2data.store.manifest import sync
 
-__all__ = ["default_path", "read", "write"]
+__all__ = ["copy", "default_path", "read", "write"]
 
 FILE = "main_data.hdf5"
 _COMPACT_BYTES = 60_000  # HDF5 stores at most 64 kB in an object's header
@@ -76,6 +76,18 @@ def write(dataset: Dataset, path: Path, *, root: Path | None = None, force: bool
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return path
+
+
+def copy(dataset: Dataset, base: Path, force: bool = False) -> Path:
+    """``write`` at ``default_path`` below ``base``; one that is there, of the same values, is kept."""
+    path = default_path(dataset.id, base)
+    try:
+        listed = json.loads((path / "data" / minari_metadata.FILE).read_text())
+    except (OSError, ValueError):
+        listed = {}
+    if listed.get("content_hash") == dataset.hash and not force:
+        return path
+    return write(dataset, path, root=base, force=force)
 
 
 def _id(path: Path, root: Path) -> str:

@@ -57,6 +57,7 @@ class ZarrStorage(MinariStorage):
         """The attributes of episodes."""
         for i in map(int, episode_indices):
             found = {name: values[i] for name, values in self._attributes.items()}
+            found |= {"seed": int(found["seed"])} if "seed" in found else {}  # gymnasium takes no other
             yield {"id": i, "total_steps": int(self._dataset.lengths[i])} | _nested(found)
 
     def update_episodes(self, episodes: Any) -> NoReturn:

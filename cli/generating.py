@@ -114,7 +114,7 @@ def for_minari(made: Sequence[str], root: Path | None, force: bool) -> None:
 
     base = ids.root(root)
     for dataset_id in made:
-        ui.note(f"writing HDF5 of {dataset_id} for Minari")
+        ui.note(f"{dataset_id} for Minari, in HDF5")
         path = minari.copy(dataset.open(dataset_id, base), base, force)
         ui.note(f"minari.load_dataset({path.relative_to(base).as_posix()!r}) opens it")
 

@@ -87,6 +87,12 @@ def read(data: Path) -> dict[str, Any]:
     Raises UserError (code 3) when the marker is missing, does not belong to this manifest, or the schema
     is another one.
     """
+    if not (data / MARKER).is_file() and (other := minari.other(data)):
+        raise UserError(
+            f"{data}: expected a dataset of dom2data, found one of Minari in {other}; "
+            f"`dom2data import {data.parent} --from minari` makes one of it",
+            CHECK_FAILED,
+        )
     if not (data / MARKER).is_file():
         raise _refused(data, f"the marker {MARKER}", "none (writing it never finished)")
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from dom2data.spec import EnvSpec
@@ -42,6 +43,16 @@ def metadata(
     }
     environment = _environment(manifest["env"])
     return found if environment is None else found | {"env_spec": environment}
+
+
+def other(data: Path) -> str | None:
+    """The format of a dataset of Minari's that is not one of ours; None where there is none."""
+    try:
+        found = json.loads((data / FILE).read_text())
+    except (OSError, ValueError):
+        return None
+    known = isinstance(found, dict) and found.get("data_format") in ("hdf5", "arrow", "parquet")
+    return found["data_format"] if known else None
 
 
 def _environment(name: str) -> str | None:

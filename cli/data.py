@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from dom2_cli import describe, generating, sharing, subsets
+from dom2_cli import converting, describe, generating, sharing, subsets
 from dom2_cli import show as ui
 from dom2_cli.generating import carry_out, finish
 from dom2data import envs
@@ -262,5 +262,12 @@ def check_env(env: str, episodes: int, seed: int, as_json: bool) -> None:
     ui.note(f"next: dom2data generate --env {env} --quality random --steps 10000")
 
 
-for command in (subsets.subsample, subsets.mix, subsets.diff, subsets.verify, *sharing.COMMANDS):
+for command in (
+    subsets.subsample,
+    subsets.mix,
+    subsets.diff,
+    subsets.verify,
+    *converting.COMMANDS,
+    *sharing.COMMANDS,
+):
     main.add_command(command)

@@ -25,7 +25,7 @@ FORMATS = {
 
 
 def module(name: str) -> ModuleType:
-    """The module of a format. Raises UserError for an unknown name, or when an optional package is missing."""
+    """The module of a format. Raises UserError for an unknown name or a missing optional package."""
     if name not in FORMATS:
         raise UserError(f"expected a format ({', '.join(FORMATS)}), found {name!r}")
     try:

@@ -1,0 +1,130 @@
+"""D4RL-style HDF5, which much single-agent code reads.
+
+Layout (Fu et al., "D4RL: Datasets for Deep Data-Driven Reinforcement Learning", 2020)::
+
+    observations, next_observations [S, O]   actions [S, A]   rewards, terminals, timeouts [S]
+
+``timeouts`` are missing from some files, ``next_observations`` from many. With several agents our writer
+puts their observations side by side (agent after agent), and so the actions; rewards are the team's, and
+``infos/agent_rewards`` [S, N] are each agent's. It adds the attribute ``dom2``. Arrays [S, N, O] with an
+axis of agents are read, too; ``agents=N`` cuts the side-by-side ones of files without our attribute.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from dom2data.convert import described, files, rows
+from dom2data.convert.ingest import Imported, refused
+from dom2data.convert.rows import Reading, Rows
+from dom2data.convert.staging import staged
+from dom2data.dataset import Dataset
+
+
+def write(dataset: Dataset, path: Path, *, force: bool = False) -> Path:
+    """Write the file ``path``; returns it."""
+    found = rows.of(dataset)
+    assert found.next_observations is not None
+    steps, last = len(dataset), rows.last_steps(found.lengths)
+    terminal = last.copy()
+    terminal[last] = found.terminated
+    arrays = {
+        "observations": found.observations.reshape(steps, -1),
+        "actions": found.actions.reshape(steps, -1),
+        "rewards": dataset.spec.team(found.rewards),
+        "terminals": terminal,
+        "timeouts": last & ~terminal,
+        "next_observations": found.next_observations.reshape(steps, -1),
+        "infos/agent_rewards": found.rewards,
+    }
+    with staged(path, force) as partial, h5py.File(partial, "w") as file:
+        for name, array in arrays.items():
+            file.create_dataset(name, data=array, compression="gzip", compression_opts=1, shuffle=True)
+        file.attrs[described.NOTE] = described.note(dataset)
+    return path
+
+
+def read(
+    path: Path,
+    *,
+    env: str | None = None,
+    agents: int | None = None,
+    horizon: int | None = None,
+    clip: bool = False,
+    final: str = "drop",
+) -> Imported:
+    """``horizon`` cuts files without timeouts. Raises UserError: code 3 when the file is not as described."""
+    with files.hdf5(path) as file:
+        names = ("observations", "actions", "rewards", "terminals", "timeouts", "next_observations")
+        there = set(files.hdf5_names(file))
+        found = {name: files.hdf5_array(file, name) for name in names if name in there}
+        if "infos" in there and "agent_rewards" in files.hdf5_group(file, "infos"):
+            found["rewards"] = files.hdf5_array(files.hdf5_group(file, "infos"), "agent_rewards")
+        note = files.hdf5_note(file, described.NOTE)
+    if missing := [name for name in names[:4] if name not in found]:
+        raise refused(f"{path.name}: expected {', '.join(names[:4])}, found no {missing[0]}")
+    steps = len(found["actions"]) if found["actions"].ndim else 0
+    if steps == 0 or any(array.ndim == 0 or len(array) != steps for array in found.values()):
+        raise refused(f"{path.name}: expected rows of the same number, found others")
+    n = agents or (described.from_note(note).spec.n_agents if note and env is None else _agents_of(env))
+    split = {
+        name: _split(name, found[name], n)
+        for name in ("observations", "actions", "next_observations")
+        if name in found
+    }
+    n = split["actions"].shape[1]
+    rewards = (
+        np.broadcast_to(found["rewards"].reshape(steps, -1), (steps, n))
+        if found["rewards"].size in (steps, steps * n)
+        else found["rewards"]
+    )
+    lengths, terminated, notes = _episodes(found, split, horizon)
+    reading = Reading(
+        "d4rl", {path.name: path}, env, clip, final, note, {"agents": agents, "horizon": horizon}
+    )
+    following = split.get("next_observations")
+    return rows.imported(
+        Rows(split["observations"], split["actions"], rewards, lengths, terminated, following), reading, notes
+    )
+
+
+def _agents_of(env: str | None) -> int:
+    return described.from_env(env).spec.n_agents if env else 1
+
+
+def _split(name: str, array: np.ndarray, n: int) -> np.ndarray:
+    """[S, N * X] -> [S, N, X]; an array that has an axis of agents stays as it is."""
+    if array.ndim == 3:
+        return array
+    if array.ndim != 2 or n < 1 or array.shape[1] % n:
+        raise refused(f"{name}: expected {n} agents side by side, found {array.shape}; see --option agents=N")
+    return array.reshape(len(array), n, -1)
+
+
+def _episodes(
+    found: dict[str, np.ndarray], split: dict[str, np.ndarray], horizon: int | None
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Ends are terminals and timeouts; without these, where the next observation is not the next row's."""
+    terminal = found["terminals"].reshape(-1) != 0
+    notes: tuple[str, ...] = ()
+    if "timeouts" in found:
+        ends = terminal | (found["timeouts"].reshape(-1) != 0)
+    elif horizon is not None:
+        since = np.arange(len(terminal)) - np.maximum.accumulate(
+            np.where(np.roll(terminal, 1), np.arange(len(terminal)), 0)
+        )
+        ends = terminal | (since % horizon == horizon - 1)
+        notes = (f"no timeouts in the file: episodes cut after {horizon} steps",)
+    elif "next_observations" in split:
+        continues = (split["next_observations"][:-1] == split["observations"][1:]).all(axis=(1, 2))
+        ends = terminal | np.append(~continues, True)
+        notes = ("no timeouts in the file: episodes cut where observations do not continue",)
+    else:
+        raise refused(
+            "expected timeouts or next_observations, found neither; --option horizon=T cuts episodes"
+        )
+    lengths, more = rows.lengths_from(ends)
+    return lengths, terminal[np.cumsum(lengths) - 1], (*notes, *more)

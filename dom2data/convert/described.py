@@ -1,0 +1,101 @@
+"""What the numbers of a foreign file mean: from an environment's name, from the note that our own writers
+leave beside the numbers, or else from the numbers alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from numpy.typing import NDArray
+
+from dom2data import envs
+from dom2data.convert.ingest import refused
+from dom2data.dataset import Dataset
+from dom2data.errors import UserError
+from dom2data.spec import EnvSpec
+from dom2data.store import schema
+
+NOTE = "dom2"
+"""Name of the note in formats that have names; the file is ``dom2.json`` in formats that are folders."""
+
+
+@dataclass(frozen=True)
+class Described:
+    """The spec and where it is from."""
+
+    spec: EnvSpec
+    env: str
+    quality: str | None = None
+    sources: tuple[str, ...] = ()
+    exported: Mapping[str, Any] = field(default_factory=dict)
+    """id and hash of the dataset that our own writer wrote"""
+    says: str = ""
+
+
+def note(dataset: Dataset) -> str:
+    """The JSON that our writers leave beside the numbers: spec, names, and what was exported."""
+    value = {
+        "spec": dataset.spec.to_json(),
+        "env": dataset.env,
+        "quality": dataset.quality,
+        "sources": dataset.manifest.get("sources", []),
+        "exported": {"id": dataset.id, "hash": dataset.hash},
+    }
+    return json.dumps(value, sort_keys=True)
+
+
+def from_note(text: str | bytes) -> Described:
+    """What a note says. Raises UserError (code 3) when it is not one."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise refused(f"expected the note {NOTE!r} as JSON, found {error}") from error
+    if not isinstance(value, dict):
+        raise refused(f"expected the note {NOTE!r} to be an object, found {type(value).__name__}")
+    finding = schema.spec(value.get("spec"))
+    env, quality, sources = value.get("env"), value.get("quality"), value.get("sources", [])
+    texts = [env, quality or "none", *(sources if isinstance(sources, list) else [None])]
+    if finding or not all(isinstance(text, str) for text in texts):
+        raise refused(f"the note {NOTE!r}: {finding or 'expected names of env, quality and sources'}")
+    exported = value.get("exported")
+    exported = {key: str(exported[key]) for key in ("id", "hash")} if _named(exported) else {}
+    spec = EnvSpec.from_json(value["spec"])
+    says = f"spec as the file's own note gives it: {env}, fingerprint {spec.fingerprint}"
+    return Described(spec, str(env), quality, tuple(sources), exported, says)
+
+
+def _named(exported: Any) -> bool:
+    return isinstance(exported, dict) and {"id", "hash"} <= set(exported)
+
+
+def from_env(name: str) -> Described:
+    """The spec of an environment. Raises UserError (code 2) when there is none of that name."""
+    try:
+        spec = envs.spec(name)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    says = f"taken to be {name} of fingerprint {spec.fingerprint}, because --env says so"
+    return Described(spec, name, says=says)
+
+
+def from_numbers(
+    format_: str, observations: Sequence[int], actions: NDArray[Any], rewards: NDArray[Any], horizon: int
+) -> Described:
+    """Agents by number, bounds of [-1, 1], rewards shared if they are equal; ``observations`` are widths."""
+    spec = EnvSpec(
+        env_id="unknown",
+        agent_names=tuple(f"agent_{i}" for i in range(actions.shape[1])),
+        obs_dims=tuple(observations),
+        act_dim=actions.shape[2],
+        act_low=-1.0,
+        act_high=1.0,
+        horizon=horizon,
+        reward="shared" if (rewards == rewards[:, :1]).all() else "individual",
+        facts={"imported": format_},
+    )
+    says = (
+        f"environment unknown (--env names it): {spec.reward} rewards, horizon {horizon}, actions in [-1, 1]"
+    )
+    return Described(spec, "unknown", says=says)

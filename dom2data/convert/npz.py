@@ -1,0 +1,37 @@
+"""npz: the arrays of the store in one file that NumPy alone reads.
+
+Layout: the arrays as docs/format.md names them (observations [S+Ep, N, O], actions [S, N, A], rewards [S,
+N], offsets [Ep+1], terminated, truncated, source, returns [Ep], agent_returns [Ep, N]), compressed, and
+``dom2``: the note that says what they are, as the bytes [.] uint8 of a JSON text. A file without the note
+is read, too. Returns are computed anew. Our own layout.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dom2data.convert import described, files, whole
+from dom2data.convert.ingest import Imported
+from dom2data.convert.staging import staged
+from dom2data.dataset import Dataset
+
+
+def write(dataset: Dataset, path: Path, *, force: bool = False) -> Path:
+    """Write every array and the note; returns ``path``. Raises UserError like ``staged``."""
+    with staged(path, force) as partial, partial.open("wb") as file:
+        arrays: dict[str, NDArray[Any]] = dataset.arrays()
+        note = np.frombuffer(described.note(dataset).encode(), np.uint8)
+        np.savez_compressed(file, **arrays | {described.NOTE: note})  # type: ignore[arg-type]
+    return path
+
+
+def read(path: Path, *, env: str | None = None, clip: bool = False) -> Imported:
+    """Raises UserError like ``whole.imported``."""
+    arrays = files.npz(path)
+    note = arrays.pop(described.NOTE, None)
+    text = None if note is None else np.asarray(note, np.uint8).tobytes()
+    return whole.imported("npz", path, arrays, text, env, clip)

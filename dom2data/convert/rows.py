@@ -1,0 +1,271 @@
+"""Steps one after another, as most foreign formats have them, made into episodes with a final observation."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dom2data.convert import described, files
+from dom2data.convert.action_order import check_action_order
+from dom2data.convert.described import Described
+from dom2data.convert.ingest import Imported, refused
+from dom2data.dataset import Dataset
+from dom2data.errors import UserError
+
+Final = Literal["drop", "repeat"]
+"""Of episodes without their final observation: drop the last step, or repeat the last observation."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a file holds: observations [S, N, O], actions [S, N, A], rewards [S, N], lengths [Ep],
+    terminated [Ep], and next_observations [S, N, O] where the file has them."""
+
+    observations: NDArray[Any]
+    actions: NDArray[Any]
+    rewards: NDArray[Any]
+    lengths: NDArray[np.int64]
+    terminated: NDArray[np.bool_]
+    next_observations: NDArray[Any] | None = None
+    obs_dims: tuple[int, ...] | None = None
+    """widths of the agents' own observations where they are padded with zeros"""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a file is read, whatever its format."""
+
+    format: str
+    files: Mapping[str, Path]
+    """by the name under which their SHA-256 is recorded"""
+    env: str | None
+    """the environment that it is said to be of"""
+    clip: bool = False
+    """clip actions out of bounds instead of refusing them"""
+    final: str = "drop"
+    note: str | bytes | None = None
+    """what our own writer left beside the numbers"""
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """the format's own options, to be recorded"""
+
+
+def of(dataset: Dataset) -> Rows:
+    """The rows of a dataset, to be written."""
+    obs = dataset.array("observations")
+    steps = np.arange(len(dataset)) + np.repeat(np.arange(dataset.n_episodes), dataset.lengths)
+    actions, rewards, terminated = (dataset.array(name) for name in ("actions", "rewards", "terminated"))
+    return Rows(obs[steps], actions, rewards, dataset.lengths, terminated, obs[steps + 1])
+
+
+def last_steps(lengths: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """[S]: whether a step is the last of its episode."""
+    last = np.zeros(int(lengths.sum()), bool)
+    last[np.cumsum(lengths) - 1] = True
+    return last
+
+
+def lengths_from(ends: NDArray[Any]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Lengths of the episodes that end where ``ends`` [S] is true; rows after the last end are one more."""
+    last = np.flatnonzero(ends)
+    if len(last) == 0 or last[-1] != len(ends) - 1:
+        tail = len(ends) - (last[-1] + 1 if len(last) else 0)
+        note = (f"the {tail:,} rows after the last end counted as an episode that was cut short",)
+        last = np.append(last, len(ends) - 1)
+    else:
+        note = ()
+    return np.diff(last, prepend=-1).astype(np.int64), note
+
+
+def terminated_by(how: str, lengths: NDArray[np.int64]) -> tuple[NDArray[np.bool_], str]:
+    """Which episodes terminated, where a format has one flag for every end, and the note that says so.
+
+    ``how``: all "truncated", all "terminated", or "auto": those shorter than the longest terminated.
+    """
+    if how not in ("auto", "terminated", "truncated"):
+        raise UserError(f"expected ends to be auto, terminated or truncated, found {how!r}")
+    found = (lengths < lengths.max()) if how == "auto" else np.full(len(lengths), how == "terminated")
+    says = f"of {len(lengths):,} ends {int(found.sum()):,} taken as terminations, the others as time limits"
+    return found, f"{says} (ends={how})"
+
+
+def imported(rows: Rows, reading: Reading, notes: tuple[str, ...] = ()) -> Imported:
+    """Check the rows, and bring them into the store's shape.
+
+    Raises UserError: code 3 when the rows do not fit together, 2 for an unknown environment or option.
+    """
+    if reading.final not in get_args(Final):
+        raise UserError(f"expected final to be one of {', '.join(get_args(Final))}, found {reading.final!r}")
+    _check_shapes(rows)
+    rows, more = _strip_padding(rows)
+    rows, rounded = _as_float32(rows)
+    horizon = int(rows.lengths.max())
+    arrays, closed = (
+        _with_next(rows) if rows.next_observations is not None else _without_next(rows, reading.final)
+    )
+    what = _described(rows, reading, horizon)
+    if reading.clip:
+        arrays["actions"], clipped = _clip(arrays["actions"], what.spec.act_low, what.spec.act_high)
+        closed += clipped
+    ordered = check_action_order(what.env, arrays)
+    origin = {
+        "format": reading.format,
+        "files": files.sha256(reading.files),
+        "options": {"env": reading.env, "clip": reading.clip, "final": reading.final, **reading.options},
+        **({"exported": dict(what.exported)} if what.exported else {}),
+    }
+    says = (what.says, *notes, *more, *rounded, *closed, *ordered)
+    return Imported(what.spec, arrays, says, origin, what.env, what.quality, what.sources)
+
+
+def _check_shapes(rows: Rows) -> None:
+    obs, actions, rewards = rows.observations.shape, rows.actions.shape, rows.rewards.shape
+    if (
+        len(obs) != 3
+        or len(actions) != 3
+        or obs[:2] != actions[:2]
+        or rewards != obs[:2]
+        or 0 in obs + actions
+    ):
+        raise refused(
+            "expected observations [S, N, O], actions [S, N, A] and rewards [S, N] of the same S and N, "
+            f"found {obs}, {actions} and {rewards}"
+        )
+    if rows.next_observations is not None and rows.next_observations.shape != obs:
+        raise refused(f"expected next observations {obs}, found {rows.next_observations.shape}")
+    if len(rows.lengths) != len(rows.terminated) or (rows.lengths < 1).any() or rows.lengths.sum() != obs[0]:
+        raise refused(f"expected episodes of {obs[0]} steps in all, found {int(rows.lengths.sum())}")
+
+
+def _strip_padding(rows: Rows) -> tuple[Rows, tuple[str, ...]]:
+    """Trailing columns that are -inf throughout, as some files pad short observations, become zeros."""
+    obs = rows.observations
+    if obs.dtype.kind != "f" or not np.isneginf(obs[0]).any():
+        return rows, ()
+    padding = np.isneginf(obs).all(axis=0)  # [N, O]
+    widths = tuple(int(np.flatnonzero(~own).max(initial=-1)) + 1 for own in padding)
+    if 0 in widths:
+        raise refused(f"expected observations of agent {widths.index(0)}, found -inf throughout")
+    keep = np.arange(obs.shape[2]) < np.array(widths)[:, None]
+
+    def stripped(values: NDArray[Any]) -> NDArray[Any]:
+        return np.where(keep, values, 0)[..., : max(widths)]
+
+    found = rows.next_observations
+    changed = dataclasses.replace(
+        rows,
+        observations=stripped(obs),
+        next_observations=None if found is None else stripped(found),
+        obs_dims=widths,
+    )
+    return changed, (f"-inf padding replaced by zeros; the agents' own observations are {widths} wide",)
+
+
+def _as_float32(rows: Rows) -> tuple[Rows, tuple[str, ...]]:
+    notes = []
+    changed: dict[str, NDArray[Any]] = {}
+    for name in ("observations", "actions", "rewards", "next_observations"):
+        values = getattr(rows, name)
+        if values is None:
+            continue
+        with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite is refused later
+            changed[name] = np.ascontiguousarray(values, np.float32)
+        if values.dtype == np.float64 and (changed[name] != values).any():
+            notes.append(f"{name.replace('_', ' ')} rounded from float64 to float32")
+    return dataclasses.replace(rows, **changed), tuple(notes)
+
+
+def _with_next(rows: Rows) -> tuple[dict[str, NDArray[Any]], tuple[str, ...]]:
+    """Next observations must be those of the next row, except where an episode ends."""
+    obs, following = rows.observations, rows.next_observations
+    assert following is not None
+    last = np.cumsum(rows.lengths) - 1
+    same = np.ones(len(obs), bool)
+    same[:-1] = (following[:-1] == obs[1:]).all(axis=(1, 2))
+    inside = np.ones(len(obs), bool)
+    inside[last] = False
+    broken = np.flatnonzero(inside & ~same)
+    if len(broken):
+        raise refused(
+            f"row {broken[0]}: expected its next observation to be the observation of row {broken[0] + 1} "
+            f"(of the same episode), found others ({len(broken):,} times); episodes may end elsewhere"
+        )
+    if len(last) > 1 and same[last[:-1]].all():
+        raise refused(
+            "expected new observations where episodes begin, found every one to continue; "
+            f"episodes may be longer than {rows.lengths.max()} steps"
+        )
+    arrays = _assemble(rows, obs, following[last])
+    return arrays, (f"next observations continue within all {len(last):,} episodes",)
+
+
+def _without_next(rows: Rows, final: str) -> tuple[dict[str, NDArray[Any]], tuple[str, ...]]:
+    """The last step of an episode has no next observation: it goes, or the last observation stands in.
+
+    It always stays where an episode terminated, because what comes after that is never bootstrapped from.
+    """
+    stays = rows.terminated | (final == "repeat")
+    lengths = rows.lengths - ~stays
+    if (lengths < 1).any():
+        raise refused(
+            f"episode {np.flatnonzero(lengths < 1)[0]}: expected 2 steps or more (the last has no next "
+            "observation here), found 1; --option final=repeat keeps it"
+        )
+    last = np.cumsum(rows.lengths) - 1
+    keep = np.ones(len(rows.actions), bool)
+    keep[last[~stays]] = False
+    cut = Rows(rows.observations[keep], rows.actions[keep], rows.rewards[keep], lengths, rows.terminated)
+    arrays = _assemble(cut, cut.observations, rows.observations[last])
+    notes = []
+    if dropped := int((~stays).sum()):
+        notes.append(
+            f"the last step of {dropped:,} episodes dropped: its next observation is not in the file"
+        )
+    if repeated := int(stays.sum()):
+        notes.append(f"the last observation of {repeated:,} episodes repeated as their final one")
+    return arrays, tuple(notes)
+
+
+def _assemble(rows: Rows, obs: NDArray[Any], final: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    """obs [S, N, O] and final [Ep, N, O] interleaved: T+1 rows per episode."""
+    episodes, steps = len(rows.lengths), len(obs)
+    offsets = np.concatenate(([0], np.cumsum(rows.lengths))).astype(np.int64)
+    observations = np.empty((steps + episodes, *obs.shape[1:]), np.float32)
+    observations[np.arange(steps) + np.repeat(np.arange(episodes), rows.lengths)] = obs
+    observations[offsets[1:] + np.arange(episodes)] = final
+    return {
+        "observations": observations,
+        "actions": rows.actions,
+        "rewards": rows.rewards,
+        "offsets": offsets,
+        "terminated": rows.terminated,
+        "truncated": ~rows.terminated,
+    }
+
+
+def _clip(actions: NDArray[Any], low: float, high: float) -> tuple[NDArray[Any], tuple[str, ...]]:
+    outside = int(((actions < low) | (actions > high)).sum())
+    note = f"{outside:,} of {actions.size:,} action values clipped to [{low:g}, {high:g}]"
+    return np.clip(actions, low, high), (note,)
+
+
+def _described(rows: Rows, reading: Reading, horizon: int) -> Described:
+    """From --env, else the file's own note, else the numbers. Raises UserError when they do not fit."""
+    _, n, width = rows.observations.shape
+    if reading.env is not None:
+        what = described.from_env(reading.env)
+    elif reading.note is not None:
+        what = described.from_note(reading.note)
+    else:
+        dims = rows.obs_dims or (width,) * n
+        return described.from_numbers(reading.format, dims, rows.actions, rows.rewards, horizon)
+    spec = what.spec
+    expected, found = (spec.n_agents, spec.obs_dim, spec.act_dim), (n, width, rows.actions.shape[2])
+    if expected != found:
+        raise refused(f"expected agents, observations, actions of {what.env}: {expected}, found {found}")
+    return what

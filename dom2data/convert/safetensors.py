@@ -1,0 +1,42 @@
+"""safetensors: the arrays of the store as PyTorch tensors, without pickle.
+
+Layout: the arrays as docs/format.md names them, a tensor each, and in the file's metadata ``dom2``: the
+JSON note that says what they are (the format: https://github.com/huggingface/safetensors). It is read with
+``safetensors.torch.load_file``. A file without the note is read, too. Returns are computed anew.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from dom2data.convert import described, files, whole
+from dom2data.convert.ingest import Imported, refused
+from dom2data.convert.staging import staged
+from dom2data.dataset import Dataset
+
+
+def write(dataset: Dataset, path: Path, *, force: bool = False) -> Path:
+    """Write every array and the note; returns ``path``. Raises UserError like ``staged``."""
+    from safetensors.numpy import save_file
+
+    with staged(path, force) as partial:
+        arrays = {name: np.ascontiguousarray(array) for name, array in dataset.arrays().items()}
+        save_file(arrays, partial, metadata={described.NOTE: described.note(dataset)})
+    return path
+
+
+def read(path: Path, *, env: str | None = None, clip: bool = False) -> Imported:
+    """Raises UserError like ``whole.imported``."""
+    from safetensors import SafetensorError, safe_open
+
+    files.require(path, "file")
+    try:
+        # It refuses a header whose sizes are not exactly the file's before any tensor is made.
+        with safe_open(path, "np") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            note = (file.metadata() or {}).get(described.NOTE)
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise refused(f"{path.name}: expected a safetensors file of numbers, found {error}") from error
+    return whole.imported("safetensors", path, arrays, note, env, clip)

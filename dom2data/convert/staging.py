@@ -1,0 +1,57 @@
+"""Foreign files appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dom2data.errors import FAILED, UserError
+from dom2data.store.manifest import sync
+
+
+@contextmanager
+def staged(path: Path, force: bool) -> Iterator[Path]:
+    """A new ``<name>.partial`` beside ``path`` to write a file or folder at, renamed to ``path`` at the end.
+
+    Raises UserError: code 2 when something is there (and not ``force``), 1 when it cannot be written.
+    """
+    if path.exists() and not force:
+        raise UserError(
+            f"expected nothing at {path}, found something; --force replaces it, --out names another"
+        )
+    partial = path.with_name(path.name + ".partial")
+    replaced = path.with_name(path.name + ".replaced.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove(partial)
+        yield partial
+        _flush(partial)
+        _remove(replaced)
+        if path.exists():
+            os.replace(path, replaced)
+        os.replace(partial, path)
+        sync(path.parent)
+    except OSError as error:
+        raise UserError(
+            f"expected to write {path}, found: {error.strerror or error}; see --out", FAILED
+        ) from error
+    finally:
+        if replaced.exists() and not path.exists():
+            os.replace(replaced, path)
+        _remove(partial)
+        _remove(replaced)
+
+
+def _flush(partial: Path) -> None:
+    for file in [partial, *partial.rglob("*")] if partial.is_dir() else [partial]:
+        sync(file)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -71,6 +71,15 @@ def replay(dataset: Dataset, share: float, seed: int = 0) -> Replayed:
     return Replayed(done, steps, played, error, where if error else "")
 
 
+def batch_of(dataset: Dataset, episode: int) -> tuple[Batch, int]:
+    """The batch that an episode was recorded in, and its row. Raises UserError (code 3) like ``replay``."""
+    origin = origins(dataset)
+    for batch, episodes in _members(dataset, origin):
+        if episode in episodes:
+            return batch, int(origin[episode, 1]) - batch.start
+    raise _cannot(dataset, f"nothing is known of where episode {episode} comes from")
+
+
 def _members(dataset: Dataset, origin: Int64) -> list[tuple[Batch, Int64]]:
     """Every batch that the dataset has episodes of, and which."""
     found = []

@@ -1,0 +1,118 @@
+"""An episode of a dataset as an animation, drawn from what is stored."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from dom2data.dataset import Dataset
+from dom2data.envs.render import Picture, draw
+from dom2data.errors import FAILED, UserError
+from dom2data.look import scenes
+
+MOST = 200
+"""frames of a video, unless another stride is asked for"""
+SUFFIXES = (".gif", ".mp4")
+_INK = "#55524b"
+
+
+def frames(dataset: Dataset, episode: int, stride: int | None = None) -> list[Picture]:
+    """Pictures of an episode, every ``stride`` steps and at its end; each says its step and the return so far.
+
+    Raises UserError: code 2 where there is no such episode or this environment cannot be drawn, 3 where what
+    is stored is not what the environment would show.
+    """
+    if not 0 <= episode < dataset.n_episodes:
+        raise UserError(f"expected an episode in 0..{dataset.n_episodes - 1}, found {episode}")
+    length = int(dataset.lengths[episode])
+    times = shown(length, stride)
+    env: Any
+    if scenes.particles(dataset) is not None:
+        start = int(dataset.offsets[episode]) + episode
+        env = scenes.particle_rows(dataset, dataset.array("observations")[start + times])
+    elif dataset.env == "halfcheetah":
+        env = scenes.cheetahs(dataset, episode, times)
+    else:
+        raise UserError(
+            f"expected tag, world, spread, one of their variants, or halfcheetah, found {dataset.env}: "
+            "this environment has no picture here"
+        )
+    first = int(dataset.offsets[episode])
+    earned = dataset.spec.team(dataset.array("rewards")[first : first + length].astype(np.float64))
+    so_far = np.concatenate(([0.0], np.cumsum(earned)))
+    return [
+        captioned(draw(env, row), f"episode {episode}   step {time}   return {so_far[time]:.1f}")
+        for row, time in enumerate(times)
+    ]
+
+
+def shown(length: int, stride: int | None) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """The times 0..length that become frames."""
+    if stride is not None and stride < 1:
+        raise UserError(f"expected a stride of 1 step or more, found {stride}")
+    step = stride or -(-(length + 1) // MOST)
+    return np.unique(np.append(np.arange(0, length + 1, step), length))
+
+
+def captioned(picture: Picture, text: str) -> Picture:
+    image = Image.fromarray(picture)
+    ImageDraw.Draw(image).text((8, 6), text, fill=_INK, font=ImageFont.load_default(13))
+    return np.asarray(image)
+
+
+def gif(pictures: Sequence[Picture], milliseconds: int) -> bytes:
+    """An endless animation."""
+    few = [Image.fromarray(picture).quantize(64) for picture in pictures]
+    file = io.BytesIO()
+    few[0].save(file, "GIF", save_all=True, append_images=few[1:], duration=milliseconds, loop=0)
+    return file.getvalue()
+
+
+def write(pictures: Sequence[Picture], path: Path, fps: int, force: bool = False) -> None:
+    """Write a GIF or, where imageio and its ffmpeg are installed, an MP4.
+
+    Raises UserError: code 2 for another suffix, a file in the way or no folder, 1 without ffmpeg.
+    """
+    check(path, force)
+    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    try:
+        if path.suffix.lower() == ".gif":
+            partial.write_bytes(gif(pictures, round(1000 / fps)))
+        else:
+            _mp4(pictures, partial, fps)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def check(path: Path, force: bool) -> None:
+    """Raises UserError (code 2) unless a video may be written there."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise UserError(f"expected a file ending in {' or '.join(SUFFIXES)}, found {path}")
+    if path.exists() and not force:
+        raise UserError(f"expected a new file, found {path}; --force replaces it")
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"expected a folder to write into, found none at {path.absolute().parent}")
+
+
+def _mp4(pictures: Sequence[Picture], path: Path, fps: int) -> None:
+    try:
+        import imageio_ffmpeg
+    except ImportError as error:
+        raise UserError(
+            "expected imageio with ffmpeg to write an MP4, found none; "
+            "pip install 'imageio[ffmpeg]', or write a .gif",
+            FAILED,
+        ) from error
+    height, width, _ = pictures[0].shape
+    writer = imageio_ffmpeg.write_frames(str(path), (width, height), fps=fps, quality=7)
+    writer.send(None)
+    for picture in pictures:
+        writer.send(np.ascontiguousarray(picture))
+    writer.close()

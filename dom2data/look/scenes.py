@@ -1,0 +1,109 @@
+"""Where everything was: the state of an environment, from what a dataset stores.
+
+The observations of the particle tasks hold all positions, so they are enough, also for data made elsewhere.
+HalfCheetah's hold the joints and not the torso; there the episode is played again from its recorded seed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dom2data import envs
+from dom2data.dataset import Dataset
+from dom2data.errors import UserError
+
+if TYPE_CHECKING:
+    from dom2data.envs.halfcheetah import HalfCheetahEnv
+    from dom2data.envs.particle import ParticleEnv, Scenario
+
+Float64 = NDArray[np.float64]
+TOLERANCE = 1e-4
+"""how far the observations of a state read from observations may be from these"""
+
+
+def particles(dataset: Dataset) -> Scenario | None:
+    """The particle task that this data is of; None where it is of something else."""
+    name = dataset.env
+    if envs.is_foreign(name) or name not in (*envs.NAMES, *envs.VARIANTS) or name.startswith("halfcheetah"):
+        return None
+    scenario = envs.unguarded(name).scenario
+    fits = scenario.obs_dim == dataset.spec.obs_dim and len(scenario.agent_names) == dataset.spec.n_agents
+    return scenario if fits else None
+
+
+def positions(scenario: Scenario, observations: NDArray[Any]) -> tuple[Float64, Float64]:
+    """Agents [R, P, 2], the prey last, and landmarks [R, L, 2] of observations [R, N, O].
+
+    An observation begins with velocity and position, then landmarks and the other agents, relative to it.
+    """
+    obs = observations.astype(np.float64)
+    n_learn, n_landmarks = len(scenario.agent_names), len(scenario.landmark_sizes)
+    landmarks = obs[:, 0, 4 : 4 + 2 * n_landmarks].reshape(-1, n_landmarks, 2) + obs[:, :1, 2:4]
+    agents = obs[:, :, 2:4]
+    if len(scenario.sizes) > n_learn:
+        prey = 4 + 2 * n_landmarks + 2 * (n_learn - 1)
+        agents = np.concatenate([agents, obs[:, :1, prey : prey + 2] + obs[:, :1, 2:4]], axis=1)
+    return agents, landmarks
+
+
+def velocities(scenario: Scenario, observations: NDArray[Any]) -> Float64:
+    """Of the agents [R, P, 2]; predators see the prey's behind the positions."""
+    obs = observations.astype(np.float64)
+    n_learn, n_landmarks = len(scenario.agent_names), len(scenario.landmark_sizes)
+    if len(scenario.sizes) == n_learn:
+        return obs[:, :, :2]
+    prey = 4 + 2 * n_landmarks + 2 * n_learn
+    return np.concatenate([obs[:, :, :2], obs[:, :1, prey : prey + 2]], axis=1)
+
+
+def particle_rows(dataset: Dataset, observations: NDArray[Any]) -> ParticleEnv:
+    """An environment whose rows are the states of observations [R, N, O].
+
+    Raises UserError (code 3) where its own observations of them would be others: a state that is not there.
+    """
+    env = envs.unguarded(dataset.env, num_envs=len(observations))
+    agents, landmarks = positions(env.scenario, observations)
+    again = env.load_state(agents, velocities(env.scenario, observations), landmarks)
+    error = float(np.abs(again - observations).max())
+    if not error <= TOLERANCE:
+        raise UserError(
+            f"{dataset.id}: expected observations of {dataset.env} as it is here, found ones that its state "
+            f"would not give (by {error:.2g}); without positions there is no picture",
+            3,
+        )
+    return env
+
+
+def cheetahs(dataset: Dataset, episode: int, times: NDArray[np.int64]) -> HalfCheetahEnv:
+    """HalfCheetah with the states of an episode at ``times`` [R] as rows, played again from its seed.
+
+    Raises UserError (code 3) where the data cannot be replayed or what happens is not what is stored.
+    """
+    from dom2data.envs.halfcheetah import HalfCheetahEnv
+    from dom2data.replay import batch_of
+
+    batch, row = batch_of(dataset, episode)
+    env = HalfCheetahEnv(batch.stop - batch.start, env_id=batch.env)
+    env.reset(seed=batch.seed)
+    only = HalfCheetahEnv(1, env_id=batch.env)
+    obs = only.load_state(*(part[row : row + 1] for part in env.state))[0]
+    start, stop = dataset.offsets[episode], dataset.offsets[episode + 1]
+    stored = dataset.array("observations")[start + episode : stop + episode + 1]
+    actions, states, error = dataset.array("actions")[start:stop], [only.state], 0.0
+    error = float(np.abs(obs - stored[0]).max())
+    for time in range(int(times.max())):
+        obs = only.step(actions[time : time + 1]).obs[0]
+        error = max(error, float(np.abs(obs - stored[time + 1]).max()))
+        states.append(only.state)
+    if not error <= TOLERANCE:
+        raise UserError(
+            f"{dataset.id}: episode {episode}: expected the stored observations when played again, found a "
+            f"difference of {error:.2g}; see `dom2data verify {dataset.id} --replay 1%`",
+            3,
+        )
+    shown = HalfCheetahEnv(len(times), env_id=batch.env)
+    shown.load_state(*(np.concatenate([states[t][k] for t in times]) for k in (0, 1)))
+    return shown

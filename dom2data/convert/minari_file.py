@@ -1,77 +1,66 @@
-"""Episodes of Minari's HDF5, read without trusting the file: no links out of it, no object, no bomb."""
+"""Episodes of Minari's HDF5, read without trusting the file: see ``files``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
-from h5py import h5d, h5l, h5o
+from h5py import h5d, h5g, h5l, h5o, h5s
 from numpy.typing import NDArray
 
+from dom2data.convert import files
 from dom2data.convert.ingest import refused
-from dom2data.errors import UserError
 
 FILE = "main_data.hdf5"
-_EXPANSION = 1100  # deflate makes 1,032 bytes of one at most
-_ALLOWED = {"observations", "actions", "rewards", "terminations", "truncations", "infos"}
 
 
-def episodes(data: Path, count: int) -> Iterator[dict[str, Any]]:
-    """Episodes 0 to ``count`` - 1, with their attributes.
+def episodes(
+    data: Path, count: int, needed: Sequence[str], optional: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """Of episodes 0 to ``count`` - 1 the arrays at the paths ``needed`` and ``optional``, and the attributes
+    ``source`` and ``parent_episode``, where there are such.
 
-    Raises UserError (code 3) when the file is not HDF5, an episode is missing, or it holds what this project
-    does not read: links to elsewhere, objects, or more than the file's size can make.
+    Raises UserError (code 3) when the file is not HDF5 or has not these episodes, an array is missing, is not
+    of numbers, lies elsewhere, or claims to be more than the file can hold.
     """
-    try:
-        with h5py.File(data / FILE, "r") as file:
-            budget = [_EXPANSION * (data / FILE).stat().st_size]
-            if len(file) != count:
-                raise refused(f"{data / FILE}: expected {count} episodes, found {len(file)}")
-            for i in range(count):
-                group = _child(file.id, f"episode_{i}", budget)
-                if not isinstance(group, dict):
-                    raise refused(f"{data / FILE}: episode {i}: expected a group, found an array")
-                if missing := (_ALLOWED - {"infos"}) - set(group):
-                    raise refused(f"{data / FILE}: episode {i}: expected {min(missing)}, found none")
-                attributes = _attributes(file[f"episode_{i}"])
-                yield {"infos": None} | group | {"attributes": attributes}
-    except UserError:
-        raise
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-        raise refused(f"{data / FILE}: expected Minari's HDF5, found: {error}") from error
+    with files.hdf5(data / FILE) as file:
+        if len(file) != count:
+            raise refused(f"{data / FILE}: expected {count} episodes, found {len(file)}")
+        for i in range(count):
+            name = f"episode_{i}"
+            episode = _child(file.id, name, name)
+            if not isinstance(episode, h5g.GroupID):
+                raise refused(f"{name}: expected a group, found {'an array' if episode else 'none'}")
+            found = {path: _array(episode, path, f"{name}/{path}") for path in (*needed, *optional)}
+            if missing := [path for path in needed if found[path] is None]:
+                raise refused(f"{name}: expected an array {missing[0]!r}, found none")
+            attributes = h5py.AttributeManager(h5py.Group(episode))
+            yield found | {key: attributes[key] for key in ("source", "parent_episode") if key in attributes}
 
 
-def _child(parent: Any, name: str, budget: list[int]) -> Any:
-    """A group as a dict, or an array, whole."""
-    link = parent.links.get_info(name.encode())
-    if link.type != h5l.TYPE_HARD:
-        raise refused(f"expected data in the file, found {name!r}, a link to elsewhere")
-    found = h5o.open(parent, name.encode())
-    if isinstance(found, h5d.DatasetID):
-        return _array(found, name, budget)
-    if not isinstance(found, h5py.h5g.GroupID):
-        raise refused(f"expected groups and arrays, found {name!r}, of another kind")
-    return {child.decode(): _child(found, child.decode(), budget) for child in found}
+def _child(parent: Any, name: str, where: str) -> Any:
+    """What a group holds under a name; None if nothing."""
+    if not isinstance(parent, h5g.GroupID) or name.encode() not in parent:
+        return None
+    if parent.links.get_info(name.encode()).type != h5l.TYPE_HARD:
+        raise refused(f"{where}: expected it in this file, found a link to elsewhere")
+    return h5o.open(parent, name.encode())
 
 
-def _array(found: Any, name: str, budget: list[int]) -> NDArray[Any]:
-    how = found.get_create_plist()
+def _array(episode: Any, path: str, where: str) -> NDArray[Any] | None:
+    found = episode
+    for name in path.split("/"):
+        found = _child(found, name, where)
+    if not isinstance(found, h5d.DatasetID):
+        return None
+    how, dtype, shape = found.get_create_plist(), found.dtype, found.shape
     if how.get_layout() == h5d.VIRTUAL or how.get_external_count():
-        raise refused(f"expected data in the file, found {name!r}, stored elsewhere")
-    dtype, shape = found.dtype, found.shape
-    if dtype.kind not in "fiub":
-        raise refused(f"expected numbers, found {name!r} of {dtype}")
-    budget[0] -= dtype.itemsize * int(np.prod(shape, dtype=object))
-    if budget[0] < 0:
-        raise refused(f"expected at most what the file can hold, found {name!r} with the shape {shape}")
-    values = np.empty(shape, dtype)
-    found.read(h5py.h5s.ALL, h5py.h5s.ALL, values)
+        raise refused(f"{where}: expected its values in this file, found them in another")
+    files.numeric(where, dtype)
+    files.affordable(where, shape, dtype.itemsize, found.get_storage_size())
+    values = np.zeros(shape, dtype)
+    found.read(h5s.ALL, h5s.ALL, values)
     return values
-
-
-def _attributes(group: h5py.Group) -> dict[str, Any]:
-    """The numbers among an episode's attributes that are read back."""
-    return {name: group.attrs[name] for name in ("source", "parent_episode") if name in group.attrs}

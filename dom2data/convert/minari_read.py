@@ -8,7 +8,8 @@ the reset; or [T, N]), else from ``rewards`` [T, N] or [T] (everybody's).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,18 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dom2data import ids
-from dom2data.convert.ingest import Imported, refused
-from dom2data.convert.minari_file import episodes as hdf5_episodes
+from dom2data.convert import described, files, minari_file
+from dom2data.convert.ingest import Imported, checked, refused
 from dom2data.errors import UserError
-from dom2data.recipes import file_hash
 from dom2data.spec import EnvSpec
 from dom2data.store import minari as minari_metadata
+from dom2data.store import schema
 from dom2data.store.layout import layout
 from dom2data.store.manifest import array_entries, content_hash, leaves
 
 Raw = dict[str, Any]
-"""One episode as Minari gives it: observations, actions, rewards, terminations, truncations, infos, and
-``attributes``."""
+"""One episode: arrays by path (``observations/<agent>``, ``rewards``, ...), and ``source`` where noted."""
+EACH = "infos/rewards"
+_MOST_AGENTS = 10_000
 
 
 class Shape(NamedTuple):
@@ -40,10 +42,25 @@ class Shape(NamedTuple):
     act_low: float
     act_high: float
 
+    @property
+    def paths(self) -> list[str]:
+        """Where the arrays of an episode lie that it must have."""
+        both = ("observations", "actions")
+        inside = [f"{name}/{agent}" for name in both for agent in self.agents] if self.keyed else both
+        return [*inside, "rewards", "terminations", "truncations"]
 
-def read(path: Path, *, root: Path | None = None, altered: str = "refuse") -> Imported:
+
+def read(
+    path: Path,
+    *,
+    root: Path | None = None,
+    env: str | None = None,
+    clip: bool = False,
+    altered: str = "refuse",
+) -> Imported:
     """A Minari dataset, given by its folder or, where there is none, by its id.
 
+    ``env`` names the environment of this project that it is of; ``clip`` brings actions into their bounds.
     Raises UserError: code 2 when there is none, 3 when it has another shape than those above, or it was
     written by this project and changed since (unless ``altered`` is ``accept``).
     """
@@ -53,23 +70,29 @@ def read(path: Path, *, root: Path | None = None, altered: str = "refuse") -> Im
     metadata = _metadata(data)
     shape = _shape(metadata)
     if metadata["data_format"] == "hdf5":
-        episodes = hdf5_episodes(data, metadata["total_episodes"])
+        episodes = minari_file.episodes(data, metadata["total_episodes"], shape.paths, (EACH,))
+    elif metadata["data_format"] == "zarr":
+        raise UserError(
+            f"expected a dataset in Minari's formats, found one of dom2data's already: {data.parent}"
+        )
     else:
         episodes = _through_minari(data)
-    arrays, reward, notes = _arrays(shape, episodes)
-    own = metadata.get(minari_metadata.OWN)
-    payload = sorted(file for file in data.iterdir() if file.is_file())
+    arrays, notes = _arrays(shape, episodes)
+    used = {file.name: file for file in sorted(data.iterdir()) if file.is_file()}
+    options = {"env": env, "clip": clip, "altered": altered}
     origin = {
         "format": "minari",
         "dataset_id": str(metadata.get("dataset_id")),
-        "files": {file.name: file_hash(file) for file in payload},
-        "options": {} if altered == "refuse" else {"altered": altered},
+        "files": files.sha256(used),
+        "options": options,
     }
-    if own is not None:
-        return _ours(own, arrays, notes, origin, altered)
-    spec = _spec(metadata, shape, arrays, reward)
+    if metadata.get(minari_metadata.OWN) is not None:
+        return _ours(metadata[minari_metadata.OWN], arrays, notes, origin, altered)
     del arrays["source"]
-    return Imported(spec, arrays, tuple(notes), origin, env=spec.env_id)
+    spec = _spec(metadata, shape, arrays) if env is None else _spec_of(env, shape)
+    if clip:
+        notes += _clip(spec, arrays)
+    return Imported(spec, arrays, tuple(notes), origin, env=env or spec.env_id)
 
 
 def _data(path: Path, root: Path | None) -> Path:
@@ -82,8 +105,9 @@ def _data(path: Path, root: Path | None) -> Path:
 
 def _metadata(data: Path) -> dict[str, Any]:
     try:
-        found = json.loads((data / minari_metadata.FILE).read_text())
-    except (OSError, ValueError) as error:
+        text = (data / minari_metadata.FILE).read_text()
+        found = json.loads(text, parse_constant=lambda name: None)  # a manifest holds no NaN either
+    except (OSError, ValueError, RecursionError) as error:
         raise refused(f"{data}: expected a readable metadata.json, found {error}") from error
     kinds = {"data_format": str, "total_episodes": int, "observation_space": str, "action_space": str}
     for key, kind in kinds.items():
@@ -107,6 +131,8 @@ def _shape(metadata: dict[str, Any]) -> Shape:
             moves = [_box(act["subspaces"][name]) for name in names]
         else:
             n = obs["shape"][0] if len(obs["shape"]) == 2 else 1
+            if not 0 < n <= _MOST_AGENTS:
+                raise refused(f"expected 1 to {_MOST_AGENTS:,} agents, found {n}")
             names = tuple(metadata.get("agents") or (f"agent_{i}" for i in range(n)))
             views, moves = [_box(obs, n)] * n, [_box(act, n)] * n
     except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
@@ -122,7 +148,7 @@ def _box(space: dict[str, Any], n: int = 1) -> tuple[int, float, float]:
     """(size for each of n agents, lowest, highest bound); bounds that differ become infinite."""
     if space["type"] != "Box" or not space["dtype"].startswith("float"):
         raise refused(f"expected a Box of floats, found {space['type']} of {space.get('dtype', 'no dtype')}")
-    size = int(np.prod(space["shape"]))
+    size = math.prod(space["shape"])
     if size < 1 or size % n or (n > 1 and space["shape"][0] != n):
         raise refused(f"expected a Box with a row for each of {n} agents, found shape {space['shape']}")
     low, high = (np.unique(np.asarray(space[key], np.float32)) for key in ("low", "high"))
@@ -135,83 +161,81 @@ def _box(space: dict[str, Any], n: int = 1) -> tuple[int, float, float]:
 
 def _through_minari(data: Path) -> Iterator[Raw]:
     """Episodes of Minari's other formats (Arrow, Parquet), read by Minari itself."""
-    import minari
-
     try:
-        dataset = minari.MinariDataset(data)
-        for episode in dataset:
-            yield vars(episode) | {"attributes": {}}
+        import minari
+
+        for episode in minari.MinariDataset(data):
+            yield dict(_leaves(vars(episode)))
     except (ImportError, KeyError, ValueError, AssertionError, OSError) as error:
         raise refused(f"{data}: expected a dataset that Minari opens, found: {error}") from error
 
 
-def _arrays(shape: Shape, episodes: Iterator[Raw]) -> tuple[dict[str, NDArray[Any]], str, list[str]]:
-    """The store's arrays, the kind of reward, and what was changed."""
-    parts: dict[str, list[Any]] = {
-        name: [] for name in ("observations", "actions", "rewards", "terminated", "truncated")
-    }
-    extra: dict[str, list[Any]] = {"source": [], "parent_episode": []}
-    shared, cut = True, 0
+def _leaves(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{path}{name}/")
+        else:
+            yield f"{path}{name}", value
+
+
+def _arrays(shape: Shape, episodes: Iterator[Raw]) -> tuple[dict[str, NDArray[Any]], list[str]]:
+    """The store's arrays, and what was changed."""
+    joint: dict[str, list[Any]] = {"observations": [], "actions": [], "rewards": []}
+    flags: dict[str, list[Any]] = {"terminated": [], "truncated": []}
+    noted: dict[str, list[Any]] = {"source": [], "parent_episode": []}
+    cut, sizes = 0, {"observations": shape.obs_dims, "actions": (shape.act_dim,) * len(shape.agents)}
     for i, raw in enumerate(episodes):
-        where = f"episode {i}"
-        steps = len(raw["rewards"])
-        parts["observations"].append(
-            _rows(shape, raw["observations"], steps + 1, shape.obs_dims, f"{where}: observations")
-        )
-        parts["actions"].append(
-            _rows(shape, raw["actions"], steps, (shape.act_dim,) * len(shape.agents), f"{where}: actions")
-        )
-        parts["rewards"].append(rewards := _rewards(len(shape.agents), raw, where))
-        shared = shared and bool((rewards == rewards[:, :1]).all())
-        terminated, truncated = (np.asarray(raw[k], bool) for k in ("terminations", "truncations"))
-        if (
-            len(terminated) != steps
-            or len(truncated) != steps
-            or terminated[:-1].any()
-            or truncated[:-1].any()
-        ):
+        where, steps = f"episode {i}", len(np.atleast_1d(raw["rewards"]))
+        for name, rows in (("observations", steps + 1), ("actions", steps)):
+            joint[name].append(_rows(shape, raw, name, rows, sizes[name], where))
+        joint["rewards"].append(_rewards(len(shape.agents), raw, where))
+        terminated, truncated = (np.asarray(raw[key], bool) for key in ("terminations", "truncations"))
+        if {terminated.shape, truncated.shape} != {(steps,)} or (terminated | truncated)[:-1].any():
             raise refused(f"{where}: expected {steps} flags that are false but for the last, found others")
         cut += not (terminated[-1] or truncated[-1])
-        parts["terminated"].append(terminated[-1])
-        parts["truncated"].append(truncated[-1] or not terminated[-1])
-        for name, values in extra.items():
-            values.append(raw["attributes"].get(name))
-    if not parts["rewards"]:
+        flags["terminated"].append(terminated[-1])
+        flags["truncated"].append(truncated[-1] or not terminated[-1])
+        for name, values in noted.items():
+            values.append(raw.get(name))
+    if not joint["rewards"]:
         raise refused("expected at least one episode, found none")
-    arrays = {name: np.concatenate(parts[name]) for name in ("observations", "actions", "rewards")}
-    arrays |= {name: np.array(parts[name], bool) for name in ("terminated", "truncated")}
-    arrays["offsets"] = np.concatenate(([0], np.cumsum([len(part) for part in parts["rewards"]]))).astype(
-        np.int64
-    )
-    for name, values in extra.items():
-        if all(np.ndim(value) == 0 and isinstance(value, int | np.integer) for value in values):
+    arrays = {name: np.concatenate(parts) for name, parts in joint.items()}
+    arrays |= {name: np.array(values, bool) for name, values in flags.items()}
+    arrays["offsets"] = np.cumsum([0, *map(len, joint["rewards"])], dtype=np.int64)
+    for name, values in noted.items():
+        if all(isinstance(value, np.integer) for value in values):
             arrays[name] = np.array(values, np.int64)
     arrays.setdefault("source", np.zeros(len(arrays["terminated"]), np.int64))
-    notes = [f"{cut} episodes ended without a flag: counted as truncated"] if cut else []
-    return arrays, "shared" if shared else "individual", notes
+    return arrays, [f"{cut} episodes ended without a flag: counted as truncated"] if cut else []
 
 
-def _rows(shape: Shape, values: Any, rows: int, sizes: tuple[int, ...], where: str) -> NDArray[np.float32]:
+def _rows(
+    shape: Shape, raw: Raw, name: str, rows: int, sizes: tuple[int, ...], where: str
+) -> NDArray[np.float32]:
     """[rows, N, widest] of one episode, narrower agents padded with zeros."""
-    found = np.zeros((rows, len(sizes), max(sizes)), np.float32)
     try:
-        parts = [values[agent] for agent in shape.agents] if shape.keyed else None
-        if parts is None:
-            parts = list(np.moveaxis(np.reshape(values, (rows, len(sizes), sizes[0])), 1, 0))
-        for n, (part, size) in enumerate(zip(parts, sizes, strict=True)):
-            if part.dtype.kind != "f":
-                raise refused(f"{where}: expected floats, found {part.dtype}")
-            found[:, n, :size] = np.reshape(part, (rows, size))
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        raise refused(f"{where}: expected {rows} rows of sizes {sizes}, found others ({error})") from error
+        if shape.keyed:
+            parts = [raw[f"{name}/{agent}"] for agent in shape.agents]
+        else:
+            parts = list(np.moveaxis(raw[name].reshape(rows, len(sizes), sizes[0]), 1, 0))
+        parts = [part.reshape(rows, size) for part, size in zip(parts, sizes, strict=True)]
+    except (KeyError, ValueError, AttributeError, OverflowError) as error:
+        raise refused(f"{where}: expected {rows} {name} of sizes {sizes}, found: {error}") from error
+    whole = (rows, len(sizes), max(sizes))
+    files.affordable(f"{where}: {name}", whole, 4, sum(part.nbytes for part in parts))
+    found = np.zeros(whole, np.float32)
+    for n, (part, size) in enumerate(zip(parts, sizes, strict=True)):
+        if part.dtype.kind != "f":
+            raise refused(f"{where}: expected {name} of floats, found {part.dtype}")
+        found[:, n, :size] = part
     return found
 
 
 def _rewards(n: int, raw: Raw, where: str) -> NDArray[np.float32]:
     """Every agent's rewards [T, N]."""
     team = np.asarray(raw["rewards"])
-    each = np.asarray((raw["infos"] or {}).get("rewards", team))
-    if each.dtype.kind not in "fiu" or team.dtype.kind not in "fiu":
+    each = team if raw.get(EACH) is None else np.asarray(raw[EACH])
+    if {each.dtype.kind, team.dtype.kind} - set("fiu"):
         raise refused(f"{where}: expected numbers as rewards, found {each.dtype}")
     if each.shape == (len(team) + 1, n):
         each = each[1:]
@@ -226,22 +250,27 @@ def _ours(
     own: Any, arrays: dict[str, NDArray[Any]], notes: list[str], origin: dict[str, Any], altered: str
 ) -> Imported:
     """A dataset of this project, if it still is what was written."""
-    try:
-        spec, claimed, names = EnvSpec.from_json(own["spec"]), own["hash"], list(own["arrays"])
-        kept = {key: own[key] for key in ("env", "quality", "sources", "parents")}
-        arrays = {name: array for name, array in arrays.items() if name != "parent_episode" or name in names}
-        found = _hash(spec, arrays)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise refused(f"expected metadata.json as this project writes it, found {error!r}") from error
+    own = own if isinstance(own, dict) else {}
+    kinds = {"hash": str, "env": str, "quality": str | None, "sources": list, "arrays": list, "parents": list}
+    wrong = [key for key, kind in kinds.items() if key not in own or not isinstance(own[key], kind)]
+    finding = f"expected {wrong[0]!r}, found none" if wrong else schema.spec(own.get("spec"))
+    if finding:
+        raise refused(f"metadata.json, {minari_metadata.OWN}: {finding}")
+    spec, claimed, parents = EnvSpec.from_json(own["spec"]), own["hash"], own["parents"]
+    if "parent_episode" not in own["arrays"]:
+        arrays.pop("parent_episode", None)
+    arrays = checked(spec, arrays)
+    found = _hash(spec, arrays)
     if found != claimed:
         if altered == "refuse":
             raise refused(
                 f"expected the content hash {claimed} that metadata.json records, found {found}: it was "
                 "changed since; --option altered=accept takes it as it is"
             )
-        notes.append(f"changed since it was written: its content hash was {claimed}")
-        kept["parents"] = []
-    return Imported(spec, arrays, tuple(notes), origin | {"recipe": own.get("recipe")}, **kept)
+        notes.append(f"changed since it was written, when its content hash was {claimed}")
+        parents = []
+    origin |= {"recipe": own.get("recipe")}
+    return Imported(spec, arrays, tuple(notes), origin, own["env"], own["quality"], own["sources"], parents)
 
 
 def _hash(spec: EnvSpec, arrays: dict[str, NDArray[Any]]) -> str:
@@ -258,29 +287,40 @@ def _hash(spec: EnvSpec, arrays: dict[str, NDArray[Any]]) -> str:
     )
 
 
-def _spec(metadata: dict[str, Any], shape: Shape, arrays: dict[str, NDArray[Any]], reward: Any) -> EnvSpec:
+def _spec(metadata: dict[str, Any], shape: Shape, arrays: dict[str, NDArray[Any]]) -> EnvSpec:
     """The spec of a dataset from elsewhere: all that is known of its environment."""
     try:
         environment = json.loads(metadata.get("env_spec") or "{}")
-        declared = environment.get("max_episode_steps") or 0
+        declared = environment.get("max_episode_steps")
         name = str(environment.get("id") or metadata.get("dataset_id") or "unknown")
-    except (ValueError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise refused(f"expected env_spec as Gymnasium's JSON, found {error}") from error
     longest = int(np.diff(arrays["offsets"]).max())
-    facts = {
-        "imported_from": "minari",
-        "env_spec": environment,
-        "dataset_id": str(metadata.get("dataset_id")),
-    }
-    horizon = max(longest, declared if isinstance(declared, int) else 0)
+    rewards = arrays["rewards"]
     return EnvSpec(
-        name,
-        shape.agents,
-        shape.obs_dims,
-        shape.act_dim,
-        shape.act_low,
-        shape.act_high,
-        horizon,
-        reward,
-        facts,
+        env_id=name,
+        agent_names=shape.agents,
+        obs_dims=shape.obs_dims,
+        act_dim=shape.act_dim,
+        act_low=shape.act_low,
+        act_high=shape.act_high,
+        horizon=max(longest, declared) if isinstance(declared, int) else longest,
+        reward="shared" if (rewards == rewards[:, :1]).all() else "individual",
+        facts={"imported": "minari", "env_spec": metadata.get("env_spec")},
     )
+
+
+def _spec_of(env: str, shape: Shape) -> EnvSpec:
+    """The spec of one of this project's environments. Raises UserError unless the sizes are its."""
+    spec = described.from_env(env).spec
+    expected, found = (spec.obs_dims, spec.act_dim), (shape.obs_dims, shape.act_dim)
+    if expected != found:
+        raise refused(f"expected observations and actions of {env}, {expected}, found {found}")
+    return spec
+
+
+def _clip(spec: EnvSpec, arrays: dict[str, NDArray[Any]]) -> list[str]:
+    actions = arrays["actions"]
+    outside = int(((actions < spec.act_low) | (actions > spec.act_high)).sum())
+    arrays["actions"] = np.clip(actions, spec.act_low, spec.act_high)
+    return [f"{outside:,} of {actions.size:,} action values clipped"]

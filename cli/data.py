@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from dom2_cli import converting, describe, generating, sharing, subsets
+from dom2_cli import converting, describe, generating, looking, sharing, subsets
 from dom2_cli import show as ui
 from dom2_cli.generating import carry_out, finish
 from dom2data import envs
@@ -269,5 +269,6 @@ for command in (
     subsets.verify,
     *converting.COMMANDS,
     *sharing.COMMANDS,
+    *looking.COMMANDS,
 ):
     main.add_command(command)

@@ -1,0 +1,84 @@
+"""``dom2data report``, ``play`` and ``card``: what is in a dataset, for eyes and for others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from dom2_cli import show as ui
+
+root_option = click.option(
+    "--root",
+    type=click.Path(path_type=Path),
+    help="Folder or URL of datasets [$MINARI_DATASETS_PATH, ~/.minari/datasets].",
+)
+force_option = click.option("--force", is_flag=True, help="Replace what is there.")
+
+
+@click.command()
+@click.argument("dataset", metavar="ID")
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), help="File to write [./<name>-report.html]."
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Which steps are sampled.")
+@force_option
+@root_option
+def report(dataset: str, out: Path | None, seed: int, force: bool, root: Path | None) -> None:
+    """Write one HTML page about a dataset, everything inlined.
+
+    \b
+    dom2data report tag-medium
+    dom2data report tag-medium --out page.html
+
+    Returns by policy and agent, actions, states, coverage, what may be wrong, and episodes as animations.
+    """
+    from dom2data import ids
+    from dom2data.dataset import open as open_dataset
+    from dom2data.look.report import write
+
+    found = open_dataset(dataset, root)
+    file = out or Path(f"{found.id.rpartition('/')[2]}-report.html")
+    write(found, ids.place(root), file, force=force, seed=seed)
+    click.echo(ui.rows({"id": found.id, "report": str(file), "size": ui.size(file.stat().st_size)}))
+
+
+@click.command()
+@click.argument("dataset", metavar="ID")
+@click.option("--episode", type=int, default=0, show_default=True, help="Its number, from 0.")
+@click.option(
+    "--video",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File to write, .gif or .mp4 [./<name>-<episode>.gif].",
+)
+@click.option("--stride", type=int, help="Steps from one frame to the next [as few as give 200 frames].")
+@click.option("--fps", type=click.IntRange(1, 50), default=10, show_default=True, help="Frames per second.")
+@force_option
+@root_option
+def play(
+    dataset: str,
+    episode: int,
+    video: Path | None,
+    stride: int | None,
+    fps: int,
+    force: bool,
+    root: Path | None,
+) -> None:
+    """Draw an episode from what is stored, as a GIF or, with imageio[ffmpeg] installed, an MP4.
+
+    \b
+    dom2data play tag-medium --episode 3 --video out.gif
+    """
+    from dom2data.dataset import open as open_dataset
+    from dom2data.look import play as film
+
+    found = open_dataset(dataset, root)
+    file = video or Path(f"{found.id.rpartition('/')[2]}-{episode}.gif")
+    film.check(file, force)
+    pictures = film.frames(found, episode, stride)
+    film.write(pictures, file, fps, force)
+    shown = f"{episode}, return {found.returns[episode]:.2f}"
+    click.echo(ui.rows({"id": found.id, "episode": shown, "video": str(file), "frames": str(len(pictures))}))
+
+
+COMMANDS = (report, play)

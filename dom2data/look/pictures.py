@@ -1,0 +1,50 @@
+"""Figures and images as data URIs, so that a page needs no other file."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from PIL import Image
+
+RED, BLUE = "#c8503c", "#4878a8"  # the agents, as in their pictures; the data
+
+
+def canvas(width: float = 4.8, height: float = 2.8) -> tuple[Figure, Axes]:
+    """A small figure for one picture, in inches, without pyplot's global state."""
+    figure = blank(width, height)
+    axes = figure.add_subplot()
+    plain(axes)
+    return figure, axes
+
+
+def blank(width: float, height: float) -> Figure:
+    """A figure without axes."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasSVG(figure)
+    return figure
+
+
+def plain(axes: Axes) -> None:
+    """Less ink."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8)
+
+
+def svg(figure: Figure) -> str:
+    file = io.BytesIO()
+    figure.savefig(file, format="svg", metadata={"Date": None})
+    return uri("image/svg+xml", file.getvalue())
+
+
+def png(image: Image.Image) -> str:
+    file = io.BytesIO()
+    image.save(file, "PNG", optimize=True)
+    return uri("image/png", file.getvalue())
+
+
+def uri(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

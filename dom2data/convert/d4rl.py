@@ -67,28 +67,25 @@ def read(
     if missing := [name for name in names[:4] if name not in found]:
         raise refused(f"{path.name}: expected {', '.join(names[:4])}, found no {missing[0]}")
     steps = len(found["actions"]) if found["actions"].ndim else 0
-    if steps == 0 or any(array.ndim == 0 or len(array) != steps for array in found.values()):
+    alike = all(array.ndim > 0 and len(array) == steps for array in found.values())
+    one_each = all(found[name].size == steps for name in ("terminals", "timeouts") if name in found)
+    if steps == 0 or not alike or not one_each:
         raise refused(f"{path.name}: expected rows of the same number, found others")
     n = agents or (described.from_note(note).spec.n_agents if note and env is None else _agents_of(env))
-    split = {
-        name: _split(name, found[name], n)
-        for name in ("observations", "actions", "next_observations")
-        if name in found
-    }
-    n = split["actions"].shape[1]
-    rewards = (
-        np.broadcast_to(found["rewards"].reshape(steps, -1), (steps, n))
-        if found["rewards"].size in (steps, steps * n)
-        else found["rewards"]
+    obs, actions = (_split(name, found[name], n) for name in ("observations", "actions"))
+    following = (
+        _split("next_observations", found["next_observations"], n) if "next_observations" in found else None
     )
-    lengths, terminated, notes = _episodes(found, split, horizon)
-    reading = Reading(
-        "d4rl", {path.name: path}, env, clip, final, note, {"agents": agents, "horizon": horizon}
-    )
-    following = split.get("next_observations")
-    return rows.imported(
-        Rows(split["observations"], split["actions"], rewards, lengths, terminated, following), reading, notes
-    )
+    rewards = found["rewards"].reshape(steps, -1)
+    if rewards.shape[1] == 1:  # the team's, and so each agent's
+        rewards = np.broadcast_to(rewards, (steps, actions.shape[1]))
+    terminal = found["terminals"].reshape(-1) != 0
+    ends, notes = _ends(terminal, found.get("timeouts"), obs, following, horizon)
+    lengths, more = rows.lengths_from(ends)
+    made = Rows(obs, actions, rewards, lengths, terminal[np.cumsum(lengths) - 1], following)
+    options = {"agents": agents, "horizon": horizon}
+    reading = Reading("d4rl", {path.name: path}, env, clip, final, note, options)
+    return rows.imported(made, reading, (*notes, *more))
 
 
 def _agents_of(env: str | None) -> int:
@@ -104,27 +101,23 @@ def _split(name: str, array: np.ndarray, n: int) -> np.ndarray:
     return array.reshape(len(array), n, -1)
 
 
-def _episodes(
-    found: dict[str, np.ndarray], split: dict[str, np.ndarray], horizon: int | None
-) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Ends are terminals and timeouts; without these, where the next observation is not the next row's."""
-    terminal = found["terminals"].reshape(-1) != 0
-    notes: tuple[str, ...] = ()
-    if "timeouts" in found:
-        ends = terminal | (found["timeouts"].reshape(-1) != 0)
-    elif horizon is not None:
-        since = np.arange(len(terminal)) - np.maximum.accumulate(
-            np.where(np.roll(terminal, 1), np.arange(len(terminal)), 0)
-        )
-        ends = terminal | (since % horizon == horizon - 1)
-        notes = (f"no timeouts in the file: episodes cut after {horizon} steps",)
-    elif "next_observations" in split:
-        continues = (split["next_observations"][:-1] == split["observations"][1:]).all(axis=(1, 2))
+def _ends(
+    terminal: np.ndarray,
+    timeouts: np.ndarray | None,
+    obs: np.ndarray,
+    following: np.ndarray | None,
+    horizon: int | None,
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """[S]: terminals and timeouts; without timeouts, every horizon, or where observations do not continue."""
+    if timeouts is not None:
+        return terminal | (timeouts.reshape(-1) != 0), ()
+    if horizon:
+        row = np.arange(len(terminal))
+        first = np.maximum.accumulate(np.where(np.roll(terminal, 1), row, 0))
+        ends = terminal | ((row - first) % horizon == horizon - 1)
+        return ends, (f"no timeouts in the file: episodes cut after {horizon} steps",)
+    if following is not None and following.shape == obs.shape:
+        continues = (following[:-1] == obs[1:]).all(axis=(1, 2))
         ends = terminal | np.append(~continues, True)
-        notes = ("no timeouts in the file: episodes cut where observations do not continue",)
-    else:
-        raise refused(
-            "expected timeouts or next_observations, found neither; --option horizon=T cuts episodes"
-        )
-    lengths, more = rows.lengths_from(ends)
-    return lengths, terminal[np.cumsum(lengths) - 1], (*notes, *more)
+        return ends, ("no timeouts in the file: episodes cut where observations do not continue",)
+    raise refused("expected timeouts or next_observations, found neither; --option horizon=T cuts episodes")

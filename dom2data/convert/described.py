@@ -59,15 +59,12 @@ def from_note(text: str | bytes) -> Described:
     texts = [env, quality or "none", *(sources if isinstance(sources, list) else [None])]
     if finding or not all(isinstance(text, str) for text in texts):
         raise refused(f"the note {NOTE!r}: {finding or 'expected names of env, quality and sources'}")
-    exported = value.get("exported")
-    exported = {key: str(exported[key]) for key in ("id", "hash")} if _named(exported) else {}
+    found = value.get("exported")
+    named = isinstance(found, dict) and {"id", "hash"} <= set(found)
+    exported = {key: str(found[key]) for key in ("id", "hash")} if named else {}
     spec = EnvSpec.from_json(value["spec"])
     says = f"spec as the file's own note gives it: {env}, fingerprint {spec.fingerprint}"
     return Described(spec, str(env), quality, tuple(sources), exported, says)
-
-
-def _named(exported: Any) -> bool:
-    return isinstance(exported, dict) and {"id", "hash"} <= set(exported)
 
 
 def from_env(name: str) -> Described:

@@ -73,12 +73,11 @@ def last_steps(lengths: NDArray[np.int64]) -> NDArray[np.bool_]:
 def lengths_from(ends: NDArray[Any]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Lengths of the episodes that end where ``ends`` [S] is true; rows after the last end are one more."""
     last = np.flatnonzero(ends)
+    note: tuple[str, ...] = ()
     if len(last) == 0 or last[-1] != len(ends) - 1:
         tail = len(ends) - (last[-1] + 1 if len(last) else 0)
         note = (f"the {tail:,} rows after the last end counted as an episode that was cut short",)
         last = np.append(last, len(ends) - 1)
-    else:
-        note = ()
     return np.diff(last, prepend=-1).astype(np.int64), note
 
 
@@ -148,7 +147,7 @@ def _strip_padding(rows: Rows) -> tuple[Rows, tuple[str, ...]]:
     if obs.dtype.kind != "f" or not np.isneginf(obs[0]).any():
         return rows, ()
     padding = np.isneginf(obs).all(axis=0)  # [N, O]
-    widths = tuple(int(np.flatnonzero(~own).max(initial=-1)) + 1 for own in padding)
+    widths = tuple(int(np.flatnonzero(~own).max(initial=-1)) + 1 for own in list(padding))
     if 0 in widths:
         raise refused(f"expected observations of agent {widths.index(0)}, found -inf throughout")
     keep = np.arange(obs.shape[2]) < np.array(widths)[:, None]
@@ -168,7 +167,7 @@ def _strip_padding(rows: Rows) -> tuple[Rows, tuple[str, ...]]:
 
 def _as_float32(rows: Rows) -> tuple[Rows, tuple[str, ...]]:
     notes = []
-    changed: dict[str, NDArray[Any]] = {}
+    changed: dict[str, Any] = {}
     for name in ("observations", "actions", "rewards", "next_observations"):
         values = getattr(rows, name)
         if values is None:

@@ -69,11 +69,12 @@ def _write(folder: Path, tree: Mapping[str, Any], steps: int) -> None:
     for name, value in tree.items():
         if isinstance(value, Mapping):
             _write(folder / name, value, steps)
+            meta[name] = {"type": "TensorDict"}
             continue
         little = np.ascontiguousarray(value, value.dtype.newbyteorder("<"))
         little.tofile(folder / f"{name}.memmap")
         dtype = _NAMES[little.dtype.str]
-        meta[name] = {"device": "cpu", "shape": list(value.shape), "dtype": dtype}
+        meta[name] = {"device": "cpu", "shape": list(value.shape), "dtype": dtype, "is_nested": False}
     meta |= {"shape": [steps], "device": "cpu", "_type": "<class 'tensordict._td.TensorDict'>"}
     (folder / "meta.json").write_text(json.dumps(meta))
 

@@ -81,4 +81,37 @@ def play(
     click.echo(ui.rows({"id": found.id, "episode": shown, "video": str(file), "frames": str(len(pictures))}))
 
 
-COMMANDS = (report, play)
+@click.command()
+@click.argument("dataset", metavar="ID")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder [the dataset's own].")
+@click.option("--license", help="SPDX identifier [CC-BY-4.0; none for data made elsewhere].")
+@click.option("--creator", help="Who is to be cited.")
+@click.option("--url", help="Where the files will be.")
+@force_option
+@root_option
+def card(
+    dataset: str,
+    out: Path | None,
+    license: str | None,
+    creator: str | None,
+    url: str | None,
+    force: bool,
+    root: Path | None,
+) -> None:
+    """Write a dataset's card: README.md, croissant.json (core and RAI) and episodes.csv.
+
+    \b
+    dom2data card tag-medium
+    dom2data card tag-medium --creator "A. Author" --url https://example.org/data
+    """
+    from dom2data import ids
+    from dom2data.dataset import open as open_dataset
+    from dom2data.look.card import write
+
+    base = ids.root(root)
+    found = open_dataset(dataset, base)
+    files = write(found, base, out or base / found.id, license=license, creator=creator, url=url, force=force)
+    click.echo(ui.rows({"id": found.id} | {file.name: str(file) for file in files}))
+
+
+COMMANDS = (report, play, card)

@@ -1,8 +1,8 @@
 """How much of what could be there a dataset holds, in numbers that do not saturate for continuous actions.
 
-The share of distinct state-action pairs is 1 for every continuous dataset and says nothing. These three do: the
-effective share of the action box, the effective number of dimensions that observations vary in, and how far a
-step is from the nearest step of another episode.
+The share of distinct state-action pairs is 1 for every continuous dataset and says nothing. These three do:
+the effective share of the action box, the effective number of dimensions that observations vary in, and how
+far a step is from the nearest step of another episode.
 """
 
 from __future__ import annotations

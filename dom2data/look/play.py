@@ -23,7 +23,7 @@ _INK = "#55524b"
 
 
 def frames(dataset: Dataset, episode: int, stride: int | None = None) -> list[Picture]:
-    """Pictures of an episode, every ``stride`` steps and at its end; each says its step and the return so far.
+    """Pictures of an episode, every ``stride`` steps and at its end, with the step and the return so far.
 
     Raises UserError: code 2 where there is no such episode or this environment cannot be drawn, 3 where what
     is stored is not what the environment would show.

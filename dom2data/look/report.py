@@ -64,6 +64,7 @@ def write(dataset: Dataset, base: Path | str, path: Path, *, force: bool = False
         components=len(dataset) * dataset.spec.act_dim,
         episodes=episodes,
         silent=silent,
+        replayed=scenes.particles(dataset) is None,
     )
     temporary = path.with_name(f".{path.name}.partial")
     temporary.write_text(text)
@@ -88,7 +89,7 @@ def by_source(dataset: Dataset) -> list[dict[str, Any]]:
 
 
 def returns_histogram(dataset: Dataset) -> str:
-    """Team returns, the policies stacked; dotted lines are the published references."""
+    """Team returns, the policies stacked; dotted lines are published references that are near."""
     figure, axes = canvas()
     named = labels(dataset)
     axes.hist(
@@ -98,7 +99,11 @@ def returns_histogram(dataset: Dataset) -> str:
         color=[_COLOURS[i % len(_COLOURS)] for i in range(len(named))],
         label=[name for name, _ in named],
     )
+    low, high = axes.get_xlim()
+    room = 0.5 * (high - low)  # a reference further away would leave the data no space
     for name, value in (dataset.manifest["references"].get("published") or {}).items():
+        if not low - room < value < high + room:
+            continue
         axes.axvline(value, color="black", linestyle=":", linewidth=1)
         axes.annotate(name, (value, 1), xycoords=("data", "axes fraction"), rotation=90, fontsize=7,
                       ha="right", va="top")  # fmt: skip
@@ -123,9 +128,10 @@ def order(dataset: Dataset) -> str:
 
 
 def agents_histogram(dataset: Dataset) -> str:
-    """Every agent's returns, as outlines."""
+    """Every agent's returns, as outlines; of a shared reward one for all."""
     figure, axes = canvas()
-    for i, name in enumerate(dataset.spec.agent_names):
+    names = dataset.spec.agent_names
+    for i, name in enumerate(["each agent (shared)"] if dataset.spec.reward == "shared" else names):
         colour = _COLOURS[i % len(_COLOURS)]
         axes.hist(
             dataset.agent_returns[:, i],
@@ -133,7 +139,6 @@ def agents_histogram(dataset: Dataset) -> str:
             histtype="step",
             color=colour,
             label=name,
-            linewidth=max(1.0, 3.0 - i),  # equal curves (a shared reward) stay visible below each other
         )
     axes.set(xlabel="return", ylabel="episodes")
     if dataset.spec.n_agents <= len(_COLOURS):
@@ -194,7 +199,7 @@ def components(values: NDArray[Any]) -> NDArray[np.float64]:
 
 def heat(planes: dict[str, NDArray[Any]], edge: float | None) -> str:
     """A panel for each cloud of points [S, 2]; ``edge`` is the half width shown, None fits the points."""
-    columns = min(4, len(planes))
+    columns = min(5, len(planes))
     lines = -(-len(planes) // columns)
     figure = blank(1.9 * columns, 2.0 * lines)
     grid = figure.subplots(lines, columns, squeeze=False).ravel()

@@ -56,6 +56,8 @@ def write(dataset: Dataset, path: Path, *, root: Path | None = None, force: bool
     """
     path = Path(os.path.abspath(path))
     dataset_id = _id(path, ids.root(root))
+    if odd := [agent for agent in dataset.spec.agent_names if "/" in agent or agent in ("", ".")]:
+        raise UserError(f"expected agents' names without '/', found {odd[0]!r}; HDF5 takes it for a folder")
     if path.exists() and not force:
         raise UserError(f"expected a new folder, found {path}; --force replaces it, --out names another")
     # Minari ignores names with a dot, and stumbles over unfinished datasets without one.

@@ -26,6 +26,8 @@ def episodes(
     Raises UserError (code 3) when the file is not HDF5 or has not these episodes, an array is missing, is not
     of numbers, lies elsewhere, or claims to be more than the file can hold.
     """
+    if not (data / FILE).is_file():
+        raise refused(f"expected {data / FILE}, found none")
     with files.hdf5(data / FILE) as file:
         if len(file) != count:
             raise refused(f"{data / FILE}: expected {count} episodes, found {len(file)}")

@@ -90,6 +90,8 @@ def read(
         return _ours(metadata[minari_metadata.OWN], arrays, notes, origin, altered)
     del arrays["source"]
     spec = _spec(metadata, shape, arrays) if env is None else _spec_of(env, shape)
+    if finding := schema.spec(spec.to_json()):
+        raise refused(finding)
     if clip:
         notes += _clip(spec, arrays)
     return Imported(spec, arrays, tuple(notes), origin, env=env or spec.env_id)

@@ -1,0 +1,455 @@
+"""Minari opens what is written for it and what is stored here; what Minari holds can be imported."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import gymnasium
+import h5py
+import minari
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from gymnasium.utils.env_checker import check_env
+from minari.data_collector import EpisodeBuffer
+from small_datasets import stored
+
+from dom2_cli.data import main
+from dom2data import generate
+from dom2data.convert import minari as ours
+from dom2data.convert import minari_hook
+from dom2data.convert.ingest import ingest
+from dom2data.dataset import Dataset, from_arrays
+from dom2data.dataset import open as open_dataset
+from dom2data.envs.joint import JointEnv
+from dom2data.errors import UserError
+from dom2data.spec import EnvSpec
+from dom2data.subsample import subsample
+from dom2data.verify import verify
+
+RAGGED = [4, 2, 4, 1, 3, 4]
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    return tmp_path
+
+
+def uneven(root: Path) -> Dataset:
+    """Agents that observe differently much, with names that are not in alphabetical order."""
+    spec = EnvSpec("pair", ("zeta", "alpha"), (3, 5), 2, -2.0, 2.0, 6, "individual", {"version": "test"})
+    rng, lengths = np.random.default_rng(0), [6, 3, 5]
+    observations = rng.normal(size=(14 + 3, 2, 5)).astype(np.float32)
+    observations[:, 0, 3:] = 0.0
+    whole = from_arrays(
+        spec,
+        observations,
+        rng.uniform(-2, 2, (14, 2, 2)).astype(np.float32),
+        rng.normal(size=(14, 2)).astype(np.float32),
+        np.cumsum([0, *lengths]),
+        terminated=np.array([False, True, False]),
+    )
+    return subsample(whole, 1.0, out="pair", root=root)
+
+
+def in_hdf5(dataset: Dataset, root: Path) -> minari.MinariDataset:
+    path = ours.copy(dataset, root)
+    return minari.load_dataset(path.relative_to(root).as_posix())
+
+
+def in_zarr(dataset: Dataset, root: Path) -> minari.MinariDataset:
+    return minari.load_dataset(dataset.id)
+
+
+@pytest.mark.parametrize("opened", [in_hdf5, in_zarr])
+def test_every_number_is_where_minari_looks_for_it(root: Path, opened: Callable[..., Any]) -> None:
+    dataset = uneven(root)
+    found = opened(dataset, root)
+    assert (len(found), found.total_steps, found.minari_version) == (3, 14, "0.5.0")
+    assert found.observation_space["zeta"].shape == (3,)
+    assert (found.action_space["alpha"].low.min(), found.action_space["alpha"].high.max()) == (-2.0, 2.0)
+    for i, (theirs, episode) in enumerate(zip(found, dataset.episodes(), strict=True)):
+        assert theirs.id == i
+        for n, (agent, size) in enumerate((("zeta", 3), ("alpha", 5))):
+            np.testing.assert_array_equal(theirs.observations[agent], episode.observations[:, n, :size])
+            np.testing.assert_array_equal(theirs.actions[agent], episode.actions[:, n])
+        np.testing.assert_array_equal(theirs.rewards, episode.rewards.mean(axis=1))
+        np.testing.assert_array_equal(theirs.infos["rewards"][1:], episode.rewards)
+        assert (theirs.infos["rewards"][0] == 0).all()
+        assert (theirs.terminations[-1], theirs.truncations[-1]) == (episode.terminated, episode.truncated)
+        assert not (theirs.terminations[:-1] | theirs.truncations[:-1]).any()
+    assert found.storage.metadata["agents"] == ["zeta", "alpha"]
+
+
+@pytest.mark.parametrize("opened", [in_hdf5, in_zarr])
+def test_minaris_own_operations(root: Path, opened: Callable[..., Any]) -> None:
+    dataset = stored(root, RAGGED)
+    found = opened(dataset, root)
+    assert found.id in minari.list_local_datasets(compatible_minari_version=True)
+    found.set_seed(0)
+    sampled = found.sample_episodes(3)
+    assert len({episode.id for episode in sampled}) == 3
+    for episode in sampled:
+        assert episode.observations["b"][0, 1] == episode.id  # the test's data: [1] is the episode
+    short = found.filter_episodes(lambda episode: len(episode) < 4)
+    assert (short.episode_indices.tolist(), short.total_steps) == ([1, 3, 4], 6)
+    one, other = minari.split_dataset(found, [2, 4], seed=0)
+    assert sorted((*one.episode_indices, *other.episode_indices)) == list(range(6))
+    assert one.total_steps + other.total_steps == sum(RAGGED)
+    noted = list(found.storage.get_episode_metadata(range(6)))
+    assert [entry["total_steps"] for entry in noted] == RAGGED
+    np.testing.assert_array_equal([entry["rewards_sum"] for entry in noted], dataset.returns)
+    np.testing.assert_array_equal([entry["return_per_agent"] for entry in noted], dataset.agent_returns)
+    np.testing.assert_allclose(noted[1]["rewards_std"], found[1].rewards.std(), rtol=1e-5)
+    assert noted[1]["rewards_max"] == found[1].rewards.max()
+
+
+def test_each_opens_alike(root: Path) -> None:
+    """The attributes of the two are the same, so that code moves between them."""
+    dataset = generate.generate(generate.plan("tag", "random", steps=100, root=root))
+    one, other = (
+        next(iter(opened(dataset, root).storage.get_episode_metadata([2]))) for opened in (in_hdf5, in_zarr)
+    )
+    assert set(one) == set(other)
+    assert set(one["options"]) == set(other["options"]) == {"spawn_key", "rows", "row"}
+
+
+@pytest.mark.parametrize("opened", [in_hdf5, in_zarr])
+@pytest.mark.parametrize(
+    ("env", "quality", "steps"), [("tag", "medium-expert", 150), ("halfcheetah", "random", 2000)]
+)
+def test_the_recovered_environment_plays_the_episode_again(
+    root: Path, opened: Callable[..., Any], env: str, quality: str, steps: int
+) -> None:
+    whole = generate.generate(generate.plan(env, quality, steps=steps, root=root))
+    found = opened(subsample(whole, 0.5, root=root), root)
+    recovered = found.recover_environment()
+    assert recovered.observation_space == found.observation_space
+    assert recovered.action_space == found.action_space
+    for episode in found:
+        noted = next(iter(found.storage.get_episode_metadata([episode.id])))
+        seen, _ = recovered.reset(seed=noted["seed"], options=noted["options"])
+        for t in range(len(episode)):
+            assert all((seen[agent] == episode.observations[agent][t]).all() for agent in seen)
+            moves = {agent: moves[t] for agent, moves in episode.actions.items()}
+            seen, reward, _, truncated, info = recovered.step(moves)
+            assert reward == episode.rewards[t]
+            assert (info["rewards"] == episode.infos["rewards"][t + 1]).all()
+            assert truncated == episode.truncations[t]
+
+
+@pytest.mark.parametrize("name", ["tag", "spread", "halfcheetah"])
+def test_the_joint_environment_is_gymnasiums(name: str) -> None:
+    env = JointEnv(name)
+    check_env(env, skip_render_check=True)
+    one, other = env.reset(seed=3)[0], env.reset(seed=3)[0]
+    assert all((one[agent] == other[agent]).all() for agent in one)
+    assert (env.reset()[0][env.agents.agent_names[0]] != one[env.agents.agent_names[0]]).any()
+    with pytest.raises(ValueError, match="row"):
+        env.reset(options={"rows": 2, "row": 2})
+    assert JointEnv(name, render_mode="rgb_array").render().shape[2] == 3  # type: ignore[union-attr]
+
+
+def back(dataset: Dataset, root: Path, **how: Any) -> Dataset:
+    return ingest(ours.read(ours.copy(dataset, root), **how), "back", root)
+
+
+@pytest.mark.parametrize("reward", ["shared", "individual"])
+def test_import_of_ours_gives_the_same_content_hash(root: Path, reward: str) -> None:
+    for dataset in (stored(root, RAGGED, reward=reward), uneven(root)):
+        found = back(dataset, root)
+        assert found.hash == dataset.hash
+        assert (found.env, found.quality) == (dataset.env, dataset.quality)
+        assert found.manifest["parents"] == dataset.manifest["parents"]
+        verify(found)
+        subprocess.run(["rm", "-r", str(root / "dom2" / "back-v0")], check=True)
+
+
+def test_what_was_changed_is_noticed(root: Path) -> None:
+    path = ours.copy(stored(root, RAGGED), root)
+    with h5py.File(path / "data" / "main_data.hdf5", "r+") as file:
+        file["episode_2/rewards"][0] += 1.0
+        file["episode_2/infos/rewards"][1] += 1.0
+    with pytest.raises(UserError, match="changed since; --option altered=accept") as error:
+        ours.read(path)
+    assert error.value.code == 3
+    found = ours.read(path, altered="accept")
+    assert "changed since" in found.notes[0]
+    verify(ingest(found, "accepted", root))
+
+
+def buffers(space: str, n: int = 2, rewards: str = "team") -> list[EpisodeBuffer]:
+    """Episodes of 3 and 5 steps in Minari's own words."""
+    rng = np.random.default_rng(0)
+
+    def box(rows: int, size: int) -> Any:
+        values = rng.uniform(-1, 1, (rows, n, size)).astype(np.float32)
+        return {f"p{i}": values[:, i] for i in range(n)} if space == "dict" else values.squeeze()
+
+    episodes = []
+    for steps in (3, 5):
+        each = rng.normal(size=(steps + 1, n)).astype(np.float32)
+        infos = {"rewards": each} if rewards == "each" else {}
+        ends = np.arange(steps) == steps - 1
+        team = each[1:].mean(axis=1)
+        episodes.append(
+            EpisodeBuffer(
+                observations=box(steps + 1, 4),
+                actions=box(steps, 2),
+                rewards=team,
+                terminations=ends,
+                truncations=~ends & False,
+                infos=infos,
+            )
+        )
+    return episodes
+
+
+def spaces(space: str, n: int = 2) -> dict[str, gymnasium.Space]:
+    def box(low: float, size: int) -> gymnasium.Space:
+        if space == "dict":
+            return gymnasium.spaces.Dict(
+                {f"p{i}": gymnasium.spaces.Box(low, -low, (size,)) for i in range(n)}
+            )
+        return gymnasium.spaces.Box(low, -low, (n, size) if n > 1 else (size,))
+
+    return {"observation_space": box(-np.inf, 4), "action_space": box(-1.0, 2)}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("data_format", ["hdf5", "arrow", "parquet"])
+@pytest.mark.parametrize(
+    ("space", "n", "rewards"),
+    [("dict", 2, "each"), ("stacked", 2, "each"), ("dict", 2, "team"), ("box", 1, "team")],
+)
+def test_import_of_what_minari_wrote(root: Path, space: str, n: int, rewards: str, data_format: str) -> None:
+    if data_format != "hdf5":
+        pytest.importorskip("pyarrow")
+    made = buffers(space, n, rewards)
+    theirs = minari.create_dataset_from_buffers(
+        "other/thing-v0", made, data_format=data_format, **spaces(space, n)
+    )
+    found = ingest(ours.read(Path("other/thing-v0")), "thing", root)
+    verify(found)
+    assert found.lengths.tolist() == [3, 5]
+    assert found.spec.reward == ("individual" if rewards == "each" else "shared")
+    assert (found.spec.act_low, found.spec.act_high, found.spec.horizon) == (-1.0, 1.0, 5)
+    for episode, raw in zip(theirs, found.episodes(), strict=True):
+        values = episode.observations
+        joint = np.stack([values["p0"], values["p1"]], axis=1) if space == "dict" else values
+        np.testing.assert_array_equal(raw.observations, np.reshape(joint, raw.observations.shape))
+        each = episode.infos["rewards"][1:] if rewards == "each" else episode.rewards[:, None]
+        np.testing.assert_array_equal(raw.rewards, np.broadcast_to(each, raw.rewards.shape))
+    assert found.array("terminated").all()
+
+
+def hdf5(path: Path) -> h5py.File:
+    return h5py.File(path / "data" / "main_data.hdf5", "r+")
+
+
+def _replace(path: Path, name: str, values: Any, **how: Any) -> None:
+    with hdf5(path) as file:
+        del file[name]
+        file.create_dataset(name, data=values, **how)
+
+
+def _link(path: Path, target: Any) -> None:
+    with hdf5(path) as file:
+        del file["episode_0/rewards"]
+        if target is None:
+            file.create_group("episode_0/rewards")
+        else:
+            file["episode_0/rewards"] = target
+
+
+def _gigantic(path: Path) -> None:
+    with hdf5(path) as file:
+        del file["episode_0/rewards"]
+        file["episode_0"].create_dataset("rewards", shape=(10**13,), chunks=(1000,), dtype="f4")
+
+
+def _virtual(path: Path) -> None:
+    layout = h5py.VirtualLayout(shape=(4,), dtype="f4")
+    layout[:] = h5py.VirtualSource("/etc/hostname", "x", shape=(4,))
+    with hdf5(path) as file:
+        del file["episode_0/rewards"]
+        file["episode_0"].create_virtual_dataset("rewards", layout)
+
+
+def _external(path: Path) -> None:
+    with hdf5(path) as file:
+        del file["episode_0/rewards"]
+        where = [("/etc/hostname", 0, 16)]
+        file["episode_0"].create_dataset("rewards", (4,), "f4", external=where)
+
+
+def _metadata(path: Path, **changes: Any) -> None:
+    file = path / "data" / "metadata.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def _space(kind: str) -> str:
+    box = {"type": kind, "dtype": "float32", "shape": [10**14], "low": [0], "high": [1]}
+    return json.dumps(box)
+
+
+HOSTILE: dict[str, Callable[[Path], Any]] = {
+    "objects": lambda p: _replace(p, "episode_0/rewards", ["a", "b"], dtype=h5py.string_dtype()),
+    "soft link": lambda p: _link(p, h5py.SoftLink("/episode_1/rewards")),
+    "external link": lambda p: _link(p, h5py.ExternalLink("/etc/passwd", "/x")),
+    "cycle": lambda p: _link(p, h5py.SoftLink("/episode_0")),
+    "virtual": _virtual,
+    "external storage": _external,
+    "gigantic": _gigantic,
+    "nan": lambda p: _replace(p, "episode_0/observations/a", np.full((5, 5), np.nan, np.float32)),
+    "ragged": lambda p: _replace(p, "episode_0/observations/a", np.zeros((3, 5), np.float32)),
+    "integers": lambda p: _replace(p, "episode_0/actions/a", np.zeros((4, 2), np.int64)),
+    "out of bounds": lambda p: _replace(p, "episode_0/actions/a", np.full((4, 2), 7.0, np.float32)),
+    "ended before": lambda p: _replace(p, "episode_0/truncations", np.ones(4, bool)),
+    "no rewards": lambda p: _replace(p, "episode_0/rewards", np.zeros(0, np.float32)),
+    "scalar": lambda p: _replace(p, "episode_0/rewards", np.float32(1.0)),
+    "a group": lambda p: _link(p, None),
+    "not HDF5": lambda p: (p / "data" / "main_data.hdf5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(99)),
+    "no file": lambda p: (p / "data" / "main_data.hdf5").unlink(),
+    "not JSON": lambda p: (p / "data" / "metadata.json").write_text("{"),
+    "too many episodes": lambda p: _metadata(p, total_episodes=10**18),
+    "no spaces": lambda p: _metadata(p, observation_space="{}"),
+    "gigantic space": lambda p: _metadata(p, observation_space=_space("Box"), action_space=_space("Box")),
+    "discrete": lambda p: _metadata(p, observation_space=_space("Discrete")),
+    "another format": lambda p: _metadata(p, data_format="pickle"),
+    "a spec of nonsense": lambda p: _metadata(p, dom2data={"spec": {"horizon": -1}}),
+    "a hash of nonsense": lambda p: _metadata(p, dom2data=[1]),
+}
+
+
+@pytest.mark.parametrize("claim", ["ours", "theirs"])
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_files_get_one_line_and_nothing_is_written(root: Path, name: str, claim: str) -> None:
+    path = ours.copy(stored(root, RAGGED), root)
+    if claim == "theirs":
+        _metadata(path, dom2data=None)
+    HOSTILE[name](path)
+    before = sorted(root.rglob("*"))
+    with pytest.raises(UserError) as error:
+        ingest(ours.read(path), "hostile", root)
+    assert error.value.code == 3
+    assert "\n" not in error.value.message
+    assert len(error.value.message) < 400
+    assert sorted(root.rglob("*")) == before
+
+
+def test_zarr_is_for_reading(root: Path) -> None:
+    found = in_zarr(stored(root, RAGGED), root)
+    for write in (found.storage.update_metadata, found.storage.update_episodes):
+        with pytest.raises(ValueError, match="convert ID --to minari"):
+            write([{}])
+    verify(open_dataset("small", root))
+
+
+@pytest.mark.parametrize("order", ["dom2data, minari", "minari, dom2data"])
+def test_minari_learns_of_it_in_either_order(root: Path, order: str) -> None:
+    stored(root, RAGGED)
+    code = f"import {order}; print(len(minari.load_dataset('dom2/small-v0')))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (run.stdout, run.returncode) == ("6\n", 0), run.stderr
+
+
+def test_minari_is_not_imported_for_it() -> None:
+    code = "import sys, dom2data; print([n for n in ('minari', 'numpy', 'zarr') if n in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    "table", [None, {}, {"hdf5": print, "zarr": print}, ["hdf5"]], ids=["none", "empty", "taken", "list"]
+)
+def test_another_minari_is_left_as_it_is_with_a_warning(table: Any) -> None:
+    module: ModuleType = SimpleNamespace() if table is None else SimpleNamespace(_registry=table)  # type: ignore[assignment]
+    before = None if table is None else type(table)(table)
+    with pytest.warns(UserWarning, match="convert ID --to minari"):
+        minari_hook.register(module)
+    assert getattr(module, "_registry", None) == before
+
+
+def test_a_failed_write_leaves_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = stored(root, RAGGED)
+    before = ours.copy(dataset, root)
+    kept = {file: file.read_bytes() for file in before.rglob("*") if file.is_file()}
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ours, "_write_metadata", full)
+    with pytest.raises((OSError, UserError), match="No space left"):
+        ours.write(dataset, before, force=True)
+    assert {file: file.read_bytes() for file in before.rglob("*") if file.is_file()} == kept
+    assert [child.name for child in before.parent.iterdir() if "partial" in child.name] == []
+
+
+def test_a_folder_that_minari_would_not_accept(root: Path) -> None:
+    dataset = stored(root, RAGGED)
+    with pytest.raises(UserError, match="needs the version"):
+        ours.write(dataset, root / "dom2" / "small-minari")
+    ours.copy(dataset, root)
+    with pytest.raises(UserError, match="--force replaces it"):
+        ours.write(dataset, root / "dom2" / "small-minari-v0")
+
+
+def test_generate_for_minari(root: Path) -> None:
+    command = ["generate", "--env", "tag", "--quality", "random", "--steps", "1000", "--store", "minari"]
+    assert CliRunner().invoke(main, command).exit_code == 0
+    assert len(minari.load_dataset("dom2/tag-random-minari-v0")) == 40
+    again = CliRunner().invoke(main, command)
+    assert (again.exit_code, "complete already: kept" in again.output) == (0, True)
+    listed = json.loads(CliRunner().invoke(main, ["list", "--json"]).stdout)
+    assert [entry["id"] for entry in listed] == ["dom2/tag-random-v0"]
+    shown = CliRunner().invoke(main, ["show", "tag-random-minari"])
+    assert (shown.exit_code, "--from minari" in shown.output) == (3, True)
+    (root / "dom2" / "tag-random-minari-v0" / "data" / "metadata.json").unlink()
+    for words in (["list", "local"], ["show", "dom2/tag-random-v0"]):
+        run = subprocess.run(
+            [sys.executable, "-m", "minari.cli", *words], capture_output=True, text=True, check=True
+        )
+        assert "tag-random-v0" in run.stdout
+
+
+def tag_like(episodes: int) -> Dataset:
+    spec = EnvSpec("tag", ("p0", "p1", "p2"), (16,) * 3, 2, -1.0, 1.0, 25, "shared", {})
+    rng, steps = np.random.default_rng(0), 25 * episodes
+    return from_arrays(
+        spec,
+        rng.normal(size=(steps + episodes, 3, 16)).astype(np.float32),
+        rng.uniform(-1, 1, (steps, 3, 2)).astype(np.float32),
+        np.repeat(rng.normal(size=(steps, 1)), 3, axis=1).astype(np.float32),
+        np.arange(episodes + 1) * 25,
+    )
+
+
+def written(dataset: Dataset, root: Path) -> tuple[float, float]:
+    """Seconds to write it for Minari, and its size over that of the arrays."""
+    whole = subsample(dataset, 1.0, out="whole", root=root)
+    raw = sum(array.nbytes for array in whole.arrays().values())
+    started = time.perf_counter()
+    path = ours.copy(whole, root)
+    seconds = time.perf_counter() - started
+    return seconds, (path / "data" / "main_data.hdf5").stat().st_size / raw
+
+
+def test_hdf5_is_at_most_twice_the_numbers(root: Path) -> None:
+    _, ratio = written(tag_like(1_000), root)
+    assert ratio < 2.0
+
+
+@pytest.mark.benchmark
+def test_forty_thousand_episodes_in_ninety_seconds(root: Path) -> None:
+    seconds, ratio = written(tag_like(40_000), root)
+    assert seconds < 90.0
+    assert ratio < 2.0

@@ -134,6 +134,8 @@ def _converted(
         )
     if env is not None:
         given["env"] = env
+    if "root" in inspect.signature(module.read).parameters:
+        given["root"] = base
     found = module.read(path, **given)
     for note in found.notes:
         ui.note(f"note: {note}")

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +30,10 @@ from numpy.typing import NDArray
 from dom2data import ids
 from dom2data.convert.minari_read import read
 from dom2data.convert.minari_seeds import beginnings
+from dom2data.convert.staging import staged
 from dom2data.dataset import Dataset
 from dom2data.errors import UserError
 from dom2data.store import minari as minari_metadata
-from dom2data.store.manifest import sync
 
 __all__ = ["copy", "default_path", "read", "write"]
 
@@ -52,31 +51,17 @@ def write(dataset: Dataset, path: Path, *, root: Path | None = None, force: bool
     """Write a dataset as Minari's, at ``<root>/<id>``; returns ``path``.
 
     Its Minari id is the path below ``root`` (Minari's own root by default; elsewhere, the folder's name).
-    Raises UserError when something is there (and not ``force``), or Minari would not accept the id.
+    Raises UserError like ``staged``, and when Minari would not accept the id or HDF5 an agent's name.
     """
     path = Path(os.path.abspath(path))
     dataset_id = _id(path, ids.root(root))
     if odd := [agent for agent in dataset.spec.agent_names if "/" in agent or agent in ("", ".")]:
         raise UserError(f"expected agents' names without '/', found {odd[0]!r}; HDF5 takes it for a folder")
-    if path.exists() and not force:
-        raise UserError(f"expected a new folder, found {path}; --force replaces it, --out names another")
-    # Minari ignores names with a dot, and stumbles over unfinished datasets without one.
-    unfinished = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    data = unfinished / "data"
-    data.mkdir(parents=True)
-    try:
+    with staged(path, force) as unfinished:
+        data = unfinished / "data"
+        data.mkdir(parents=True)
         _write_episodes(dataset, data / FILE)
         _write_metadata(dataset, data, dataset_id)
-        replaced = path.with_name(f".{path.name}.replaced")
-        shutil.rmtree(replaced, ignore_errors=True)
-        if path.exists():
-            os.replace(path, replaced)
-        os.replace(unfinished, path)
-        sync(path.parent)
-        shutil.rmtree(replaced, ignore_errors=True)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return path
 
 
@@ -108,8 +93,6 @@ def _write_metadata(dataset: Dataset, data: Path, dataset_id: str) -> None:
     found = minari_metadata.metadata(manifest, "hdf5", dataset_id, (data / FILE).stat().st_size)
     text = json.dumps(found | {minari_metadata.OWN: own}, indent=1)
     (data / minari_metadata.FILE).write_text(text)
-    for file in (data / FILE, data / minari_metadata.FILE, data):
-        sync(file)
 
 
 def _write_episodes(dataset: Dataset, file: Path) -> None:

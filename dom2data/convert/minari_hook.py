@@ -31,16 +31,15 @@ def install() -> None:
 def register(module: ModuleType) -> None:
     """Add the storage to Minari's table; warns, and changes nothing, where there is no such table."""
     table = getattr(module, "_registry", None)
-    if not isinstance(table, dict) or not callable(table.get("hdf5")) or _FORMAT in table:
-        if getattr(table, "get", {}.get)(_FORMAT) is not _storage:
-            found = "one of its own for zarr" if isinstance(table, dict) and _FORMAT in table else "none"
-            warnings.warn(
-                f"expected Minari's table of storages, found {found}: it cannot open Zarr datasets of "
-                "dom2data; `dom2data convert ID --to minari` writes HDF5 that it opens",
-                stacklevel=2,
-            )
+    if isinstance(table, dict) and callable(table.get("hdf5")) and table.get(_FORMAT, _storage) is _storage:
+        table[_FORMAT] = _storage
         return
-    table[_FORMAT] = _storage
+    found = "one of its own for zarr" if isinstance(table, dict) and _FORMAT in table else "none"
+    warnings.warn(
+        f"expected Minari's table of storages, found {found}: it cannot open Zarr datasets of "
+        "dom2data; `dom2data convert ID --to minari` writes HDF5 that it opens",
+        stacklevel=2,
+    )
 
 
 def _storage() -> type[Any]:

@@ -86,7 +86,7 @@ def read(
         "files": files.sha256(used),
         "options": options,
     }
-    if metadata.get(minari_metadata.OWN) is not None:
+    if metadata.get(minari_metadata.OWN) is not None and env is None:
         return _ours(metadata[minari_metadata.OWN], arrays, notes, origin, altered)
     del arrays["source"]
     spec = _spec(metadata, shape, arrays) if env is None else _spec_of(env, shape)

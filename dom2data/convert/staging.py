@@ -14,7 +14,9 @@ from dom2data.store.manifest import sync
 
 @contextmanager
 def staged(path: Path, force: bool) -> Iterator[Path]:
-    """A new ``<name>.partial`` beside ``path`` to write a file or folder at, renamed to ``path`` at the end.
+    """A new ``.<name>.partial`` beside ``path`` to write a file or folder at, renamed to ``path`` at the end.
+
+    The dot hides it from Minari, whose listing would stop at a name without a version.
 
     Raises UserError: code 2 when something is there (and not ``force``), 1 when it cannot be written.
     """
@@ -22,8 +24,8 @@ def staged(path: Path, force: bool) -> Iterator[Path]:
         raise UserError(
             f"expected nothing at {path}, found something; --force replaces it, --out names another"
         )
-    partial = path.with_name(path.name + ".partial")
-    replaced = path.with_name(path.name + ".replaced.partial")
+    partial = path.with_name(f".{path.name}.partial")
+    replaced = path.with_name(f".{path.name}.replaced.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove(partial)

@@ -21,13 +21,13 @@ from dom2data.spec import EnvSpec, VectorEnv
 ByAgent = dict[str, NDArray[np.float32]]
 
 
-def observation_space(spec: EnvSpec) -> spaces.Dict:
+def observation_space(spec: EnvSpec) -> spaces.Dict[Any]:
     """A vector of each agent's own size; the dictionary is in alphabetical order, as everywhere in Minari."""
     sizes = zip(spec.agent_names, spec.obs_dims, strict=True)
     return spaces.Dict({agent: spaces.Box(-np.inf, np.inf, (size,), np.float32) for agent, size in sizes})
 
 
-def action_space(spec: EnvSpec) -> spaces.Dict:
+def action_space(spec: EnvSpec) -> spaces.Dict[Any]:
     """A bounded vector for each agent."""
     box = spaces.Box(spec.act_low, spec.act_high, (spec.act_dim,), np.float32)
     return spaces.Dict(dict.fromkeys(spec.agent_names, box))
@@ -41,7 +41,7 @@ def gymnasium_spec(name: str) -> GymnasiumSpec:
     )
 
 
-class JointEnv(gymnasium.Env[ByAgent, ByAgent]):
+class JointEnv(gymnasium.Env[Any, Any]):
     """``gymnasium.Env`` over one row of ``dom2data.envs.make(name)``.
 
     The reward is the team's (the first agent's where it is shared, else the mean); ``info["rewards"]`` [N]
@@ -90,11 +90,11 @@ class JointEnv(gymnasium.Env[ByAgent, ByAgent]):
         ended = bool(step.terminated[self._row]), bool(step.truncated[self._row])
         return self._by_agent(step.obs), float(spec.team(rewards)), *ended, {"rewards": rewards}
 
-    def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
+    def render(self) -> NDArray[np.uint8] | None:
         """The present state as uint8 [height, width, 3]; None without a render mode."""
         from dom2data.envs.render import draw
 
-        return draw(self._env, self._row) if self.render_mode == "rgb_array" else None  # type: ignore[arg-type]
+        return draw(self._env, self._row) if self.render_mode == "rgb_array" else None
 
     def _by_agent(self, obs: NDArray[np.float32]) -> ByAgent:
         spec = self.agents

@@ -130,7 +130,9 @@ def open(name: str, root: str | os.PathLike[str] | None = None) -> Dataset:
 
         if manifests.marker(data) != marker:
             raise UserError(f"expected {data} as it was opened, found it replaced; start again", FAILED)
-        return zarr.read_array(data, array, ArrayLayout.from_json(manifest["arrays"][array]))
+        expected = ArrayLayout.from_json(manifest["arrays"][array])
+        manifests.require_stored(data, array, expected)
+        return zarr.read_array(data, array, expected)
 
     return Dataset(manifest, load)
 

@@ -20,12 +20,10 @@ from numpy.typing import NDArray
 
 from dom2data.convert.ingest import refused
 from dom2data.errors import UserError
+from dom2data.store import schema
 
 if TYPE_CHECKING:
     import h5py
-
-DEFLATE = 1032
-"""No deflated byte holds more than this many (RFC 1951: 258 bytes for 2 bits); a larger claim is a lie."""
 
 
 def require(path: Path, kind: str) -> Path:
@@ -48,7 +46,7 @@ def sha256(paths: Mapping[str, Path]) -> dict[str, str]:
 def affordable(what: str, shape: tuple[int, ...], itemsize: int, stored: int) -> None:
     """Raises UserError (code 3) when ``stored`` bytes cannot hold the array, or this machine cannot."""
     nbytes = math.prod(shape) * itemsize
-    if any(n < 0 for n in shape) or nbytes > stored * DEFLATE:
+    if any(n < 0 for n in shape) or nbytes > stored * schema.DEFLATE:
         raise refused(f"{what}: expected {shape} to be in the file, found {stored:,} bytes")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if nbytes > memory:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 
 from dom2data.errors import CHECK_FAILED, UserError
 from dom2data.spec import EnvSpec
-from dom2data.store import minari
+from dom2data.store import minari, schema
 from dom2data.store.layout import ArrayLayout
 
 SCHEMA = "dom2data/2"
@@ -70,8 +71,7 @@ def write(data: Path, manifest: Mapping[str, Any]) -> None:
     """Write the manifest and Minari's metadata, flush everything to disk, then write the marker."""
     text = json.dumps(manifest, indent=1, sort_keys=True, allow_nan=False).encode()
     (data / FILE).write_bytes(text)
-    listed = minari.metadata(manifest, "zarr", manifest["id"], manifest["size_bytes"])
-    (data / minari.FILE).write_text(json.dumps(listed, indent=1))
+    (data / minari.FILE).write_text(json.dumps(minari_metadata(manifest), indent=1))
     for folder, _, files in os.walk(data, topdown=False):
         for file in files:
             sync(Path(folder, file))
@@ -81,11 +81,16 @@ def write(data: Path, manifest: Mapping[str, Any]) -> None:
     sync(data)
 
 
+def minari_metadata(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The ``metadata.json`` by which Minari lists and, with this package imported, opens the dataset."""
+    return minari.metadata(manifest, "zarr", manifest["id"], manifest["size_bytes"])
+
+
 def read(data: Path) -> dict[str, Any]:
     """The manifest of a complete dataset.
 
-    Raises UserError (code 3) when the marker is missing, does not belong to this manifest, or the schema
-    is another one.
+    Raises UserError (code 3) when the marker is missing, does not belong to this manifest, the schema is
+    another one, or a value is not of the kind that it should be.
     """
     if not (data / MARKER).is_file() and (other := minari.other(data)):
         raise UserError(
@@ -105,7 +110,17 @@ def read(data: Path) -> dict[str, Any]:
         raise _refused(data, f"schema {SCHEMA}", repr(found))
     if marker(data) != digest(text):
         raise _refused(data, f"the {FILE} that {MARKER} was written for", "a different one")
+    finding = schema.manifest(manifest)  # its writer may be anyone
+    if finding:
+        raise UserError(f"{data}: {finding}; generate or fetch it again", CHECK_FAILED)
     return manifest
+
+
+def require_stored(data: Path, name: str, array: ArrayLayout) -> None:
+    """Raises UserError (code 3) when an array's files are too small for it, before memory is asked for."""
+    finding = schema.stored(data / name, array.shape, array.nbytes // math.prod(array.shape), array.n_chunks)
+    if finding:
+        raise UserError(f"{data}: {finding}; generate or fetch it again", CHECK_FAILED)
 
 
 def marker(data: Path) -> str:

@@ -4,12 +4,15 @@ by ``verify``. A file from elsewhere may say anything, and every later line reli
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from dom2data.spec import EnvSpec
+from dom2data.stats import QUANTILES
 
 Check = Callable[[Any], bool]
+DEFLATE = 1032
+"""No deflated byte holds more than this many (RFC 1951: 258 bytes for 2 bits); a larger claim is a lie."""
 _LARGEST = 2**31  # agents, sizes, a horizon: far more than any real one, small enough to multiply
 
 
@@ -37,6 +40,14 @@ def _maybe(of: Check) -> Check:
     return lambda value: value is None or of(value)
 
 
+def _references(value: Any) -> bool:
+    def scale(at: Any) -> bool:
+        ends = [at.get("random"), at.get("expert")] if isinstance(at, dict) else [None]
+        return at is None or (all(map(_number, ends)) and ends[0] != ends[1])
+
+    return isinstance(value, dict) and {"published", "own"} <= set(value) and all(map(scale, value.values()))
+
+
 _SPEC: dict[str, tuple[Check, str]] = {
     "env_id": (_text, "a name"),
     "agent_names": (_list(_text), "names"),
@@ -55,6 +66,11 @@ _ARRAY: dict[str, tuple[Check, str]] = {
     "leaves": (_list(_text), "hashes"),
     "hash": (_text, "a hash"),
 }
+_SUMMARY: dict[str, tuple[Check, str]] = {
+    "mean": (_number, "a number"),
+    "std": (_number, "a number"),
+    "quantiles": (_object, "an object"),
+}
 _MANIFEST: dict[str, tuple[Check, str]] = {
     "id": (_text, "an id"),
     "env": (_text, "a name"),
@@ -62,10 +78,10 @@ _MANIFEST: dict[str, tuple[Check, str]] = {
     "steps": (_count, "a count"),
     "episodes": (_count, "a count"),
     "returns": (_object, "an object"),
-    "references": (_object, "an object"),
+    "references": (_references, "returns that score 0 and 100, or null"),
     "recipe": (_maybe(_object), "an object or null"),
     "sources": (_list(_text), "names"),
-    "policies": (_object, "an object"),
+    "policies": (lambda value: _object(value) and all(map(_object, value.values())), "objects"),
     "parents": (_list(_object), "objects"),
     "arrays": (_object, "an object"),
     "hash": (_text, "a hash"),
@@ -109,29 +125,41 @@ def spec(value: Any) -> str | None:
 def manifest(value: Any) -> str | None:
     """What is wrong with the JSON of a manifest: its keys and their types, the spec's, and the arrays'."""
     finding = _fields("the manifest", value, _MANIFEST) or spec(value.get("spec"))
-    if finding:
-        return finding
-    for name, entry in value["arrays"].items():
-        plain = name.isidentifier() and name.isascii()  # it becomes the name of a folder
-        finding = _fields(f"array {name!r}", entry, _ARRAY) if plain else f"expected a name, found {name!r}"
-        if finding:
+    for parent in value["parents"] if not finding else ():
+        finding = finding or _fields("a parent", parent, {"id": _MANIFEST["id"], "hash": _MANIFEST["hash"]})
+    return finding or _arrays(value["arrays"]) or _returns(value["returns"], value["spec"]["agent_names"])
+
+
+def _arrays(arrays: dict[str, Any]) -> str | None:
+    for name, entry in arrays.items():
+        if not (name.isidentifier() and name.isascii()):  # it becomes the name of a folder
+            return f"expected plain names of arrays, found {name!r}"
+        if finding := _fields(f"array {name!r}", entry, _ARRAY):
             return finding
-        if not entry["shape"] or len(entry["leaves"]) != math.ceil(entry["shape"][0] / entry["chunk_rows"]):
-            return f"expected a hash per chunk of {name!r}, found {len(entry['leaves'])}"
-    return _returns(value["returns"], EnvSpec.from_json(value["spec"]).agent_names)
+        chunks = math.ceil(entry["shape"][0] / entry["chunk_rows"]) if entry["shape"] else 0
+        if chunks < 1 or len(entry["leaves"]) != chunks:
+            return f"expected {chunks} hashes, one per chunk, of array {name!r}, found {len(entry['leaves'])}"
+    return None
 
 
-def _returns(value: dict[str, Any], agents: tuple[str, ...]) -> str | None:
-    def summary(found: Any) -> bool:
-        is_summary = isinstance(found, dict) and all(_number(found.get(key)) for key in ("mean", "std"))
-        return (
-            is_summary
-            and isinstance(found.get("quantiles"), dict)
-            and all(map(_number, found["quantiles"].values()))
-        )
-
+def _returns(value: dict[str, Any], agents: list[str]) -> str | None:
     per_agent = value.get("agents")
-    fits = summary(value.get("team")) and isinstance(per_agent, dict)
-    if not fits or set(per_agent or ()) != set(agents) or not all(map(summary, (per_agent or {}).values())):
-        return "expected 'returns' to summarise those of the team and of every agent, found otherwise"
+    if not isinstance(per_agent, dict) or set(per_agent) != set(agents):
+        return f"expected 'returns' to have every agent, found {_short(per_agent)}"
+    quantiles = {str(q) for q in QUANTILES}
+    for name, found in {"the team": value.get("team"), **per_agent}.items():
+        if finding := _fields(f"the returns of {name}", found, _SUMMARY):
+            return finding
+        if set(found["quantiles"]) != quantiles or not all(map(_number, found["quantiles"].values())):
+            return f"expected the quantiles of the returns of {name}, found {_short(found['quantiles'])}"
+    return None
+
+
+def stored(folder: Path, shape: Sequence[int], itemsize: int, chunks: int) -> str | None:
+    """Before memory is asked for: whether the chunk files in ``folder`` may hold an array of this shape."""
+    rest = ["0"] * (len(shape) - 1)
+    files = [folder / "c" / "/".join([str(chunk), *rest]) for chunk in range(chunks)]
+    size = sum(file.stat().st_size for file in files if file.is_file())
+    if math.prod(shape) * itemsize > size * DEFLATE:
+        return f"expected {tuple(shape)} in {folder.name!r}, found {size:,} bytes"
     return None

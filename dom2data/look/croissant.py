@@ -182,8 +182,8 @@ def responsible(dataset: Dataset, words: Words) -> Mapping[str, Any]:
         "rai:dataCollectionRawData": f"None: the simulator's numbers are stored as they are ({facts}).",
         "rai:dataCollectionMissingData": "None: every value of every step is there, and finite.",
         "rai:dataPreprocessingProtocol": [
-            "Rounded to float32."
-            + (" Whole episodes were chosen from other datasets; see the lineage." if manifest["parents"] else "")
+            "Rounded to float32; "
+            + ("whole episodes chosen from other datasets." if manifest["parents"] else "nothing else.")
         ],
         "rai:dataUseCases": ["Training and comparing offline multi-agent reinforcement learning algorithms."],
         "rai:dataLimitations": [

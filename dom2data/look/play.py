@@ -40,8 +40,8 @@ def frames(dataset: Dataset, episode: int, stride: int | None = None) -> list[Pi
         env = scenes.cheetahs(dataset, episode, times)
     else:
         raise UserError(
-            f"expected observations of tag, world, spread, their variants, or halfcheetah, found {dataset.env} "
-            f"with {dataset.spec.obs_dim} numbers for an agent: it has no picture here"
+            "expected observations of tag, world, spread, their variants, or halfcheetah, found "
+            f"{dataset.env} with {dataset.spec.obs_dim} numbers for an agent: it has no picture here"
         )
     first = int(dataset.offsets[episode])
     earned = dataset.spec.team(dataset.array("rewards")[first : first + length].astype(np.float64))

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from dom2data.dataset import Dataset
 
 UPLOADING = "UPLOADING"
+OBJECTS = {"s3", "s3a", "gs", "gcs", "az", "abfs", "adl", "oss", "hf", "memory"}
+"""protocols without folders: to ask for one costs a request, and may even create a bucket"""
 
 
 class Place:
@@ -191,8 +193,7 @@ def upload(
             # The marker goes first: from here on there is no dataset until the new marker is there.
             for name in sorted(source.sizes, key=lambda name: name != manifests.MARKER):
                 place.fs.rm_file(f"{there}/{name}")
-            place.fs.makedirs(there, exist_ok=True)
-            place.fs.pipe_file(f"{there}/{UPLOADING}", mine)
+            _write(place, mine, f"{there}/{UPLOADING}")
         kept = source.sizes if begun else {}
         for done, name in enumerate(names[:-1]):
             progress("uploading", done, len(names))
@@ -205,8 +206,13 @@ def upload(
 
 
 def _put(place: Place, file: Path, target: str) -> None:
-    place.fs.makedirs(target.rpartition("/")[0], exist_ok=True)
-    place.fs.pipe_file(target, file.read_bytes())
+    _write(place, file.read_bytes(), target)
+
+
+def _write(place: Place, content: bytes, target: str) -> None:
+    if place.url.partition("://")[0] not in OBJECTS:
+        place.fs.makedirs(target.rpartition("/")[0], exist_ok=True)
+    place.fs.pipe_file(target, content)
 
 
 def _all_there(place: Place, data: Path, dataset_id: str, names: list[str]) -> None:

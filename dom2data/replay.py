@@ -56,14 +56,14 @@ def replay(dataset: Dataset, share: float, seed: int = 0) -> Replayed:
     if not 0.0 < share <= 1.0:
         raise UserError(f"expected to replay a share in (0%, 100%], found {100 * share:g}%")
     origin = origins(dataset)
-    members = _members(dataset, origin)
+    batches = members(dataset, origin)
     wanted, done, worst = share * dataset.n_episodes, 0, (0.0, "")
     steps, played = 0, 0
     with one_thread():
-        for number in np.random.default_rng(np.random.SeedSequence(seed)).permutation(len(members)):
+        for number in np.random.default_rng(np.random.SeedSequence(seed)).permutation(len(batches)):
             if done >= wanted:
                 break
-            batch, episodes = members[number]
+            batch, episodes = batches[number]
             worst = max(worst, _play(dataset, batch, episodes, origin[episodes, 1] - batch.start))
             done, played = done + len(episodes), played + 1
             steps += len(episodes) * dataset.spec.horizon
@@ -74,13 +74,13 @@ def replay(dataset: Dataset, share: float, seed: int = 0) -> Replayed:
 def batch_of(dataset: Dataset, episode: int) -> tuple[Batch, int]:
     """The batch that an episode was recorded in, and its row. Raises UserError (code 3) like ``replay``."""
     origin = origins(dataset)
-    for batch, episodes in _members(dataset, origin):
+    for batch, episodes in members(dataset, origin):
         if episode in episodes:
             return batch, int(origin[episode, 1]) - batch.start
     raise _cannot(dataset, f"nothing is known of where episode {episode} comes from")
 
 
-def _members(dataset: Dataset, origin: Int64) -> list[tuple[Batch, Int64]]:
+def members(dataset: Dataset, origin: Int64) -> list[tuple[Batch, Int64]]:
     """Every batch that the dataset has episodes of, and which."""
     found = []
     for number, ancestor in enumerate(ancestors(dataset.manifest)):

@@ -45,3 +45,20 @@ def in_memory(lengths: list[int], horizon: int = 4, seed: int = 0, reward: Any =
 def stored(root: Path, lengths: list[int], name: str = "small", **how: Any) -> Dataset:
     """The same, written to disk (as the whole of itself)."""
     return subsample(in_memory(lengths, **how), 1.0, out=name, root=root)
+
+
+def uneven(root: Path) -> Dataset:
+    """Agents that observe differently much, with names that are not in alphabetical order."""
+    spec = EnvSpec("pair", ("zeta", "alpha"), (3, 5), 2, -2.0, 2.0, 6, "individual", {"version": "test"})
+    rng, lengths = np.random.default_rng(0), [6, 3, 5]
+    observations = rng.normal(size=(14 + 3, 2, 5)).astype(np.float32)
+    observations[:, 0, 3:] = 0.0
+    whole = from_arrays(
+        spec,
+        observations,
+        rng.uniform(-2, 2, (14, 2, 2)).astype(np.float32),
+        rng.normal(size=(14, 2)).astype(np.float32),
+        np.cumsum([0, *lengths]),
+        terminated=np.array([False, True, False]),
+    )
+    return subsample(whole, 1.0, out="pair", root=root)

@@ -20,7 +20,7 @@ from dom2data.generate import full_disk, require_space
 from dom2data.publish import Origin, publish
 from dom2data.spec import EnvSpec
 from dom2data.store import zarr
-from dom2data.store.layout import layout
+from dom2data.store.layout import ArrayLayout, layout
 from dom2data.store.stage import open_stage
 
 _DERIVED = ("returns", "agent_returns")
@@ -31,7 +31,8 @@ class Imported:
     """What a reader found, in this project's words.
 
     ``arrays``: observations [S+Ep, N, O], actions [S, N, A], rewards [S, N] float32; offsets [Ep+1] int64;
-    terminated, truncated [Ep] bool; optionally source and parent_episode [Ep] int64. Returns are computed.
+    terminated, truncated [Ep] bool; optionally source and further ones [Ep] int64, such as parent_episode.
+    Returns are computed.
     """
 
     spec: EnvSpec
@@ -58,9 +59,7 @@ def ingest(found: Imported, dataset_id: str, base: Path, force: bool = False) ->
     arrays = checked(found.spec, found.arrays)
     team, agents = stats.episode_returns(found.spec, arrays["rewards"], arrays["offsets"][:-1])
     arrays |= {"returns": team, "agent_returns": agents}
-    layouts = layout(found.spec, len(team), len(arrays["actions"]))
-    if "parent_episode" in arrays:
-        layouts["parent_episode"] = dataclasses.replace(layouts["source"])
+    layouts = layouts_of(found.spec, arrays)
     recipe = {
         "operation": "import",
         **found.origin,
@@ -78,6 +77,12 @@ def ingest(found: Imported, dataset_id: str, base: Path, force: bool = False) ->
         return publish(stage, found.spec, layouts, leaves, origin, started)
 
 
+def layouts_of(spec: EnvSpec, arrays: Mapping[str, NDArray[Any]]) -> dict[str, ArrayLayout]:
+    """How the arrays will be stored; further ones are numbers of episodes, as ``source`` is."""
+    found = layout(spec, len(arrays["offsets"]) - 1, len(arrays["actions"]))
+    return found | {name: dataclasses.replace(found["source"]) for name in arrays if name not in found}
+
+
 def checked(spec: EnvSpec, found: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """The arrays, ``source`` among them. Raises UserError (code 3) with the first finding."""
     arrays = dict(found)
@@ -85,9 +90,7 @@ def checked(spec: EnvSpec, found: Mapping[str, NDArray[Any]]) -> dict[str, NDArr
     arrays.setdefault("source", np.zeros(max(episodes, 0), np.int64))
     if episodes < 1 or steps < 1:
         raise refused(f"expected at least one episode and one step, found {max(episodes, 0)} and {steps}")
-    expected = layout(spec, episodes, steps)
-    if "parent_episode" in arrays:
-        expected["parent_episode"] = dataclasses.replace(expected["source"])
+    expected = layouts_of(spec, arrays)
     for name, array in expected.items():
         if name in _DERIVED:
             continue

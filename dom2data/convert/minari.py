@@ -34,6 +34,7 @@ from dom2data.convert.staging import staged
 from dom2data.dataset import Dataset
 from dom2data.errors import UserError
 from dom2data.store import minari as minari_metadata
+from dom2data.store.layout import layout
 
 __all__ = ["copy", "default_path", "read", "write"]
 
@@ -89,7 +90,7 @@ def _id(path: Path, root: Path) -> str:
 def _write_metadata(dataset: Dataset, data: Path, dataset_id: str) -> None:
     manifest = dataset.manifest
     kept = ("schema", "env", "quality", "spec", "hash", "recipe", "sources", "policies", "parents")
-    own = {key: manifest[key] for key in kept} | {"arrays": sorted(manifest["arrays"])}
+    own = {key: manifest[key] for key in kept} | {"further": _further(dataset)}
     found = minari_metadata.metadata(manifest, "hdf5", dataset_id, (data / FILE).stat().st_size)
     text = json.dumps(found | {minari_metadata.OWN: own}, indent=1)
     (data / minari_metadata.FILE).write_text(text)
@@ -167,12 +168,14 @@ def episode_attributes(dataset: Dataset) -> dict[str, NDArray[Any]]:
         "rewards_min": np.minimum.reduceat(team, starts),
         "return_per_agent": dataset.agent_returns,
     }
-    found |= {
-        name: dataset.array(name)
-        for name in ("source", "parent_episode")
-        if name in dataset.manifest["arrays"]
-    }
+    found |= {name: dataset.array(name) for name in ("source", *_further(dataset))}
     return found | beginnings(dataset)
+
+
+def _further(dataset: Dataset) -> list[str]:
+    """Names of the arrays that derived datasets have besides: numbers of episodes elsewhere."""
+    plain = layout(dataset.spec, dataset.n_episodes, len(dataset))
+    return [name for name in dataset.manifest["arrays"] if name not in plain]
 
 
 class _Writer:

@@ -18,10 +18,10 @@ FILE = "main_data.hdf5"
 
 
 def episodes(
-    data: Path, count: int, needed: Sequence[str], optional: Sequence[str]
+    data: Path, count: int, needed: Sequence[str], optional: Sequence[str], noted: Sequence[str]
 ) -> Iterator[dict[str, Any]]:
-    """Of episodes 0 to ``count`` - 1 the arrays at the paths ``needed`` and ``optional``, and the attributes
-    ``source`` and ``parent_episode``, where there are such.
+    """Of episodes 0 to ``count`` - 1 the arrays at the paths ``needed`` and, where there are such,
+    ``optional``, and the attributes ``noted``.
 
     Raises UserError (code 3) when the file is not HDF5 or has not these episodes, an array is missing, is not
     of numbers, lies elsewhere, or claims to be more than the file can hold.
@@ -40,7 +40,7 @@ def episodes(
             if missing := [path for path in needed if found[path] is None]:
                 raise refused(f"{name}: expected an array {missing[0]!r}, found none")
             attributes = h5py.AttributeManager(h5py.Group(episode))
-            yield found | {key: attributes[key] for key in ("source", "parent_episode") if key in attributes}
+            yield found | {key: attributes[key] for key in noted if key in attributes}
 
 
 def _child(parent: Any, name: str, where: str) -> Any:

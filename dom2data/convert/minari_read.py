@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,12 +18,11 @@ from numpy.typing import NDArray
 
 from dom2data import ids
 from dom2data.convert import described, files, minari_file
-from dom2data.convert.ingest import Imported, checked, refused
+from dom2data.convert.ingest import Imported, checked, layouts_of, refused
 from dom2data.errors import UserError
 from dom2data.spec import EnvSpec
 from dom2data.store import minari as minari_metadata
 from dom2data.store import schema
-from dom2data.store.layout import layout
 from dom2data.store.manifest import array_entries, content_hash, leaves
 
 Raw = dict[str, Any]
@@ -69,15 +68,17 @@ def read(
     data = _data(Path(path), root)
     metadata = _metadata(data)
     shape = _shape(metadata)
+    own = None if env is not None else _own(metadata)
+    noted = [] if own is None else ["source", *own["further"]]
     if metadata["data_format"] == "hdf5":
-        episodes = minari_file.episodes(data, metadata["total_episodes"], shape.paths, (EACH,))
+        episodes = minari_file.episodes(data, metadata["total_episodes"], shape.paths, (EACH,), noted)
     elif metadata["data_format"] == "zarr":
         raise UserError(
             f"expected a dataset in Minari's formats, found one of dom2data's already: {data.parent}"
         )
     else:
         episodes = _through_minari(data)
-    arrays, notes = _arrays(shape, episodes)
+    arrays, notes = _arrays(shape, episodes, noted)
     used = {file.name: file for file in sorted(data.iterdir()) if file.is_file()}
     options = {"env": env, "clip": clip, "altered": altered}
     origin = {
@@ -86,9 +87,8 @@ def read(
         "files": files.sha256(used),
         "options": options,
     }
-    if metadata.get(minari_metadata.OWN) is not None and env is None:
-        return _ours(metadata[minari_metadata.OWN], arrays, notes, origin, altered)
-    del arrays["source"]
+    if own is not None:
+        return _ours(own, arrays, notes, origin, altered)
     spec = _spec(metadata, shape, arrays) if env is None else _spec_of(env, shape)
     if finding := schema.spec(spec.to_json()):
         raise refused(finding)
@@ -180,11 +180,13 @@ def _leaves(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]
             yield f"{path}{name}", value
 
 
-def _arrays(shape: Shape, episodes: Iterator[Raw]) -> tuple[dict[str, NDArray[Any]], list[str]]:
+def _arrays(
+    shape: Shape, episodes: Iterator[Raw], noted: Sequence[str]
+) -> tuple[dict[str, NDArray[Any]], list[str]]:
     """The store's arrays, and what was changed."""
     joint: dict[str, list[Any]] = {"observations": [], "actions": [], "rewards": []}
     flags: dict[str, list[Any]] = {"terminated": [], "truncated": []}
-    noted: dict[str, list[Any]] = {"source": [], "parent_episode": []}
+    numbers: dict[str, list[Any]] = {name: [] for name in noted}
     cut, sizes = 0, {"observations": shape.obs_dims, "actions": (shape.act_dim,) * len(shape.agents)}
     for i, raw in enumerate(episodes):
         where, steps = f"episode {i}", len(np.atleast_1d(raw["rewards"]))
@@ -197,17 +199,16 @@ def _arrays(shape: Shape, episodes: Iterator[Raw]) -> tuple[dict[str, NDArray[An
         cut += not (terminated[-1] or truncated[-1])
         flags["terminated"].append(terminated[-1])
         flags["truncated"].append(truncated[-1] or not terminated[-1])
-        for name, values in noted.items():
-            values.append(raw.get(name))
+        for name, values in numbers.items():
+            if not isinstance(raw.get(name), np.integer):
+                raise refused(f"{where}: expected a number as {name!r}, found {raw.get(name)!r}")
+            values.append(raw[name])
     if not joint["rewards"]:
         raise refused("expected at least one episode, found none")
     arrays = {name: np.concatenate(parts) for name, parts in joint.items()}
     arrays |= {name: np.array(values, bool) for name, values in flags.items()}
     arrays["offsets"] = np.cumsum([0, *map(len, joint["rewards"])], dtype=np.int64)
-    for name, values in noted.items():
-        if all(isinstance(value, np.integer) for value in values):
-            arrays[name] = np.array(values, np.int64)
-    arrays.setdefault("source", np.zeros(len(arrays["terminated"]), np.int64))
+    arrays |= {name: np.array(values, np.int64) for name, values in numbers.items()}
     return arrays, [f"{cut} episodes ended without a flag: counted as truncated"] if cut else []
 
 
@@ -248,19 +249,47 @@ def _rewards(n: int, raw: Raw, where: str) -> NDArray[np.float32]:
     return each.astype(np.float32)
 
 
-def _ours(
-    own: Any, arrays: dict[str, NDArray[Any]], notes: list[str], origin: dict[str, Any], altered: str
-) -> Imported:
-    """A dataset of this project, if it still is what was written."""
+def _own(metadata: dict[str, Any]) -> dict[str, Any] | None:
+    """What this project's writer left in ``metadata.json``; None in other files."""
+    own = metadata.get(minari_metadata.OWN)
+    if own is None:
+        return None
+    kinds: dict[str, Any] = dict.fromkeys(("sources", "further", "parents"), list)
+    kinds |= {"hash": str, "env": str, "quality": str | None}
     own = own if isinstance(own, dict) else {}
-    kinds = {"hash": str, "env": str, "quality": str | None, "sources": list, "arrays": list, "parents": list}
     wrong = [key for key, kind in kinds.items() if key not in own or not isinstance(own[key], kind)]
     finding = f"expected {wrong[0]!r}, found none" if wrong else schema.spec(own.get("spec"))
+    finding = finding or _odd(own)
     if finding:
         raise refused(f"metadata.json, {minari_metadata.OWN}: {finding}")
+    return own
+
+
+def _odd(own: dict[str, Any]) -> str | None:
+    """What is inside the lists of an ``_own`` that should not be; all of it will be in a manifest."""
+    names = [*own["further"], *own["sources"]]
+    if not all(isinstance(name, str) and name.isascii() for name in names):
+        return f"expected names, found {names}"
+    if not all(name.isidentifier() for name in own["further"]) or not own["env"]:
+        return f"expected names of arrays and of an environment, found {own['further']} and {own['env']!r}"
+    if not all(isinstance(parent, dict) for parent in own["parents"]):
+        return "expected parents as objects, found others"
+    try:
+        json.dumps(own, allow_nan=False)
+    except ValueError:
+        return "expected finite numbers, found others"
+    return None
+
+
+def _ours(
+    own: dict[str, Any],
+    arrays: dict[str, NDArray[Any]],
+    notes: list[str],
+    origin: dict[str, Any],
+    altered: str,
+) -> Imported:
+    """A dataset of this project, if it still is what was written."""
     spec, claimed, parents = EnvSpec.from_json(own["spec"]), own["hash"], own["parents"]
-    if "parent_episode" not in own["arrays"]:
-        arrays.pop("parent_episode", None)
     arrays = checked(spec, arrays)
     found = _hash(spec, arrays)
     if found != claimed:
@@ -281,9 +310,7 @@ def _hash(spec: EnvSpec, arrays: dict[str, NDArray[Any]]) -> str:
 
     team, agents = stats.episode_returns(spec, arrays["rewards"], arrays["offsets"][:-1])
     whole = arrays | {"returns": team, "agent_returns": agents}
-    layouts = layout(spec, len(team), len(arrays["actions"]))
-    if "parent_episode" in arrays:
-        layouts["parent_episode"] = layouts["source"]
+    layouts = layouts_of(spec, arrays)
     return content_hash(
         spec, array_entries(layouts, {name: leaves(array, whole[name]) for name, array in layouts.items()})
     )

@@ -2,7 +2,7 @@
 
 Every derived dataset records its parents as a chain of hashes, and for every episode its number in the parent
 (``parent_episode``). Where that is not the end of the chain, because a parent is derived itself or there are
-several, the array ``origin`` [episodes, 2] holds (which of the ``ancestors``, which of its episodes).
+several, ``ancestor`` holds which of the ``ancestors`` it comes from, ``ancestor_episode`` its number there.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def derive(
     if len(parts) > 1:
         arrays["parent"] = np.repeat(np.arange(len(parts)), [len(part.chosen) for part in parts])[order]
     if len(parts) > 1 or parts[0].parent.manifest["parents"]:
-        arrays["origin"] = _origins(parts)[order]
+        arrays["ancestor"], arrays["ancestor_episode"] = _origins(parts)[order].T
     layouts = _layouts(layout(spec, len(order), len(arrays["actions"])), arrays)
     own = (parts[0].parent.manifest.get("references") or {}).get("own")
     lineage = [part.lineage() for part in parts]
@@ -122,17 +122,16 @@ def origins(dataset: Dataset) -> Int64:
     Raises UserError (code 3) for a chain of subsets that was written without it.
     """
     parents, arrays = dataset.manifest["parents"], dataset.manifest["arrays"]
-    if "origin" in arrays:
-        return dataset.array("origin")
+    if "ancestor_episode" in arrays:
+        return np.stack([dataset.array("ancestor"), dataset.array("ancestor_episode")], axis=1)
     if not parents:
         episodes = np.arange(dataset.n_episodes)
     elif len(parents) == 1 and not parents[0]["parents"]:
         episodes = dataset.array("parent_episode")
     else:
-        message = (
-            f"{dataset.id}: expected an array 'origin', found none; derive it again from {parents[0]['id']}"
+        raise UserError(
+            f"{dataset.id}: expected an array 'ancestor_episode', found none; derive it again", CHECK_FAILED
         )
-        raise UserError(message, CHECK_FAILED)
     return np.stack([np.zeros_like(episodes), episodes], axis=1)
 
 

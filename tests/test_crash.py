@@ -81,6 +81,6 @@ def test_interrupted_by_the_keyboard(tmp_path: Path, undisturbed: str) -> None:
     _, progress = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in progress
-    assert progress.splitlines()[-1].endswith("finished blocks are kept, the same command continues")
+    assert progress.splitlines()[-1].endswith("every finished block is kept, the same command continues")
     assert catalog.catalog(tmp_path) == ([], [])
     assert generate(tmp_path) == undisturbed

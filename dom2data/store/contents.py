@@ -184,7 +184,7 @@ def _metadata(source: Source, name: str, array: ArrayLayout) -> None:
         )
     except (KeyError, TypeError, AttributeError) as error:
         refuse(source.where, f"the Zarr metadata of {name!r}", f"none: {error}"[:80])
-    rule = (3, "array", array.dtype, list(array.shape), [array.chunk_rows, *array.shape[1:]])
+    rule = (3, "array", array.dtype, list(array.shape), list(array.chunk_shape))
     if says != rule:
         refuse(source.where, f"array {name!r} as {rule}", f"{says}"[:120])
     if not set(codecs) <= set(CODECS) or not plain or found.get("storage_transformers"):

@@ -13,6 +13,7 @@ from typing import Any
 
 from dom2data.spec import EnvSpec
 
+_ITEMSIZE = {"bool": 1, "float32": 4, "int64": 8}
 _BLOCK_EPISODES = {25: 2_500, 1000: 50}
 
 
@@ -34,9 +35,18 @@ class ArrayLayout:
         return math.ceil(self.shape[0] / self.chunk_rows)
 
     @property
+    def chunk_shape(self) -> tuple[int, ...]:
+        """Of a chunk as it is stored: chunks are not compressed, so one that is alone is not padded."""
+        return (max(1, min(self.chunk_rows, self.shape[0])), *self.shape[1:])
+
+    @property
+    def chunk_nbytes(self) -> int:
+        """Of a chunk as it is stored, without its checksum."""
+        return _ITEMSIZE[self.dtype] * math.prod(self.chunk_shape)
+
+    @property
     def nbytes(self) -> int:
-        itemsize = {"bool": 1, "float32": 4, "int64": 8}[self.dtype]
-        return itemsize * math.prod(self.shape)
+        return _ITEMSIZE[self.dtype] * math.prod(self.shape)
 
     def rows(self, chunk: int) -> slice:
         """The rows that chunk number ``chunk`` holds."""

@@ -76,6 +76,7 @@ def main(debug: bool) -> None:
 @force_option
 @root_option
 @json_option
+@sharing.delivered
 def generate(
     env: str,
     quality: str,

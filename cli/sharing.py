@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -14,6 +17,32 @@ root_option = click.option(
     type=click.Path(path_type=Path),
     help="Folder of datasets [$MINARI_DATASETS_PATH, ~/.minari/datasets].",
 )
+
+
+def delivered(make: Callable[..., None]) -> Callable[..., None]:
+    """Let a command that makes datasets take a URL as its root: made in a folder here, sent, removed here.
+
+    What an interrupted upload has left is sent when the command is given again.
+    """
+
+    @functools.wraps(make)
+    def command(root: Path | None, force: bool, dry_run: bool, **given: Any) -> None:
+        from dom2data import ids, share
+
+        place = ids.place(root)
+        if isinstance(place, Path):
+            return make(root=root, force=force, dry_run=dry_run, **given)
+        here = share.outgoing(place)
+        if not (waiting := list(ids.existing(here))):
+            ui.note(f"made in {here} first, then sent to {place}")
+            make(root=here, force=force, dry_run=dry_run, **given)
+            waiting = [] if dry_run else list(ids.existing(here))
+        for dataset_id in waiting:
+            with ui.progress_bar() as progress:
+                share.deliver(dataset_id, here, place, force, progress)
+            ui.note(f"{dataset_id} sent to {place} and removed here")
+
+    return command
 
 
 @click.command()

@@ -8,6 +8,7 @@ before anything is written, every value (``verify``) before the stage becomes a 
 from __future__ import annotations
 
 import os
+import shutil
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -211,3 +212,16 @@ def pull(name: str, url: str, base: Path, force: bool = False, progress: Progres
     if manifest["id"] != source.dataset_id:
         refuse(source.where, f"the id {source.dataset_id}", repr(manifest["id"])[:80])
     return receive(source, manifest, base, force, progress)
+
+
+def outgoing(url: str) -> Path:
+    """The folder here in which datasets for a URL are made: under the user's own root, hidden."""
+    return (
+        Path.home() / ".minari" / "datasets" / ".dom2data" / "outgoing" / manifests.digest(url.encode())[:16]
+    )
+
+
+def deliver(dataset_id: str, here: Path, url: str, force: bool, progress: Progress = quiet) -> None:
+    """``push`` and remove the dataset here; it stays when the upload fails."""
+    push(dataset.open(dataset_id, here), here, url, force, progress)
+    shutil.rmtree(here / dataset_id)

@@ -86,6 +86,23 @@ def test_there_and_back(url: str, root: Path, small: Dataset, tmp_path: Path) ->
     assert verify(came)
 
 
+def test_generate_to_a_url(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Made in a folder here, sent and removed; after an interrupted upload only sent."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("MINARI_DATASETS_PATH", url)
+    words = ["generate", "--env", "tag", "--quality", "random", "--steps", "100"]
+    assert CliRunner().invoke(data.main, [*words, "--dry-run"]).exit_code == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(remote, "_all_there", lambda *_: (_ for _ in ()).throw(Unplugged("unplugged")))
+        assert "unplugged" in CliRunner().invoke(data.main, words).stderr
+    assert catalog.catalog(url) == ([], [])
+    (made,) = ids.existing(share.outgoing(url))
+    assert CliRunner().invoke(data.main, words).exit_code == 0
+    assert verify(dataset.open("tag-random"))
+    assert list(ids.existing(share.outgoing(url))) == []
+    assert catalog.catalog(url)[0][0]["id"] == made
+
+
 def test_nothing_there(url: str, tmp_path: Path) -> None:
     assert catalog.catalog(url) == ([], [])
     with pytest.raises(UserError, match="found no dom2/small") as error:

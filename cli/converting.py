@@ -137,9 +137,10 @@ def _converted(
     if "root" in inspect.signature(module.read).parameters:
         given["root"] = base
     found = module.read(path, **given)
+    made = ingest(found, target, base, force)
     for note in found.notes:
         ui.note(f"note: {note}")
-    return ingest(found, target, base, force)
+    return made
 
 
 def _parsed(format_: str, function: Callable[..., Any], options: Sequence[str]) -> dict[str, Any]:

@@ -133,14 +133,19 @@ def details(summary: dict[str, Any]) -> dict[str, str]:
             if at
         )
         or "none",
-        "recipe": ", ".join(f"{k} {v}" for k, v in summary["recipe"].items() if not isinstance(v, dict)),
+        "recipe": ", ".join(
+            f"{k} {v}" for k, v in (summary["recipe"] or {}).items() if not isinstance(v, dict)
+        ),
         "versions": ", ".join(f"{key} {value}" for key, value in summary["versions"].items()),
     }
     for name, policy in summary["policies"].items():
         lines[f"policy {name}"] = ", ".join(f"{key} {value}" for key, value in policy.items())
     for parent in summary["parents"]:
-        how = f"fraction {parent['fraction']:g}, seed {parent['seed']}, indices {parent['indices_hash'][:16]}"
-        lines["parent"] = f"{parent['id']} ({parent['hash'][:16]}), {how}"
+        how = {key: value for key, value in parent.items() if isinstance(value, str | int | float)}
+        about = ", ".join(
+            f"{key} {str(value)[:16]}" for key, value in how.items() if key not in ("id", "hash")
+        )
+        lines["parent"] = f"{parent['id']} ({parent['hash'][:16]}), {about}"
     return lines
 
 

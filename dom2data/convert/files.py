@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import tokenize
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +26,18 @@ from dom2data.store import schema
 
 if TYPE_CHECKING:
     import h5py
+
+
+_BAD_HEADER = (
+    ValueError,
+    KeyError,
+    SyntaxError,
+    TypeError,
+    MemoryError,
+    RecursionError,
+    OverflowError,
+    tokenize.TokenError,
+)
 
 
 def require(path: Path, kind: str) -> Path:
@@ -72,8 +86,6 @@ def npy(path: Path) -> NDArray[Any]:
         offset, size = file.tell(), path.stat().st_size
     if math.prod(shape) * dtype.itemsize != size - offset:
         raise refused(f"{path.name}: expected {shape} of {dtype}, found {size - offset:,} bytes")
-    if math.prod(shape) == 0:
-        return np.zeros(shape, dtype)
     return np.memmap(path, dtype, "r", offset, shape, "F" if fortran else "C")
 
 
@@ -81,13 +93,14 @@ def _npy_header(what: str, file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.d
     try:
         version = np.lib.format.read_magic(file)
         read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-        shape, fortran, dtype = read[version](file)
-    except (ValueError, KeyError, SyntaxError, MemoryError, RecursionError, OverflowError) as error:
+        with warnings.catch_warnings(action="ignore"):  # of headers that Python 2 wrote
+            shape, fortran, dtype = read[version](file)
+    except _BAD_HEADER as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise refused(f"{what}: expected a NumPy array, found {reason}") from error
     numeric(what, dtype)
-    if any(n < 0 for n in shape):
-        raise refused(f"{what}: expected sizes of 0 or more, found {shape}")
+    if any(n < 1 for n in shape):
+        raise refused(f"{what}: expected sizes of 1 or more, found {shape}")
     return shape, fortran, dtype
 
 

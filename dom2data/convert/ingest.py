@@ -58,6 +58,8 @@ def ingest(found: Imported, dataset_id: str, base: Path, force: bool = False) ->
     started = time.perf_counter()
     arrays = checked(found.spec, found.arrays)
     team, agents = stats.episode_returns(found.spec, arrays["rewards"], arrays["offsets"][:-1])
+    if not np.isfinite(agents).all():
+        raise refused("expected rewards of finite sums, found sums beyond float32")
     arrays |= {"returns": team, "agent_returns": agents}
     layouts = layouts_of(found.spec, arrays)
     recipe = {

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dom2data.convert import described, files, whole
-from dom2data.convert.ingest import Imported
+from dom2data.convert.ingest import Imported, refused
 from dom2data.convert.staging import staged
 from dom2data.dataset import Dataset
 
@@ -33,5 +33,7 @@ def read(path: Path, *, env: str | None = None, clip: bool = False) -> Imported:
     """Raises UserError like ``whole.imported``."""
     arrays = files.npz(path)
     note = arrays.pop(described.NOTE, None)
-    text = None if note is None else np.asarray(note, np.uint8).tobytes()
+    if note is not None and note.dtype != np.uint8:
+        raise refused(f"expected {described.NOTE!r} as the bytes of a text, found {note.dtype}")
+    text = None if note is None else note.tobytes()
     return whole.imported("npz", path, arrays, text, env, clip)

@@ -103,7 +103,7 @@ def read(data: Path) -> dict[str, Any]:
     try:
         text = (data / FILE).read_bytes()
         manifest = json.loads(text)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _refused(data, f"a readable {FILE}", str(error)) from error
     if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
         found = manifest.get("schema") if isinstance(manifest, dict) else type(manifest).__name__

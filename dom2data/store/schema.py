@@ -66,6 +66,14 @@ _ARRAY: dict[str, tuple[Check, str]] = {
     "leaves": (_list(_text), "hashes"),
     "hash": (_text, "a hash"),
 }
+_PARENT: dict[str, tuple[Check, str]] = {
+    "id": (_text, "an id"),
+    "hash": (_text, "a hash"),
+    "episodes": (_count, "a count"),
+    "indices_hash": (_text, "a hash"),
+    "recipe": (_maybe(_object), "an object or null"),
+    "parents": (_list(_object), "objects"),
+}
 _SUMMARY: dict[str, tuple[Check, str]] = {
     "mean": (_number, "a number"),
     "std": (_number, "a number"),
@@ -125,9 +133,20 @@ def spec(value: Any) -> str | None:
 def manifest(value: Any) -> str | None:
     """What is wrong with the JSON of a manifest: its keys and their types, the spec's, and the arrays'."""
     finding = _fields("the manifest", value, _MANIFEST) or spec(value.get("spec"))
-    for parent in value["parents"] if not finding else ():
-        finding = finding or _fields("a parent", parent, {"id": _MANIFEST["id"], "hash": _MANIFEST["hash"]})
-    return finding or _arrays(value["arrays"]) or _returns(value["returns"], value["spec"]["agent_names"])
+    return (
+        finding
+        or _parents(value["parents"])
+        or _arrays(value["arrays"])
+        or _returns(value["returns"], value["spec"]["agent_names"])
+    )
+
+
+def _parents(parents: list[Any]) -> str | None:
+    for parent in parents:
+        finding = _fields("a parent", parent, _PARENT) or _parents(parent["parents"])
+        if finding:
+            return finding
+    return None
 
 
 def _arrays(arrays: dict[str, Any]) -> str | None:

@@ -90,7 +90,7 @@ def leaf(data: Path, name: str, array: ArrayLayout, chunk: int) -> str:
 
 def _open(data: Path, name: str, array: ArrayLayout) -> zarr.Array[Any]:
     try:
-        source = zarr.open_array(data / name, mode="r")
+        source = zarr.open_array(data / name, mode="r", zarr_format=3)  # an older one may hold pickles
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise _damaged(data, f"array {name!r}", "its zarr.json", "none that is readable") from error
     found = (str(source.dtype), source.shape, source.chunks)

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from small_datasets import stored
 
 from dom2data import catalog
-from dom2data.verify import verify
+from dom2data.errors import UserError
+from dom2data.store import stage as stages
+from dom2data.subsample import subsample
+from dom2data.verify import files, verify
 
 COMMAND = [sys.executable, "-c", "from dom2_cli.data import main; main()"]
 GENERATE = [*COMMAND, "generate", "--env", "tag", "--quality", "random", "--steps", "250000"]
@@ -84,3 +91,130 @@ def test_interrupted_by_the_keyboard(tmp_path: Path, undisturbed: str) -> None:
     assert progress.splitlines()[-1].endswith("every finished block is kept, the same command continues")
     assert catalog.catalog(tmp_path) == ([], [])
     assert generate(tmp_path) == undisturbed
+
+
+def test_two_at_once(tmp_path: Path, undisturbed: str) -> None:
+    """The second stops at once and says who is at work; the first ends as if it had been alone."""
+    first = subprocess.Popen([*GENERATE, "--root", tmp_path], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    wait_for_blocks(first, tmp_path, 1)  # type: ignore[arg-type]
+    first.send_signal(signal.SIGSTOP)  # it must not be over before the second has started
+    second = subprocess.run([*GENERATE, "--root", tmp_path], capture_output=True, text=True, check=False)
+    first.send_signal(signal.SIGCONT)
+    assert second.returncode == 1
+    line = second.stderr.splitlines()[-1]
+    assert line.startswith(
+        "error: expected to be the only writer of dom2/tag-random-v0, found another process"
+    )
+    assert f"(pid {first.pid} on {socket.gethostname()}, since " in line
+    first.communicate(timeout=120)
+    assert first.returncode == 0
+    assert catalog.newest(tmp_path).hash == undisturbed
+
+
+def test_a_lock_goes_with_its_holder(tmp_path: Path) -> None:
+    """No stale lock: the system's goes with the process, and the note of its owner decides nothing."""
+    code = f"""
+import time
+from pathlib import Path
+from dom2data.store.stage import open_stage
+with open_stage("dom2/small-v0", Path({str(tmp_path)!r})):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+    holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(UserError, match=rf"\(pid {holder.pid} on .*, since 20.*\) holding"):
+        stored(tmp_path, [4, 4])
+    holder.kill()
+    holder.wait()
+    note = tmp_path / ".dom2data" / "locks" / "dom2--small-v0.json"
+    assert json.loads(note.read_text())["pid"] == holder.pid
+    assert verify(stored(tmp_path, [4, 4]))
+    assert not note.exists()
+
+
+def test_killed_between_manifest_and_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a second run finds in the stage does not get into the dataset, nor into its size."""
+    (tmp_path / "there").mkdir()
+    undisturbed, write = stored(tmp_path / "there", [4, 4]), stages.manifests.write
+
+    def killed(data: Path, manifest: dict[str, object]) -> None:
+        write(data, manifest)
+        (data / "actions" / "c" / "0.1234.partial").write_bytes(b"half a chunk")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stages.manifests, "write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        stored(tmp_path, [4, 4])
+    monkeypatch.undo()
+    again = stored(tmp_path, [4, 4])
+    assert (again.hash, again.manifest["size_bytes"]) == (
+        undisturbed.hash,
+        undisturbed.manifest["size_bytes"],
+    )
+    assert files(tmp_path / "dom2" / "small-v0" / "data", again.manifest) is None
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_killed_while_discarding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stage of which only a part was removed is not continued."""
+    begun = stages.Stage("dom2/small-v0", tmp_path)
+    with stages.open_stage("dom2/small-v0", tmp_path) as stage:
+        stage.begin({"a": 1}, lambda data: (data / "there").write_text("x") and None)
+        monkeypatch.setattr(stages.shutil, "rmtree", lambda *_, **__: None)
+        stage.discard()
+    monkeypatch.undo()
+    with stages.open_stage("dom2/small-v0", tmp_path) as stage:
+        assert stage.begin({"a": 1}, lambda data: None) == {}
+        assert not (begun.data / "there").exists()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 3 MB, where this user may mount one."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "none", place], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("no right to mount")
+    yield place
+    subprocess.run(["umount", "-l", place], check=True)
+
+
+def one_line(*words: str) -> str:
+    run = subprocess.run([*COMMAND, *words], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout) == (1, ""), run.stderr
+    (line,) = [text for text in run.stderr.splitlines() if text.startswith("error")]
+    return line
+
+
+def test_a_full_disk_and_a_read_only_one(small_disk: Path, tmp_path: Path) -> None:
+    tag = ["generate", "--env", "tag", "--quality", "random", "--root", str(small_disk), "--steps"]
+    assert "MB free under" in one_line(*tag, "250000")  # seen beforehand
+    found = stored(tmp_path, [4] * 200)
+    filler = small_disk / "filler"
+    with pytest.raises(OSError, match="No space left"), filler.open("wb", 0) as file:
+        while True:
+            file.write(bytes(4096))
+    usage = shutil.disk_usage(small_disk)
+    with pytest.MonkeyPatch.context() as patch:  # as if it had filled up since
+        patch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10**9))
+        with pytest.raises(UserError, match="found the disk full; nothing was committed") as error:
+            subsample(found, 1.0, out="copy", root=small_disk)
+    assert error.value.code == 1
+    assert catalog.catalog(small_disk) == ([], [])
+    filler.unlink()
+    assert subsample(found, 1.0, out="copy", root=small_disk).hash == found.hash
+
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    assert "Read-only file system" in one_line(*tag, "250")
+    assert [entry["id"] for entry in catalog.catalog(small_disk)[0]] == ["dom2/copy-v0"]
+
+
+@pytest.mark.slow
+def test_kill_nine_at_random_moments() -> None:
+    run = subprocess.run(
+        [sys.executable, Path(__file__).with_name("kill_nine.py"), "--kills", "50"], check=False
+    )
+    assert run.returncode == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -86,3 +87,69 @@ def test_a_parent_is_never_its_own_target(tmp_path: Path) -> None:
 )
 def test_default_ids(fraction: float, seed: int, name: str) -> None:
     assert default_id("dom2/x-v3", Selection(fraction=fraction, seed=seed)) == name
+
+
+def test_by_policy_return_and_number(tmp_path: Path) -> None:
+    parent = stored(tmp_path, [4] * 20)
+    parent.manifest["sources"] = ["medium", "expert"]
+    parent.array("source")[10:] = 1
+    expert = subsample(parent, selection=Selection(quality="expert"), root=tmp_path)
+    assert (expert.id, expert.quality, expert.n_episodes) == ("dom2/small-expert-v0", "expert", 10)
+    np.testing.assert_array_equal(expert.array("parent_episode"), np.arange(10, 20))
+    best = subsample(parent, selection=Selection(returns="75%:"), root=tmp_path)
+    assert best.id == "dom2/small-returns-from-75pct-v0"
+    assert sorted(best.returns) == sorted(parent.returns)[15:]
+    low, high = np.sort(parent.returns)[[3, 7]]
+    middle = subsample(parent, selection=Selection(returns=f"{low}:{high}"), root=tmp_path, out="middle")
+    assert sorted(middle.returns) == sorted(parent.returns)[3:8]
+    few = subsample(parent, selection=Selection(quality="expert", returns="50%:", episodes=3), root=tmp_path)
+    assert few.n_episodes == 3
+    assert (few.array("parent_episode") >= 10).all()
+    assert few.returns.min() >= np.median(parent.returns[10:])
+    for child in (expert, best, middle, few):
+        assert verify(child)
+        assert child.manifest["returns"]["team"]["mean"] == pytest.approx(child.returns.mean(), rel=1e-6)
+
+
+@given(st.integers(1, 60), st.integers(0, 3), st.integers(10, 60))
+def test_strata_keep_their_shares(count: int, seed: int, first: int) -> None:
+    """Of every policy, and of every tenth of its returns, the share of the whole to one episode."""
+    parent = in_memory([4] * 60)
+    parent.array("source")[first:] = 1
+    parent.manifest["sources"] = ["medium", "expert"]
+    kept = Selection(episodes=count, stratified=True, seed=seed).indices(parent)
+    assert len(set(kept.tolist())) == count
+    assert (np.diff(kept) > 0).all()
+    for of, size in ((parent.array("source") == 0, first), (parent.array("source") == 1, 60 - first)):
+        assert abs(of[kept].sum() - count * size / 60) < 1 + 1e-9
+    ranks = np.argsort(np.argsort(parent.returns[:first], kind="stable"))
+    low = np.flatnonzero(ranks * 10 // first < 5)
+    assert abs(np.isin(kept, low).sum() - count * len(low) / 60) < 1 + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({}, "expected --fraction, --episodes, --quality or --returns, found none"),
+        ({"fraction": 0.5, "episodes": 3}, "found both"),
+        ({"episodes": 0}, "of 1 or more"),
+        ({"episodes": 7}, "expected at most 6 --episodes, found 7"),
+        ({"quality": "expret"}, "expected a --quality of its own"),
+        ({"returns": "5"}, "expected --returns LOW:HIGH"),
+        ({"returns": "a:b"}, "expected --returns LOW:HIGH"),
+        ({"returns": "9:1"}, "lowest first"),
+        ({"returns": "nan:"}, "expected --returns LOW:HIGH"),
+        ({"returns": "200%:"}, "expected --returns LOW:HIGH"),
+        ({"returns": "1e9:"}, "expected episodes to keep, found none"),
+        ({"returns": "0%:", "stratified": True}, "found neither"),
+    ],
+)
+def test_what_cannot_be_kept(asked: dict[str, Any], expected: str) -> None:
+    with pytest.raises(UserError, match=expected) as error:
+        Selection(**asked).indices(in_memory([4] * 6))
+    assert error.value.code == 2
+
+
+def test_ids_say_what_was_asked_for() -> None:
+    asked = Selection(episodes=5, quality="expert", returns="-5.5:90%", stratified=True, seed=3)
+    assert default_id("dom2/x-v3", asked) == "dom2/x-expert-returns-from-m5p5-to-90pct-stratified-5ep-s3-v3"

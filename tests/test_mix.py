@@ -1,0 +1,129 @@
+"""Mixtures: the ratio, nothing twice, where every episode comes from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from small_datasets import in_memory, stored
+
+from dom2_cli.data import main
+from dom2data.derive import ancestors, origins
+from dom2data.errors import UserError
+from dom2data.mix import mix
+from dom2data.subsample import subsample
+from dom2data.verify import verify
+
+LENGTHS = [4, 3, 4, 2, 4, 4, 1, 4, 4, 4]
+
+
+def test_every_episode_is_its_parents(tmp_path: Path) -> None:
+    parents = [stored(tmp_path, LENGTHS, name=name, seed=seed) for name, seed in (("a", 1), ("b", 2))]
+    mixed = mix(parents, [0.7, 0.3], episodes=10, seed=3, root=tmp_path, out="ab")
+    assert (mixed.n_episodes, np.bincount(mixed.array("parent")).tolist()) == (10, [7, 3])
+    there = [list(parent.episodes()) for parent in parents]
+    for episode, of, number in zip(
+        mixed.episodes(), mixed.array("parent"), mixed.array("parent_episode"), strict=True
+    ):
+        expected = there[of][number]
+        for field in ("observations", "actions", "rewards"):
+            np.testing.assert_array_equal(getattr(episode, field), getattr(expected, field))
+        assert (episode.terminated, episode.truncated) == (expected.terminated, expected.truncated)
+    pairs = list(zip(mixed.array("parent"), mixed.array("parent_episode"), strict=True))
+    assert len(set(pairs)) == 10
+    assert "lineage" in verify(mixed)
+    assert [p["hash"] for p in mixed.manifest["parents"]] == [p.hash for p in parents]
+    assert mixed.returns.mean() == pytest.approx(mixed.manifest["returns"]["team"]["mean"])
+    again = mix(parents, [7, 3], episodes=10, seed=3, root=tmp_path, out="again")
+    assert again.hash == mixed.hash
+    assert mix(parents, [7, 3], episodes=10, seed=4, root=tmp_path, out="other").hash != mixed.hash
+
+
+def test_any_beginning_holds_nearly_the_ratio(tmp_path: Path) -> None:
+    parents = [stored(tmp_path, [4] * 60, name=name, seed=seed) for name, seed in (("a", 1), ("b", 2))]
+    mixed = mix(parents, [0.75, 0.25], root=tmp_path)
+    assert mixed.id == "dom2/tag-mix-a75-b25-v0"
+    assert np.bincount(mixed.array("parent")).tolist() == [60, 20]  # as many as there are
+    share = np.cumsum(mixed.array("parent") == 0) / np.arange(1, 81)
+    assert (np.abs(share[10:] - 0.75) < 0.05).all()
+
+
+def test_by_steps(tmp_path: Path) -> None:
+    """Episodes of different lengths: the ratio then holds between steps, to one episode."""
+    parents = [stored(tmp_path, [4] * 10, name="long"), stored(tmp_path, [1] * 30, name="short", seed=1)]
+    mixed = mix(parents, [1, 1], steps=32, root=tmp_path)
+    assert np.bincount(mixed.array("parent"), weights=mixed.lengths).tolist() == [16, 16]
+
+
+def test_the_chain_is_followed_to_its_ends(tmp_path: Path) -> None:
+    a, b = (stored(tmp_path, LENGTHS, name=name, seed=seed) for name, seed in (("a", 1), ("b", 2)))
+    ab = mix([a, b], [1, 1], episodes=12, root=tmp_path)
+    part = subsample(ab, 0.5, root=tmp_path)
+    both = mix([part, b], [1, 1], episodes=6, root=tmp_path, out="both")
+    # ``stored`` is itself a subset of a dataset in memory, so these are the ends.
+    assert [end["id"] for end in ancestors(both.manifest)] == ["memory/small-v0"] * 3
+    of, number = origins(both).T
+    ends = [list(in_memory(LENGTHS, seed=seed).episodes()) for seed in (1, 2, 2)]
+    for episode, end, i in zip(both.episodes(), of, number, strict=True):
+        np.testing.assert_array_equal(episode.actions, ends[end][i].actions)
+    assert set(of) <= {0, 1, 2}
+    assert verify(both)
+
+
+def test_policies_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    a, b, c = (
+        stored(tmp_path, LENGTHS, name=name, seed=seed) for name, seed in (("a", 1), ("b", 2), ("c", 3))
+    )
+    for parent, weights in ((a, "x"), (b, "y"), (c, "x")):
+        parent.manifest |= {"sources": ["medium"], "policies": {"medium": {"sha256": weights}}}
+    mixed = mix([a, b, c], [1, 1, 1], root=tmp_path, out="abc")
+    assert mixed.manifest["sources"] == ["medium", "medium@dom2/b-v0"]
+    assert mixed.manifest["policies"]["medium@dom2/b-v0"] == {"sha256": "y"}
+    np.testing.assert_array_equal(mixed.array("source"), np.array([0, 1, 0])[mixed.array("parent")])
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [
+        ({"ratio": [1, 1], "episodes": 1000}, "no episode is taken twice"),
+        ({"ratio": [1, 1], "steps": 1000}, "no episode is taken twice"),
+        ({"ratio": [1, -1]}, "expected a positive ratio"),
+        ({"ratio": [1, 0]}, "expected a positive ratio"),
+        ({"ratio": [1, float("nan")]}, "expected a positive ratio"),
+        ({"ratio": [1, 1], "episodes": 0}, "of 1 or more"),
+        ({"ratio": [1, 1], "steps": 5, "episodes": 5}, "found both"),
+        ({"ratio": [1, 1], "seed": -1}, "of 1 or more"),
+        ({"ratio": [1e9, 1]}, "expected to take 1 to"),
+    ],
+)
+def test_what_cannot_be_mixed(tmp_path: Path, how: dict, expected: str) -> None:  # type: ignore[type-arg]
+    parents = [stored(tmp_path, LENGTHS, name="a"), stored(tmp_path, LENGTHS, name="b", seed=1)]
+    ratio = how.pop("ratio")
+    with pytest.raises(UserError, match=expected) as error:
+        mix(parents, ratio, root=tmp_path, out="ab", **how)
+    assert (error.value.code, "\n" in str(error.value)) == (2, False)
+    assert not (tmp_path / "dom2" / "ab-v0").exists()
+
+
+def test_another_environment_is_refused(tmp_path: Path) -> None:
+    parents = [stored(tmp_path, LENGTHS, name="a"), stored(tmp_path, [5] * 3, name="b", horizon=5)]
+    with pytest.raises(UserError, match=r"expected datasets of one environment.*differ in horizon"):
+        mix(parents, [1, 1], root=tmp_path)
+    with pytest.raises(UserError, match="two or more different datasets"):
+        mix([parents[0], parents[0]], [1, 1], root=tmp_path)
+
+
+def test_the_command(tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 2)):
+        stored(tmp_path, LENGTHS, name=name, seed=seed)
+    made = CliRunner().invoke(main, ["mix", "a:0.7", "b:0.3", "--episodes", "10", "--root", str(tmp_path)])
+    assert made.exit_code == 0, made.stderr
+    assert "7 of 10 episodes of dom2/a-v0" in made.stderr
+    assert "dom2/tag-mix-a70-b30-v0" in made.stdout
+    wrong = CliRunner().invoke(main, ["mix", "a:x", "b", "--root", str(tmp_path)])
+    assert (wrong.exit_code, wrong.stderr) == (
+        2,
+        "error: expected ID:RATIO, as tag-medium:0.7, found 'a:x'\n",
+    )

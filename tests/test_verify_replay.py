@@ -1,0 +1,139 @@
+"""Replay: recorded seeds and actions give the recorded numbers in every bit, and a change is found."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from meeting import written
+from small_datasets import stored
+
+from dom2_cli.data import main
+from dom2data import behaviour, training
+from dom2data.dataset import Dataset
+from dom2data.errors import UserError
+from dom2data.generate import generate, plan
+from dom2data.mix import mix
+from dom2data.replay import replay
+from dom2data.subsample import Selection, subsample
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("replay")
+
+
+def made(root: Path, env: str, quality: str, steps: int | None = None) -> Dataset:
+    return generate(plan(env, quality, steps=steps, root=root), force=True)
+
+
+@pytest.fixture(scope="module")
+def tag(root: Path) -> Dataset:
+    return made(root, "tag", "medium-expert", 100_000)
+
+
+@pytest.mark.parametrize(
+    ("env", "quality", "steps"),
+    [("spread", "random", 2_500), ("world", "medium", 2_500), ("halfcheetah", "random", 3_000)],
+)
+def test_every_environment_replays_exactly(root: Path, env: str, quality: str, steps: int) -> None:
+    found = replay(made(root, env, quality, steps), 1.0)
+    assert (found.error, found.where, found.steps) == (0.0, "", steps)
+
+
+def test_a_share_is_whole_batches(tag: Dataset) -> None:
+    """4,000 episodes in two blocks, each of two policies."""
+    whole, part = replay(tag, 1.0), replay(tag, 0.01)
+    assert (whole.episodes, whole.batches, whole.error) == (4000, 4, 0.0)
+    assert (part.batches, part.error) == (1, 0.0)
+    assert part.episodes in (750, 1250)
+
+
+def test_through_subsets_and_mixtures(root: Path, tag: Dataset) -> None:
+    part = subsample(tag, 0.05, root=root)
+    best = subsample(part, selection=Selection(returns="50%:"), root=root)
+    other = made(root, "tag", "random", 5_000)
+    both = mix([best, other], [1, 1], root=root, out="both")
+    for dataset in (part, best, both):
+        found = replay(dataset, 1.0)
+        assert (found.episodes, found.error) == (dataset.n_episodes, 0.0)
+
+
+def test_medium_replay_replays_from_the_seeds_of_its_waves(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two waves of 100 episodes of training, stopped by a level that anything reaches."""
+    how = training.Recipe(
+        learner=dataclasses.replace(training.recipe("tag").learner, random_steps=1000, steps_per_update=500),
+        steps=10_000,
+        num_envs=100,
+        evaluation_episodes=100,
+    )
+    monkeypatch.setattr(training, "recipe", lambda name: how)
+    monkeypatch.setattr(behaviour, "recipe", lambda name: how)
+    monkeypatch.setattr(behaviour, "medium_level", lambda name, folder=None: -1000.0)
+    found = replay(made(root, "tag", "medium-replay"), 1.0)
+    assert (found.error, found.batches * 100) == (0.0, found.episodes)
+    assert found.batches > 1
+
+
+@pytest.mark.parametrize("array", ["observations", "rewards", "actions"])
+def test_a_changed_number_is_found(tag: Dataset, array: str) -> None:
+    arrays = {name: values.copy() for name, values in tag.arrays().items()}
+    arrays[array][len(arrays[array]) // 2, 1] *= -1  # in the first step of episode 2000
+    arrays[array][len(arrays[array]) // 2, 1] += 0.01 if array == "rewards" else 0
+    found = replay(Dataset(tag.manifest, arrays.__getitem__), 1.0)
+    assert found.error > 0.0
+    assert "episode 2000," in found.where
+    assert array in found.where or array == "actions"
+
+
+def test_nan_is_an_error_and_not_equal_to_anything(tag: Dataset) -> None:
+    arrays = {name: values.copy() for name, values in tag.arrays().items()}
+    arrays["rewards"][7, 0] = np.nan
+    assert replay(Dataset(tag.manifest, arrays.__getitem__), 1.0).error == np.inf
+
+
+def test_another_environment_than_then(tag: Dataset) -> None:
+    manifest = json.loads(json.dumps(tag.manifest))
+    manifest["spec"]["facts"]["dt"] = 0.2
+    with pytest.raises(UserError, match=r"cannot replay: it was made in another tag: dt 0.2 \(here 0.1\)"):
+        replay(Dataset(manifest, tag.array), 1.0)
+
+
+def test_no_code_is_run_that_a_dataset_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    written(tmp_path)
+    own = made(tmp_path, "meet:make", "random", 200)
+    with pytest.raises(
+        UserError, match="cannot replay: meet:make is not one of ours, and no code is run"
+    ) as e:
+        replay(own, 1.0)
+    assert e.value.code == 3
+
+
+def test_data_made_elsewhere(tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"cannot replay: memory/small-v0 was not generated here \(no recipe\)"
+    ):
+        replay(stored(tmp_path, [4, 4]), 1.0)
+
+
+def test_the_command(root: Path, tag: Dataset) -> None:
+    def verify(*words: str) -> tuple[int, str, str]:
+        run = CliRunner().invoke(main, ["verify", tag.id, "--root", str(root), *words])
+        return run.exit_code, run.stdout, run.stderr
+
+    code, text, _ = verify("--replay", "1%")
+    assert code == 0
+    assert "largest error 0" in text
+    code, text, _ = verify("--replay", "0.01", "--json")
+    assert json.loads(text)["replay"]["error"] == 0.0
+    for share in ("x", "0", "150%", "nan"):
+        code, text, error = verify("--replay", share)
+        assert (code, text) == (2, "")
+        assert error.startswith("error: expected ")

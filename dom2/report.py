@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import os
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
 from PIL import Image
 
 from dom2 import checkpoint, evaluate, track
@@ -20,6 +15,7 @@ from dom2.run import Run
 from dom2data import dataset as datasets
 from dom2data import envs
 from dom2data.errors import UserError
+from dom2data.look.pictures import BLUE, RED, canvas, gif, png, svg, uri
 from dom2data.spec import Float32
 
 _CURVES = {
@@ -29,7 +25,6 @@ _CURVES = {
     "Conservative gap, Eq. (1)": {"train/critic/gap": "critics"},
     "Return while training": {"eval/return": "agents"},
 }
-_RED, _BLUE = "#c8503c", "#4878a8"  # the agents, as in their pictures; the data
 _STILLS = 5
 
 
@@ -78,7 +73,7 @@ def curves(run: Run) -> list[tuple[str, str]]:
         if not shown:
             continue
         figure, axes = canvas()
-        for colour, (name, label) in zip((_RED, _BLUE), shown.items(), strict=False):
+        for colour, (name, label) in zip((RED, BLUE), shown.items(), strict=False):
             updates = [line["update"] for line in lines if name in line]
             values = np.array([line[name] for line in lines if name in line])
             marker = "." if len(updates) < 3 else ""
@@ -104,7 +99,7 @@ def histogram(data: Float32 | None, evaluation: dict[str, Any] | None) -> str | 
     together = np.concatenate(list(shown.values()))
     bins = np.linspace(together.min(), together.max() + 1e-9, 41)
     for label, values in shown.items():
-        colour = _BLUE if label == "data" else _RED
+        colour = BLUE if label == "data" else RED
         axes.hist(values, bins=bins.tolist(), density=True, color=colour, alpha=0.55, label=label)
         axes.axvline(float(values.mean()), color=colour, linewidth=1.5)
     axes.set(xlabel="team return per episode", ylabel="density")
@@ -123,35 +118,6 @@ def pictures(run: Run, episodes: int = 2) -> tuple[str | None, list[str]]:
     from dom2data.envs.render import frames
 
     policy = evaluate.trained(run).policy(0)
-    drawn = [Image.fromarray(frame) for frame in frames(name, policy, seed=0, episodes=episodes)]
-    few = [picture.quantize(64) for picture in drawn]
-    gif = io.BytesIO()
-    few[0].save(gif, "GIF", save_all=True, append_images=few[1:], duration=100, loop=0)
-    first = np.linspace(0, len(few) // episodes - 1, _STILLS).round().astype(int)
-    return uri("image/gif", gif.getvalue()), [png(few[i]) for i in first]
-
-
-def canvas() -> tuple[Figure, Axes]:
-    """A small figure for one picture, without pyplot's global state."""
-    figure = Figure(figsize=(4.8, 2.8), layout="constrained")
-    FigureCanvasSVG(figure)
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=8)
-    return figure, axes
-
-
-def svg(figure: Figure) -> str:
-    file = io.BytesIO()
-    figure.savefig(file, format="svg", metadata={"Date": None})
-    return uri("image/svg+xml", file.getvalue())
-
-
-def png(image: Image.Image) -> str:
-    file = io.BytesIO()
-    image.save(file, "PNG", optimize=True)
-    return uri("image/png", file.getvalue())
-
-
-def uri(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+    drawn = frames(name, policy, seed=0, episodes=episodes)
+    first = np.linspace(0, len(drawn) // episodes - 1, _STILLS).round().astype(int)
+    return uri("image/gif", gif(drawn, 100)), [png(Image.fromarray(drawn[i]).quantize(64)) for i in first]

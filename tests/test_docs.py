@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +28,8 @@ COMMANDS = {"dom2data": data.main, "dom2": learn.main}
 SMALLER = {
     "dom2data generate": "--steps 5000 --force",
     "dom2data subsample": "--force",
+    **dict.fromkeys(("dom2data report", "dom2data play", "dom2data card"), "--force"),
+    **dict.fromkeys(("dom2data export", "dom2data push", "dom2data pull"), "--force"),
     "dom2 fit": "--updates 3 --batch-size 16",
     "dom2 evaluate": "--episodes 4",
 }
@@ -60,7 +63,8 @@ def console(page: Path) -> list[str]:
 
 def shortened(command: str) -> list[str]:
     """The arguments that a documented command is run with."""
-    words = shlex.split(command)[1:]
+    # The pages' /tmp is the tests' own folder.
+    words = [word.replace("file:///tmp", Path.cwd().as_uri()) for word in shlex.split(command)[1:]]
     for start, more in (ONLY | SMALLER).items():
         if command == start or command.startswith(start + " "):
             return [words[0], "--help"] if more == "--help" else words + shlex.split(more)
@@ -68,7 +72,10 @@ def shortened(command: str) -> list[str]:
 
 
 def invoke(command: str) -> str:
-    """Standard output of one of our commands. Fails unless it exits with 0."""
+    """Standard output of one of our commands, or of Minari's. Fails unless it exits with 0."""
+    if command.startswith("minari "):
+        words = [Path(sys.executable).with_name("minari"), *shlex.split(command)[1:]]
+        return subprocess.run(words, capture_output=True, text=True, check=True).stdout
     result = CliRunner().invoke(COMMANDS[command.split()[0]], shortened(command))
     assert result.exit_code == 0, f"$ {command}\n{result.output}"
     return result.stdout
@@ -168,6 +175,14 @@ def test_reader_of_the_format_page(place: Path) -> None:
         patch.chdir(place / "root")
         exec(code[1], names)
     assert getattr(names["first"], "shape", None) == (26, 3, 16)
+
+
+def test_python_of_the_minari_page() -> None:
+    code = re.search(r"^```python\n(.*?)^```", (ROOT / "docs/minari.md").read_text(), flags=re.M | re.S)
+    assert code is not None
+    names: dict[str, object] = {}
+    exec(code[1], names)
+    assert (names["t"], names["truncated"]) == (24, True)
 
 
 def test_python_of_the_quickstart() -> None:

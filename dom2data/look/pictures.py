@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from PIL import Image
 
 RED, BLUE = "#c8503c", "#4878a8"  # the agents, as in their pictures; the data
@@ -38,6 +41,14 @@ def svg(figure: Figure) -> str:
     file = io.BytesIO()
     figure.savefig(file, format="svg", metadata={"Date": None})
     return uri("image/svg+xml", file.getvalue())
+
+
+def gif(pictures: Sequence[NDArray[np.uint8]], milliseconds: int) -> bytes:
+    """An endless animation of pictures [H, W, 3], so long each."""
+    few = [Image.fromarray(picture).quantize(64) for picture in pictures]
+    file = io.BytesIO()
+    few[0].save(file, "GIF", save_all=True, append_images=few[1:], duration=milliseconds, loop=0)
+    return file.getvalue()
 
 
 def png(image: Image.Image) -> str:

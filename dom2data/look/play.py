@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from dom2data.dataset import Dataset
 from dom2data.envs.render import Picture, draw
 from dom2data.errors import FAILED, UserError
 from dom2data.look import scenes
+from dom2data.look.pictures import gif
 
 MOST = 200
 """frames of a video, unless another stride is asked for"""
@@ -36,7 +36,7 @@ def frames(dataset: Dataset, episode: int, stride: int | None = None) -> list[Pi
     if scenes.particles(dataset) is not None:
         start = int(dataset.offsets[episode]) + episode
         env = scenes.particle_rows(dataset, dataset.array("observations")[start + times])
-    elif dataset.env == "halfcheetah":
+    elif dataset.env in scenes.CHEETAHS:
         env = scenes.cheetahs(dataset, episode, times)
     else:
         raise UserError(
@@ -64,14 +64,6 @@ def captioned(picture: Picture, text: str) -> Picture:
     image = Image.fromarray(picture)
     ImageDraw.Draw(image).text((8, 6), text, fill=_INK, font=ImageFont.load_default(13))
     return np.asarray(image)
-
-
-def gif(pictures: Sequence[Picture], milliseconds: int) -> bytes:
-    """An endless animation."""
-    few = [Image.fromarray(picture).quantize(64) for picture in pictures]
-    file = io.BytesIO()
-    few[0].save(file, "GIF", save_all=True, append_images=few[1:], duration=milliseconds, loop=0)
-    return file.getvalue()
 
 
 def write(pictures: Sequence[Picture], path: Path, fps: int, force: bool = False) -> None:

@@ -16,7 +16,7 @@ from dom2data import catalog
 from dom2data.dataset import Dataset
 from dom2data.errors import UserError
 from dom2data.look import coverage, lints, scenes
-from dom2data.look.pictures import BLUE, RED, blank, canvas, plain, png, svg, uri
+from dom2data.look.pictures import BLUE, RED, blank, canvas, gif, plain, png, svg, uri
 
 QUANTILES = (0.05, 0.5, 0.95)
 """of the returns: the episodes that are shown"""
@@ -240,5 +240,5 @@ def animations(dataset: Dataset) -> tuple[list[Shown], str]:
         which = np.linspace(0, len(small) - 1, _STILLS).round().astype(int)
         stills = [png(Image.fromarray(small[i]).quantize(64)) for i in which]
         title = f"Episode {episode}, return {dataset.returns[episode]:.1f} ({100 * q:.0f} % quantile)"
-        shown.append(Shown(title, uri("image/gif", play.gif(small, 100)), stills))
+        shown.append(Shown(title, uri("image/gif", gif(small, 100)), stills))
     return shown, ""

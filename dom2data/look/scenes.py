@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dom2data.envs.particle import ParticleEnv, Scenario
 
 Float64 = NDArray[np.float64]
+CHEETAHS = ("halfcheetah", "halfcheetah-mamujoco")
 TOLERANCE = 1e-4
 """how far the observations of a state read from observations may be from these"""
 
@@ -27,7 +28,7 @@ TOLERANCE = 1e-4
 def particles(dataset: Dataset) -> Scenario | None:
     """The particle task that this data is of; None where it is of something else."""
     name = dataset.env
-    if envs.is_foreign(name) or name not in (*envs.NAMES, *envs.VARIANTS) or name.startswith("halfcheetah"):
+    if name in CHEETAHS or name not in (*envs.NAMES, *envs.VARIANTS):
         return None
     scenario = envs.unguarded(name).scenario
     fits = scenario.obs_dim == dataset.spec.obs_dim and len(scenario.agent_names) == dataset.spec.n_agents
@@ -82,17 +83,16 @@ def cheetahs(dataset: Dataset, episode: int, times: NDArray[np.int64]) -> HalfCh
 
     Raises UserError (code 3) where the data cannot be replayed or what happens is not what is stored.
     """
-    from dom2data.envs.halfcheetah import HalfCheetahEnv
     from dom2data.replay import batch_of
 
     batch, row = batch_of(dataset, episode)
-    env = HalfCheetahEnv(batch.stop - batch.start, env_id=batch.env)
+    env, only, shown = (_cheetah(dataset.env, n) for n in (batch.stop - batch.start, 1, len(times)))
     env.reset(seed=batch.seed)
-    only = HalfCheetahEnv(1, env_id=batch.env)
-    obs = only.load_state(*(part[row : row + 1] for part in env.state))[0]
+    position, velocity = env.state
+    obs = only.load_state(position[row : row + 1], velocity[row : row + 1])[0]
     start, stop = dataset.offsets[episode], dataset.offsets[episode + 1]
     stored = dataset.array("observations")[start + episode : stop + episode + 1]
-    actions, states, error = dataset.array("actions")[start:stop], [only.state], 0.0
+    actions, states = dataset.array("actions")[start:stop], [only.state]
     error = float(np.abs(obs - stored[0]).max())
     for time in range(int(times.max())):
         obs = only.step(actions[time : time + 1]).obs[0]
@@ -104,6 +104,13 @@ def cheetahs(dataset: Dataset, episode: int, times: NDArray[np.int64]) -> HalfCh
             f"difference of {error:.2g}; see `dom2data verify {dataset.id} --replay 1%`",
             3,
         )
-    shown = HalfCheetahEnv(len(times), env_id=batch.env)
-    shown.load_state(*(np.concatenate([states[t][k] for t in times]) for k in (0, 1)))
+    shown.load_state(*map(np.concatenate, zip(*(states[t] for t in times), strict=True)))
     return shown
+
+
+def _cheetah(name: str, num_envs: int) -> HalfCheetahEnv:
+    from dom2data.envs.halfcheetah import HalfCheetahEnv
+
+    env = envs.make(name, num_envs=num_envs)
+    assert isinstance(env, HalfCheetahEnv)
+    return env

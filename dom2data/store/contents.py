@@ -41,8 +41,11 @@ _SPEC: dict[str, type | tuple[type, ...]] = {
 class Source(Protocol):
     """The files of one dataset somewhere else, by their names below its ``data`` folder."""
 
-    where: str
-    sizes: Mapping[str, int]
+    @property
+    def where(self) -> str: ...
+
+    @property
+    def sizes(self) -> Mapping[str, int]: ...
 
     def read(self, name: str) -> bytes: ...
 

@@ -140,12 +140,12 @@ def details(summary: dict[str, Any]) -> dict[str, str]:
     }
     for name, policy in summary["policies"].items():
         lines[f"policy {name}"] = ", ".join(f"{key} {value}" for key, value in policy.items())
-    for parent in summary["parents"]:
+    for number, parent in enumerate(summary["parents"]):
         how = {key: value for key, value in parent.items() if isinstance(value, str | int | float)}
         about = ", ".join(
             f"{key} {str(value)[:16]}" for key, value in how.items() if key not in ("id", "hash")
         )
-        lines["parent"] = f"{parent['id']} ({parent['hash'][:16]}), {about}"
+        lines[f"parent {number}" if number else "parent"] = f"{parent['id']} ({parent['hash'][:16]}), {about}"
     return lines
 
 

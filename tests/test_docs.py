@@ -28,6 +28,7 @@ COMMANDS = {"dom2data": data.main, "dom2": learn.main}
 SMALLER = {
     "dom2data generate": "--steps 5000 --force",
     "dom2data subsample": "--force",
+    **dict.fromkeys(("dom2data convert", "dom2data import"), "--force"),
     **dict.fromkeys(("dom2data report", "dom2data play", "dom2data card"), "--force"),
     **dict.fromkeys(("dom2data export", "dom2data push", "dom2data pull"), "--force"),
     "dom2 fit": "--updates 3 --batch-size 16",

@@ -79,9 +79,7 @@ def _write(folder: Path, tree: Mapping[str, Any], steps: int) -> None:
     (folder / "meta.json").write_text(json.dumps(meta))
 
 
-def read(
-    path: Path, *, env: str | None = None, group: str = "agents", clip: bool = False, final: str = "drop"
-) -> Imported:
+def read(path: Path, *, env: str | None = None, group: str = "agents", clip: bool = False) -> Imported:
     """``group`` is the agents' key. Raises UserError (code 3) when the folder is not as described."""
     files.require(path, "folder")
     found: dict[str, NDArray[Any]] = {}
@@ -99,7 +97,8 @@ def read(
         raise refused(f"expected reward [S, N, 1] and flags [S, 1], found {rewards.shape} and {steps} flags")
     lengths, more = rows.lengths_from(ends)
     terminated = found["terminated"].reshape(-1)[np.cumsum(lengths) - 1] != 0
-    reading = Reading("torchrl", used, env, clip, final, files.optional(path / _NOTE), {"group": group})
+    note = files.optional(path / _NOTE)
+    reading = Reading("torchrl", used, env, clip, note=note, options={"group": group})
     made = Rows(
         found["observations"],
         found["actions"],

@@ -149,7 +149,8 @@ def _sources(parents: Sequence[Dataset]) -> tuple[list[str], list[Int64], dict[s
     Two policies of one name that are not the same one keep their parent's id as a surname.
     """
     names: list[str] = []
-    numbers, policies = [], {}
+    numbers: list[Int64] = []
+    policies: dict[str, Any] = {}
     for parent in parents:
         known, own = parent.manifest.get("policies", {}), parent.manifest.get("sources", [])
         mine = {name: name for name in own}

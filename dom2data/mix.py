@@ -42,10 +42,8 @@ def mix(
         for child, parent in zip(np.random.SeedSequence(seed).spawn(len(parents)), parents, strict=True)
     ]
     if steps is not None:
-        counts = [
-            _until(parent, order, wanted)
-            for parent, order, wanted in zip(parents, shuffled, share(ratio, 0, steps), strict=True)
-        ]
+        each = zip(parents, shuffled, share(ratio, 0, steps), strict=True)
+        counts = tuple(_until(parent, order, wanted) for parent, order, wanted in each)
     else:
         counts = _counts([parent.n_episodes for parent in parents], ratio, episodes)
     for parent, count in zip(parents, counts, strict=True):

@@ -53,7 +53,7 @@ def _read_chunk(folder: Path, array: ArrayLayout, values: NDArray[Any], chunk: i
         with (folder / "c" / "/".join([str(chunk)] + ["0"] * (len(array.shape) - 1))).open("rb", 0) as file:
             for start in range(0, rows.nbytes, PIECE):
                 piece = rows[start : start + PIECE]
-                if file.readinto(piece) != piece.nbytes:
+                if file.readinto(piece.data) != piece.nbytes:
                     return False
                 checksum = google_crc32c.extend(checksum, piece)
             rest = file.read(padding + CHECKSUM + 1)

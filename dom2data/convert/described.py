@@ -60,8 +60,8 @@ def from_note(text: str | bytes) -> Described:
     if finding or not all(isinstance(text, str) for text in texts):
         raise refused(f"the note {NOTE!r}: {finding or 'expected names of env, quality and sources'}")
     found = value.get("exported")
-    named = isinstance(found, dict) and {"id", "hash"} <= set(found)
-    exported = {key: str(found[key]) for key in ("id", "hash")} if named else {}
+    found = found if isinstance(found, dict) else {}
+    exported = {key: str(found[key]) for key in ("id", "hash") if key in found}
     spec = EnvSpec.from_json(value["spec"])
     says = f"spec as the file's own note gives it: {env}, fingerprint {spec.fingerprint}"
     return Described(spec, str(env), quality, tuple(sources), exported, says)

@@ -146,8 +146,8 @@ def _strip_padding(rows: Rows) -> tuple[Rows, tuple[str, ...]]:
     obs = rows.observations
     if obs.dtype.kind != "f" or not np.isneginf(obs[0]).any():
         return rows, ()
-    padding = np.isneginf(obs).all(axis=0)  # [N, O]
-    widths = tuple(int(np.flatnonzero(~own).max(initial=-1)) + 1 for own in list(padding))
+    padding: NDArray[np.bool_] = np.asarray(np.isneginf(obs).all(axis=0))  # [N, O]
+    widths = tuple(int(np.flatnonzero(~own).max(initial=-1)) + 1 for own in padding)
     if 0 in widths:
         raise refused(f"expected observations of agent {widths.index(0)}, found -inf throughout")
     keep = np.arange(obs.shape[2]) < np.array(widths)[:, None]

@@ -13,11 +13,14 @@ import h5py
 import minari
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from minari.data_collector import EpisodeBuffer
 from small_datasets import stored, uneven
 
 from dom2data.convert import minari as ours
 from dom2data.convert.ingest import ingest
+from dom2data.dataset import Dataset
 from dom2data.errors import UserError
 from dom2data.mix import mix
 from dom2data.subsample import subsample
@@ -240,3 +243,30 @@ def test_hostile_files_get_one_line_and_nothing_is_written(root: Path, name: str
     assert "\n" not in error.value.message
     assert len(error.value.message) < 400
     assert sorted(root.rglob("*")) == before
+
+
+@pytest.fixture(scope="module")
+def intact(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes, Dataset]:
+    """A dataset, and where its HDF5 lies with which bytes."""
+    root = tmp_path_factory.mktemp("intact")
+    dataset = stored(root, RAGGED)
+    path = ours.copy(dataset, root)
+    return path, (path / "data" / "main_data.hdf5").read_bytes(), dataset
+
+
+@given(where=st.floats(0, 1, exclude_max=True), new=st.binary(max_size=9), cut=st.booleans())
+def test_damaged_files_are_refused_or_the_same(
+    intact: tuple[Path, bytes, Dataset], where: float, new: bytes, cut: bool
+) -> None:
+    path, whole, dataset = intact
+    start = int(where * len(whole))
+    rest = b"" if cut else whole[start + len(new) :]
+    (path / "data" / "main_data.hdf5").write_bytes(whole[:start] + new + rest)
+    code, found = 0, None
+    try:
+        found = ours.read(path)
+    except UserError as error:
+        code = error.code
+    assert code == (3 if found is None else 0)
+    for name, array in found.arrays.items() if found else ():
+        np.testing.assert_array_equal(array, dataset.array(name))

@@ -5,6 +5,9 @@ from __future__ import annotations
 import copy
 import json
 import os
+import signal
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -268,3 +271,30 @@ def test_command(original: tuple[Dataset, Path, Path], tmp_path: Path) -> None:
     assert CliRunner().invoke(data.main, [*words, "--force"]).exit_code == 0
     words[2] = str(tmp_path / "a.tar")
     assert "expected a file ending in .zip" in CliRunner().invoke(data.main, words).stderr
+
+
+def test_killed_imports(original: tuple[Dataset, Path, Path], tmp_path: Path) -> None:
+    """SIGKILL at several moments: afterwards nothing is listed, and a rerun copies only the rest."""
+    code = (
+        "import sys, time; from pathlib import Path; from dom2data import share\n"
+        "copy = share._copy\n"
+        "share._copy = lambda *a: (copy(*a), print('copied', flush=True), time.sleep(0.02))\n"
+        "share.unpack(Path(sys.argv[1]), Path(sys.argv[2]))"
+    )
+    command = [sys.executable, "-c", code, str(original[2]), str(tmp_path)]
+    for copied in (1, 8, 15):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        for _ in range(copied):
+            process.stdout.readline()
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        assert list(ids.existing(tmp_path)) == []
+    kept = {path.stat().st_ino for path in (tmp_path / ".dom2data").rglob("*") if "/c/" in str(path)}
+    came = share.unpack(original[2], tmp_path)
+    assert verify(came)
+    assert came.hash == original[0].hash
+    assert len(kept & {path.stat().st_ino for path in ids.directory(came.id, tmp_path).rglob("*")}) >= 5
+    assert not (tmp_path / ".dom2data" / "stage" / "dom2").exists() or not any(
+        path.is_file() for path in (tmp_path / ".dom2data" / "stage").rglob("*")
+    )

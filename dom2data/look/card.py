@@ -67,7 +67,8 @@ def write(
 def say(dataset: Dataset, license: str | None, creator: str | None, url: str | None) -> Words:
     """The sentences of a card. Raises UserError (code 2) for data made elsewhere without a licence."""
     manifest = dataset.manifest
-    made_here = all("quality" in (origin["recipe"] or {}) for origin in ancestors(manifest))
+    recipes = [origin["recipe"] or {} for origin in ancestors(manifest)]
+    made_here = all("quality" in recipe and "operation" not in recipe for recipe in recipes)
     if license is None and not made_here:
         raise UserError(
             f"expected --license for {dataset.id}, which came from elsewhere, found none; "

@@ -129,14 +129,15 @@ def rows(facts: Mapping[str, str]) -> str:
 
 
 def table(header: Sequence[str], body: Sequence[Sequence[str]], err: bool = False) -> None:
-    """A table on stdout (or stderr): the first column to the left, numbers to the right, never cut."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
+    """A table on stdout (or stderr): the first column to the left, numbers to the right, never cut.
 
-    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for i, name in enumerate(header):
-        grid.add_column(name, justify="left" if i == 0 else "right", no_wrap=True)
-    for row in body:
-        grid.add_row(*row)
-    Console(width=1000, stderr=err).print(grid)  # a narrow terminal wraps the lines instead of losing digits
+    Written here because a library of terminal styles takes 0.2 s to lay a hundred rows out.
+    """
+    widths = [max(map(len, column)) for column in zip(header, *body, strict=True)]
+
+    def line(row: Sequence[str]) -> str:
+        numbers = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
+        return "   ".join((row[0].ljust(widths[0]), *numbers))
+
+    rule = "─" * len(line(header))
+    click.echo("\n".join([line(header), rule, *map(line, body)]), err=err)

@@ -44,7 +44,7 @@ def play(
 
     Nothing is drawn from training's generators.
     """
-    device = next(iter(algorithm.weights().values())).device
+    device = algorithm.members.device
     returns, parameters = [], []
     for index in range(n_seeds):
         start, noise = np.random.SeedSequence(seed, spawn_key=(purpose, index)).spawn(2)
@@ -139,7 +139,7 @@ def trained(run: Run) -> Algorithm:
     """A run's algorithm with its last checkpoint's weights. Raises UserError when there is none."""
     device = torch.device("cpu")
     algorithm = run.build(device, seeding.generators(run.seeds, seeding.LEARNING, device))
-    algorithm.load_weights(checkpoint.load_weights(run.folder, device))
+    algorithm.members.load_weights(checkpoint.load_weights(run.folder, device))
     return algorithm
 
 

@@ -23,7 +23,9 @@ from dom2data import envs
 from dom2data.dataset import Dataset
 from dom2data.errors import FAILED, UserError
 from dom2data.sampler import Sampler, Thresholds
+from dom2data.windows import WindowSampler
 
+Minibatches = Sampler | WindowSampler
 OnUpdate = Callable[[int, dict[str, Any] | None], None]
 
 
@@ -38,7 +40,8 @@ def configure(algorithm: str, preset: str, dataset: Dataset, values: dict[str, A
             f"expected a preset in {', '.join(kind.presets)}, found {preset!r}; see dom2 fit --help"
         )
     names = {field.name for field in config.fields(kind.config_type)}
-    task = {k: v for k, v in presets.defaults(dataset.env, dataset.quality).items() if k in names}
+    task = presets.defaults(algorithm, dataset.env, dataset.quality)
+    task = {name: value for name, value in task.items() if name in names}
     return config.build(kind.config_type, kind.presets[preset] | task | values)
 
 
@@ -64,13 +67,14 @@ def _train(run: Run, on_update: OnUpdate | None, root: Path | None) -> Status:
     device = torch.device(_device(run.settings.device))
     batches = seeding.generators(run.seeds, seeding.BATCHES, device)
     algorithm = run.build(device, seeding.generators(run.seeds, seeding.LEARNING, device))
+    assert run.settings.augment != "auto"  # ``run.describe`` has put the algorithm's own in its place
     thresholds = Thresholds(run.settings.augment, run.settings.thresholds)
-    sampler = Sampler(dataset, thresholds, run.settings.batch_size, batches, device)
+    sampler = _sampler(algorithm, dataset, thresholds, run.settings.batch_size, batches, device)
     start = checkpoint.updates(run.folder)
     if start:
         state = checkpoint.load_state(run.folder)
-        algorithm.load_weights(checkpoint.load_weights(run.folder, device))
-        algorithm.load_state_dict(state["algorithm"])
+        algorithm.members.load_weights(checkpoint.load_weights(run.folder, device))
+        algorithm.members.load_state_dict(state["algorithm"])
         for generator, value in zip(batches, state["batches"], strict=True):
             generator.set_state(value)
     run.status = "running"
@@ -82,7 +86,24 @@ def _train(run: Run, on_update: OnUpdate | None, root: Path | None) -> Status:
     return run.status
 
 
-def _loop(run: Run, algorithm: Algorithm, sampler: Sampler, start: int, on_update: OnUpdate | None) -> Status:
+def _sampler(
+    algorithm: Algorithm,
+    dataset: Dataset,
+    thresholds: Thresholds,
+    batch_size: int,
+    generators: list[torch.Generator],
+    device: torch.device,
+) -> Minibatches:
+    """What draws the minibatches that the algorithm asks for."""
+    how = (dataset, thresholds, batch_size, generators, device)
+    if algorithm.batches == "windows":
+        return WindowSampler(*how, algorithm.config.horizon, algorithm.config.gamma)
+    return Sampler(*how, joint=algorithm.batches == "joint")
+
+
+def _loop(
+    run: Run, algorithm: Algorithm, sampler: Minibatches, start: int, on_update: OnUpdate | None
+) -> Status:
     settings, began = run.settings, time.monotonic()
     with track.Track(run.folder, start) as log, Interrupts() as interrupts:
         for update in range(start + 1, settings.updates + 1):
@@ -106,27 +127,36 @@ def _loop(run: Run, algorithm: Algorithm, sampler: Sampler, start: int, on_updat
     return "complete"
 
 
-def save(run: Run, algorithm: Algorithm, sampler: Sampler, update: int) -> None:
-    state = {"algorithm": algorithm.state_dict(), "batches": [g.get_state() for g in sampler.generators]}
-    checkpoint.save(run.folder, update, algorithm.weights(), state)
+def save(run: Run, algorithm: Algorithm, sampler: Minibatches, update: int) -> None:
+    members = algorithm.members
+    state = {"algorithm": members.state_dict(), "batches": [g.get_state() for g in sampler.generators]}
+    checkpoint.save(run.folder, update, members.weights(), state)
 
 
 def reduce(metrics: dict[str, Tensor], run: Run, update: int) -> dict[str, Any]:
-    """Means over agents, a list with one number per seed under ``train/<name>``.
+    """Means over agents of [M] (of [S], the values), a list with one number per seed under ``train/<name>``.
 
     Raises UserError where a value is not finite.
     """
-    table = torch.stack(list(metrics.values())).double().cpu().view(len(metrics), run.settings.seeds, -1)
-    wrong = (~table.isfinite()).nonzero()
-    if len(wrong):
-        name, seed, agent = (int(i) for i in wrong[0])
-        raise UserError(
-            f"update {update}: expected finite metrics, found {list(metrics)[name]} = "
-            f"{table[name, seed, agent].item()} (seed {run.seeds[seed]}, {run.spec.agent_names[agent]}); "
-            f"the checkpoint at update {checkpoint.updates(run.folder)} is kept; try a smaller --lr",
-            FAILED,
-        )
-    return {f"train/{name}": row for name, row in zip(metrics, table.mean(dim=2).tolist(), strict=True)}
+    rows = {name: value.detach().double().view(run.settings.seeds, -1) for name, value in metrics.items()}
+    table = torch.cat(list(rows.values()), dim=1).cpu()  # one transfer from the device
+    parts = table.split([row.shape[1] for row in rows.values()], dim=1)
+    reduced = {}
+    for name, part in zip(metrics, parts, strict=True):
+        wrong = (~part.isfinite()).nonzero()
+        if len(wrong):
+            seed, agent = (int(i) for i in wrong[0])
+            member = f"seed {run.seeds[seed]}"
+            if part.shape[1] == run.spec.n_agents:
+                member += f", {run.spec.agent_names[agent]}"
+            found = f"{name} = {part[seed, agent].item()} ({member})"
+            raise UserError(
+                f"update {update}: expected finite metrics, found {found}; "
+                f"the checkpoint at update {checkpoint.updates(run.folder)} is kept; try a smaller --lr",
+                FAILED,
+            )
+        reduced[f"train/{name}"] = part.mean(dim=1).tolist()
+    return reduced
 
 
 def _evaluation(run: Run, algorithm: Algorithm) -> list[float]:

@@ -28,13 +28,18 @@ _ZETA: dict[str, tuple[float, ...]] = {
     "halfcheetah": (1.0, 5.0, 5.0, 1.0, 5.0, 5.0),
 }
 
+# Settings of each algorithm that depend on the environment and the quality.
+_TASKS: dict[str, dict[str, dict[str, tuple[float, ...]]]] = {
+    "dom2": {"eta": _ETA, "zeta": _ZETA},
+}
+
 _ENVIRONMENT: dict[str, dict[str, Any]] = {"halfcheetah": {"gamma": 0.99, "n_steps": 10}}
 
 
-def defaults(env: str, quality: str | None) -> dict[str, Any]:
+def defaults(algorithm: str, env: str, quality: str | None) -> dict[str, Any]:
     """Settings for data of this kind; what is not known here is left to the algorithm's own defaults."""
     values = dict(_ENVIRONMENT.get(env, {}))
-    if quality in _QUALITIES and env in _ETA:
-        column = _QUALITIES.index(quality)
-        values |= {"eta": _ETA[env][column], "zeta": _ZETA[env][column]}
+    for name, table in _TASKS.get(algorithm, {}).items():
+        if quality in _QUALITIES and env in table:
+            values[name] = table[env][_QUALITIES.index(quality)]
     return values

@@ -14,7 +14,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -46,8 +46,8 @@ class Settings:
     """Independent seeds trained as one stack."""
     seed: int = 0
     """The first seed; the others follow it."""
-    augment: Literal["quantile", "score", "absolute", "none"] = "quantile"
-    """Which thresholds replicate good trajectories (Algorithm 1)."""
+    augment: Literal["auto", "quantile", "score", "absolute", "none"] = "auto"
+    """Which thresholds replicate good trajectories (Algorithm 1); auto: quantile for dom2, else none."""
     thresholds: tuple[float, ...] | None = None
     """Their values, instead of the mode's own."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -116,6 +116,8 @@ def describe(
 ) -> dict[str, Any]:
     """The document of a new run: everything that decides its result. Raises UserError like ``mismatch``."""
     returns = stats.summary(dataset.returns)
+    if settings.augment == "auto":
+        settings = replace(settings, augment=algorithms.load(settings.algorithm).augment)
     return {
         "schema": SCHEMA,
         "settings": asdict(settings),

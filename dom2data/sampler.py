@@ -83,7 +83,8 @@ class Sampler:
     """Draws a Batch with M = seeds x N members; member m = seed * N + agent.
 
     Each seed's generator draws its own [N, B] transitions, so a seed sees the same data however many are
-    stacked, and every agent has its own minibatch. The arrays are put on ``device`` once.
+    stacked, and every agent has its own minibatch; with ``joint`` it draws [B], and a seed's agents have the
+    same transitions, each from its own side. The arrays are put on ``device`` once.
     """
 
     def __init__(
@@ -93,8 +94,10 @@ class Sampler:
         batch_size: int,
         generators: Sequence[torch.Generator],
         device: torch.device | str = "cpu",
+        joint: bool = False,
     ):
         spec = dataset.spec
+        self.joint = joint
         self.batch_size, self.generators, self.device = batch_size, tuple(generators), torch.device(device)
         self.n_agents, self._episode_weights = spec.n_agents, weights(dataset, thresholds)
         self._dataset = dataset
@@ -116,8 +119,11 @@ class Sampler:
 
         With all weights 1, a draw is the step itself, so thresholds that nothing reaches change no draw.
         """
-        total, shape = len(self._steps), (self.n_agents * self.batch_size,)
-        draws = [torch.randint(total, shape, generator=g, device=g.device) for g in self.generators]
+        own, shared = (1, self.n_agents) if self.joint else (self.n_agents, 1)
+        total, shape = len(self._steps), (own * self.batch_size,)
+        draws = [
+            torch.randint(total, shape, generator=g, device=g.device).repeat(shared) for g in self.generators
+        ]
         u = torch.cat(draws).to(self.device)
         return self._steps.index_select(0, u), self._rows.index_select(0, u)
 

@@ -41,8 +41,13 @@ class Actor(nn.Module):
         self, sizes: Sequence[int], n_agents: int, generators: Sequence[torch.Generator], noise: float = 0.0
     ):
         super().__init__()
-        self.sizes, self.n_agents, self.noise = tuple(sizes), n_agents, noise
+        self.sizes, self.noise = tuple(sizes), noise
         self.mlp = StackedMLP(n_agents, sizes, generators)
+
+    @property
+    def n_agents(self) -> int:
+        """As many as there are networks in the stack, also in a part cut out of a larger one."""
+        return len(next(self.mlp.parameters()))
 
     def forward(self, obs: Tensor) -> Tensor:
         """obs [N, B, O] -> mean actions [N, B, A]; agent-major, as training wants it."""

@@ -168,7 +168,7 @@ def test_nan_stops_and_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: py
 
     def broken(self: DOM2, batch: object) -> dict[str, torch.Tensor]:
         metrics = update(self, batch)
-        if self.updates == 3:
+        if self.members.updates == 3:
             with torch.no_grad():
                 self.noise.head.bias[4] = torch.nan  # seed 1, second agent
         return metrics
@@ -242,11 +242,11 @@ def test_a_damaged_config_is_one_line(tmp_path: Path) -> None:
 
 def test_configure_layers_defaults_preset_task_and_flags(tmp_path: Path) -> None:
     data = dataset.open(tag_random())
-    task = presets.defaults("tag", "random")
+    task = presets.defaults("dom2", "tag", "random")
     assert fit.configure("dom2", "compact", data, {}) == Config(**task)
     wide = fit.configure("dom2", "wide", data, {"eta": 0.25})
     assert (wide.widths, wide.lr, wide.eta, wide.zeta) == ((512, 256, 128), 3e-4, 0.25, task["zeta"])
-    assert presets.defaults("tag", None) == {}
+    assert presets.defaults("dom2", "tag", None) == {}
     with pytest.raises(UserError, match="did you mean eta"):
         fit.configure("dom2", "compact", data, {"etta": 1.0})
     with pytest.raises(UserError, match=r"expected a preset in compact, wide, found 'huge'"):

@@ -7,24 +7,40 @@ import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from dom2data.errors import UserError
 
 if TYPE_CHECKING:
     import torch
 
+    from dom2.members import Members
     from dom2_policies.policy import Policy
-    from dom2data.spec import Batch, EnvSpec
+    from dom2data.spec import EnvSpec
 
 ALGORITHMS = {"dom2": "dom2.algorithms.dom2:DOM2"}
 
 
 class Algorithm(Protocol):
-    """M = seeds x agents members that learn side by side; ``config_type`` is a frozen dataclass."""
+    """M = seeds x agents members that learn side by side.
+
+    ``config_type`` is a frozen dataclass, ``presets`` are values of its fields; ``augment`` is what
+    ``--augment auto`` means. ``batches`` says what ``update`` is given, and thereby how it names its members:
+
+    - ``independent``: a Batch whose fields lead with M; every agent has its own minibatch.
+    - ``joint``: the same, but the agents of a seed have the same transitions, so that ``view(S, N, B, ...)``
+      is a minibatch of joint transitions for each of S seeds.
+    - ``windows``: Windows of ``config.horizon`` steps, their returns discounted by ``config.gamma``.
+
+    ``members`` holds all that is saved: networks, optimisers, generators, the number of updates.
+    """
 
     config_type: ClassVar[type[Any]]
     presets: ClassVar[dict[str, dict[str, Any]]]
+    batches: ClassVar[Literal["independent", "joint", "windows"]]
+    augment: ClassVar[Literal["quantile", "score", "none"]]
+    config: Any
+    members: Members
 
     @classmethod
     def create(
@@ -36,25 +52,16 @@ class Algorithm(Protocol):
         generators: Sequence[torch.Generator],
     ) -> Algorithm: ...
 
-    def update(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """One gradient update of everything; metrics are tensors [M], not read back to the host."""
+    def update(self, batch: Any) -> dict[str, torch.Tensor]:
+        """One gradient update of everything; metrics are tensors [M], or [S] of what is centralised.
+
+        They are not read back to the host.
+        """
         ...
 
     def policy(self, seed: int, candidates: int = 1) -> Policy:
         """A snapshot of seed ``seed`` that later updates do not reach."""
         ...
-
-    def weights(self) -> dict[str, torch.Tensor]:
-        """Every network's tensors by name; what a policy needs."""
-        ...
-
-    def load_weights(self, weights: dict[str, torch.Tensor]) -> None: ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """What the next update depends on besides the weights: tensors, numbers, lists and dicts of them."""
-        ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 def load(name: str) -> type[Algorithm]:

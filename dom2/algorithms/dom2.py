@@ -27,7 +27,6 @@ feels another. All noise of seed s comes from generator s.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,6 +36,7 @@ import torch
 from torch import Tensor, nn
 
 from dom2.critic import conservative_penalty, td_loss, td_target
+from dom2.members import Members
 from dom2.networks import MLPNoise, Noise, ResidualNoise, TwinCritics
 from dom2.schedule import VP, GridKind, time_grid
 from dom2.solver import sample
@@ -121,32 +121,27 @@ class DOM2:
 
     config_type: ClassVar = Config
     presets: ClassVar = PRESETS
+    batches: ClassVar = "independent"
+    augment: ClassVar = "quantile"
 
-    def __init__(
-        self,
-        config: Config,
-        spec: EnvSpec,
-        n_seeds: int,
-        device: torch.device,
-        generators: Sequence[torch.Generator],
-    ):
-        if (spec.act_low, spec.act_high) != (-1.0, 1.0):
-            raise ValueError(f"expected actions in [-1, 1], found [{spec.act_low}, {spec.act_high}]")
-        if len(generators) != n_seeds:
-            raise ValueError(f"expected one generator for each of {n_seeds} seeds, found {len(generators)}")
-        self.config, self.spec, self.n_seeds, self.generators = config, spec, n_seeds, list(generators)
+    def __init__(self, config: Config, spec: EnvSpec, members: Members):
+        self.config, self.spec, self.members = config, spec, members
         schedule = VP(beta_max=config.beta_max)
-        grid = time_grid(config.grid, config.n_steps, schedule=schedule).to(device)
+        grid = time_grid(config.grid, config.n_steps, schedule=schedule).to(members.device)
         self.alpha, self.sigma = schedule.alpha(grid).float(), schedule.sigma(grid).float()
         self.chain = Chain(schedule, grid, 1.0 if config.clip_x0 else None, config.order)
-        self.noise, self.critics = self._networks(generators)
-        self.target_noise = copy.deepcopy(self.noise).requires_grad_(False)
-        self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
-        # Not fused: on a CPU that rounds the tail of a tensor unlike its middle, and where a member's values
-        # lie depends on how many members are stacked.
-        self.actor_optimiser = torch.optim.Adam(self.noise.parameters(), config.lr, foreach=True)
-        self.critic_optimiser = torch.optim.Adam(self.critics.parameters(), config.lr, foreach=True)
-        self.updates = 0
+        shape = (members.n_seeds * spec.n_agents, spec.obs_dim, spec.act_dim)
+        noise: NoiseNetwork
+        if config.noise_network == "residual":
+            noise = ResidualNoise(*shape, grid, members.generators, config.widths, config.embed_dim)
+        else:
+            noise = MLPNoise(*shape, grid, members.generators, config.widths)
+        activation = getattr(nn.functional, config.critic_activation)
+        critics = TwinCritics(*shape, members.generators, config.critic_widths, activation)
+        self.noise = members.learned("noise", noise, config.lr)
+        self.critics = members.learned("critics", critics, config.lr)
+        self.target_noise = members.fixed("target_noise", noise)
+        self.target_critics = members.fixed("target_critics", critics)
 
     @classmethod
     def create(
@@ -157,33 +152,30 @@ class DOM2:
         device: torch.device,
         generators: Sequence[torch.Generator],
     ) -> DOM2:
-        """New networks for n_seeds x N members; generator s (on ``device``) draws all that seed s needs.
-
-        Raises ValueError when the action range is not [-1, 1] or the generators are not one per seed.
-        """
-        return cls(config, spec, n_seeds, device, generators)
+        """New networks for n_seeds x N members; raises ValueError like ``Members``."""
+        return cls(config, spec, Members(spec, n_seeds, device, generators))
 
     def update(self, batch: Batch) -> Metrics:
         """Lines 5 to 8 of Algorithm 2 for all members at once; metrics are tensors [M], on the device."""
         loss, critic_metrics = self.critic_loss(batch)
-        critic_norm = descend(loss, self.critics, self.critic_optimiser, self.config.grad_clip)
+        critic_norm = self.members.descend("critics", loss, self.config.grad_clip)
         loss, actor_metrics = self.actor_loss(batch)
-        actor_norm = descend(loss, self.noise, self.actor_optimiser, self.config.grad_clip)
+        actor_norm = self.members.descend("noise", loss, self.config.grad_clip)
         polyak_(self.target_critics, self.critics, self.config.rho)
         polyak_(self.target_noise, self.noise, self.config.rho)
-        self.updates += 1
+        self.members.updates += 1
         norms = {"critic/grad_norm": critic_norm.view(-1, 2).amax(dim=1), "actor/grad_norm": actor_norm}
         return critic_metrics | actor_metrics | norms
 
     def critic_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
         """Equation (1), a mean for each critic of each member, summed over all of them."""
         with torch.no_grad():
-            next_actions = self.chain(self.target_noise.given(batch.next_obs), self._normal(batch.actions))
+            noise = self.members.normal(batch.actions)
+            next_actions = self.chain(self.target_noise.given(batch.next_obs), noise)
             next_q = self.target_critics(batch.next_obs, next_actions.unsqueeze(1))[:, :, 0]
             target = td_target(batch.rewards, batch.terminated, next_q, self.config.gamma)
-        q = self.critics(
-            batch.obs, torch.cat([batch.actions.unsqueeze(1), self._uniform(batch.actions)], dim=1)
-        )
+        uniform = self.members.uniform(batch.actions, self.config.n_uniform)
+        q = self.critics(batch.obs, torch.cat([batch.actions.unsqueeze(1), uniform], dim=1))
         q_data, q_uniform = q[:, :, 0], q[:, :, 1:]
         td = td_loss(q_data, target)
         gap = conservative_penalty(q_uniform, q_data, log_density=-self.spec.act_dim * math.log(2.0))
@@ -193,7 +185,9 @@ class DOM2:
     def actor_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
         """Equation (5), a mean for each member, summed over members."""
         eps_fn = self.noise.given(batch.obs)
-        i, eps = self._grid_index(batch.rewards), self._normal(batch.actions)
+        first = 0 if self.config.loss_includes_tau0 else 1
+        i = self.members.integers(first, self.config.n_steps + 1, like=batch.rewards)
+        eps = self.members.normal(batch.actions)
         alpha, sigma = self.alpha[i].unsqueeze(-1), self.sigma[i].unsqueeze(-1)
         noisy = alpha * batch.actions + sigma * eps
         predicted = eps_fn(noisy, i)
@@ -201,7 +195,7 @@ class DOM2:
         if self.config.eta == 0.0:  # pure cloning needs no chain
             return bc.sum(), {"actor/bc": bc.detach()}
         if self.config.q_action == "chain":
-            actions = self.chain(eps_fn, self._normal(batch.actions))
+            actions = self.chain(eps_fn, self.members.normal(batch.actions))
         else:
             actions = ((noisy - sigma * predicted) / alpha).clamp(-1.0, 1.0)
         q = self.critics(batch.obs, torch.stack([actions, batch.actions], dim=1))[:, 0]
@@ -212,74 +206,13 @@ class DOM2:
 
     def policy(self, seed: int, candidates: int = 1) -> DiffusionPolicy:
         """A snapshot of one seed's N agents, which later updates do not reach."""
-        noise, critics = self._networks([torch.Generator(self.alpha.device)])
-        for part, whole in ((noise, self.noise), (critics, self.critics)):
-            part.load_state_dict({k: v.chunk(self.n_seeds)[seed] for k, v in whole.state_dict().items()})
+        noise = self.members.snapshot(self.noise, seed)
+        critics = self.members.snapshot(self.critics, seed)
         return DiffusionPolicy(noise, critics, self.chain, self.spec, candidates)
-
-    def weights(self) -> dict[str, Tensor]:
-        """All networks' parameters and constants by name, e.g. ``noise.head.weight`` [M, in, out]."""
-        return {
-            f"{part}.{name}": value
-            for part in ("noise", "critics", "target_noise", "target_critics")
-            for name, value in getattr(self, part).state_dict().items()
-        }
-
-    def load_weights(self, weights: dict[str, Tensor]) -> None:
-        """The inverse of ``weights``. Raises RuntimeError when a name or a shape does not fit."""
-        for part in ("noise", "critics", "target_noise", "target_critics"):
-            prefix = f"{part}."
-            own = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
-            getattr(self, part).load_state_dict(own)
-
-    def state_dict(self) -> dict[str, Any]:
-        """What the next update depends on besides the weights: optimisers, generators, the count."""
-        return {
-            "actor_optimiser": self.actor_optimiser.state_dict(),
-            "critic_optimiser": self.critic_optimiser.state_dict(),
-            "generators": [g.get_state() for g in self.generators],
-            "updates": self.updates,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.actor_optimiser.load_state_dict(state["actor_optimiser"])
-        self.critic_optimiser.load_state_dict(state["critic_optimiser"])
-        for generator, value in zip(self.generators, state["generators"], strict=True):
-            generator.set_state(value)
-        self.updates = state["updates"]
-
-    def _networks(self, generators: Sequence[torch.Generator]) -> tuple[NoiseNetwork, TwinCritics]:
-        c, members = self.config, len(generators) * self.spec.n_agents
-        shape = (members, self.spec.obs_dim, self.spec.act_dim)
-        noise: NoiseNetwork
-        if c.noise_network == "residual":
-            noise = ResidualNoise(*shape, self.chain.grid, generators, c.widths, c.embed_dim)
-        else:
-            noise = MLPNoise(*shape, self.chain.grid, generators, c.widths)
-        activation = getattr(nn.functional, c.critic_activation)
-        return noise, TwinCritics(*shape, generators, c.critic_widths, activation)
 
     def _eta(self) -> float:
         warmup = self.config.eta_warmup
-        return self.config.eta * (min(1.0, (self.updates + 1) / warmup) if warmup else 1.0)
-
-    def _normal(self, like: Tensor) -> Tensor:
-        """N(0, 1) of the shape of ``like`` [M, ...]; one draw per seed, so that seeds never share noise."""
-        shape = (self.spec.n_agents, *like.shape[1:])
-        return torch.cat([torch.randn(shape, generator=g, device=like.device) for g in self.generators])
-
-    def _uniform(self, like: Tensor) -> Tensor:
-        """K uniform actions in [-1, 1] for each row of ``like`` [M, B, A] -> [M, K, B, A]."""
-        shape = (self.spec.n_agents, self.config.n_uniform, *like.shape[1:])
-        draws = [torch.rand(shape, generator=g, device=like.device) for g in self.generators]
-        return torch.cat(draws).mul_(2.0).sub_(1.0)
-
-    def _grid_index(self, like: Tensor) -> Tensor:
-        """Indices into the grid, uniform, of the shape of ``like`` [M, B]."""
-        low, high = (0 if self.config.loss_includes_tau0 else 1), self.config.n_steps + 1
-        shape = (self.spec.n_agents, *like.shape[1:])
-        draws = [torch.randint(low, high, shape, generator=g, device=like.device) for g in self.generators]
-        return torch.cat(draws)
+        return self.config.eta * (min(1.0, (self.members.updates + 1) / warmup) if warmup else 1.0)
 
 
 @dataclass(frozen=True)
@@ -332,18 +265,3 @@ class DiffusionPolicy:
             best = self.critics(own, choices).amin(dim=1).argmax(dim=1, keepdim=True)
             actions = choices.take_along_dim(best.unsqueeze(-1), dim=1).squeeze(1)
         return actions.transpose(0, 1).reshape(*obs.shape[:-1], a)
-
-
-def descend(loss: Tensor, network: nn.Module, optimiser: torch.optim.Optimizer, max_norm: float) -> Tensor:
-    """One step down the loss with each stacked network's gradient clipped by itself; returns their norms.
-
-    A norm over the whole stack would let one member's large gradient shrink the others' steps.
-    """
-    parameters = list(network.parameters())
-    gradients = torch.autograd.grad(loss, parameters)
-    norms = torch.stack([torch.linalg.vector_norm(g.flatten(1), dim=1) for g in gradients]).norm(dim=0)
-    factors = (max_norm / (norms + 1e-6)).clamp_max(1.0).view(-1, 1, 1)
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        parameter.grad = gradient.mul_(factors)
-    optimiser.step()
-    return norms

@@ -82,6 +82,21 @@ def test_an_interrupted_writer_leaves_nothing(
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
+def test_a_second_writer_is_refused(tmp_path: Path) -> None:
+    from filelock import FileLock
+
+    with FileLock(tmp_path / ".file.lock"), pytest.raises(UserError, match="only writer") as caught:
+        convert.module("npz").write(small_datasets.in_memory([4, 4]), tmp_path / "file")
+    assert caught.value.code == 1
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(UserError, match=r"expected to write .*; see --out") as caught:
+        convert.module("npz").write(small_datasets.in_memory([4, 4]), tmp_path / "file" / "below")
+    assert caught.value.code == 1
+
+
 def test_omar_has_no_ends_but_every_25_steps(tmp_path: Path) -> None:
     data = play([25, 25])
     found = read("omar", foreign_files.omar(tmp_path, data))

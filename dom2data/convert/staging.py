@@ -28,23 +28,45 @@ def staged(path: Path, force: bool) -> Iterator[Path]:
     replaced = path.with_name(f".{path.name}.replaced.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove(partial)
-        yield partial
-        _flush(partial)
-        _remove(replaced)
-        if path.exists():
-            os.replace(path, replaced)
-        os.replace(partial, path)
-        sync(path.parent)
+        with _only_writer(path):
+            try:
+                _remove(partial)
+                yield partial
+                _flush(partial)
+                _remove(replaced)
+                if path.exists():
+                    os.replace(path, replaced)
+                os.replace(partial, path)
+                sync(path.parent)
+            finally:
+                if replaced.exists() and not path.exists():
+                    os.replace(replaced, path)
+                _remove(partial)
+                _remove(replaced)
     except OSError as error:
         raise UserError(
             f"expected to write {path}, found: {error.strerror or error}; see --out", FAILED
         ) from error
+
+
+@contextmanager
+def _only_writer(path: Path) -> Iterator[None]:
+    """Raises UserError (code 1) when another process is writing ``path``; the lock goes with its process."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UserError(
+            f"expected to be the only writer of {path}, found another process; wait for it, or see --out",
+            FAILED,
+        ) from error
+    try:
+        yield
     finally:
-        if replaced.exists() and not path.exists():
-            os.replace(replaced, path)
-        _remove(partial)
-        _remove(replaced)
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
 
 
 def _flush(partial: Path) -> None:

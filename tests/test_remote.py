@@ -13,6 +13,7 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
+import s3fs
 from click.testing import CliRunner
 from moto.server import ThreadedMotoServer
 from small_datasets import stored
@@ -267,17 +268,18 @@ def test_killed_uploads(root: Path, small: Dataset, tmp_path: Path) -> None:
 
 
 def test_places_that_cannot_be_reached(small: Dataset, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    s3fs.S3FileSystem.clear_instance_cache()
     for url, code, words in (
         ("nosuch://x", 2, "expected a URL"),
         ("s3://bucket/x", 1, "expected to reach"),
     ):
-        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-        fsspec.filesystem("s3").clear_instance_cache()
         with pytest.raises(UserError, match=words) as error:
             share.push(small, root, url)
         assert error.value.code == code
         assert "\n" not in error.value.message
+    s3fs.S3FileSystem.clear_instance_cache()  # which remember that address
 
 
 def test_without_s3fs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -157,8 +157,8 @@ def test_minari_lists_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     listed = minari.list_local_datasets(compatible_minari_version=True)
     assert list(listed) == ["dom2/small-v0"]
     assert listed["dom2/small-v0"]["total_episodes"] == 6
-    assert deserialize_space(listed["dom2/small-v0"]["observation_space"]).shape == (3, 5)
-    action_space = deserialize_space(listed["dom2/small-v0"]["action_space"])
+    assert deserialize_space(listed["dom2/small-v0"]["observation_space"])["c"].shape == (5,)
+    action_space = deserialize_space(listed["dom2/small-v0"]["action_space"])["c"]
     assert (action_space.low.min(), action_space.high.max()) == (-1.0, 1.0)
 
 

@@ -37,7 +37,7 @@ COMMANDS = {
     "mix": "mix one:0.5 two:0.5 --out made",
     "import": "import {inputs}/one.npz --from npz --out made",
     "convert": "convert one --to npz --out {root}/made.npz",
-    "import of a zip": "import {inputs}/one.zip --out made",
+    "import of a zip": "import {inputs}/made.zip",
 }
 
 
@@ -68,7 +68,7 @@ def result(command: str, root: Path) -> str | None:
 
 
 def begun(root: Path) -> bool:
-    return any((root / ".dom2data" / "locks").glob("dom2--made*")) or any(root.glob("made*"))
+    return any((root / ".dom2data" / "locks").glob("dom2--made*")) or any(root.glob(".made*"))
 
 
 def undisturbed(command: str, root: Path) -> Undisturbed:
@@ -124,7 +124,7 @@ def again(command: str, root: Path, expected: Undisturbed) -> str:
     for entry in catalog.catalog(root)[0]:
         verify(open_dataset(entry["id"], root))
     left = [p.name for p in (root / ".dom2data" / "stage").rglob("*") if p.name == "recipe.json"]
-    if left or list(root.glob("*.partial")):
+    if left or list(root.glob(".*.partial")):
         return "something was left over"
     return "the same hash" if result(command, root) == expected.result else "ANOTHER RESULT"
 
@@ -133,11 +133,15 @@ def prepare(folder: Path) -> Path:
     """A root with two datasets, and files to import beside it."""
     root, inputs = folder / "template", folder / "inputs"
     inputs.mkdir(parents=True)
-    for name, seed in (("one", 1), ("two", 2)):
-        made = f"generate --env tag --quality random --steps 100000 --seed {seed} --out {name}"
-        subprocess.run(words(made, root), check=True, capture_output=True)
-    for target in (f"convert one --to npz --out {inputs}/one.npz", f"export one {inputs}/one.zip"):
-        subprocess.run(words(target, root), check=False, capture_output=True)
+    made = "generate --env tag --quality random --steps 100000 --out"
+    for where, command in (
+        (root, f"{made} one --seed 1"),
+        (root, f"{made} two --seed 2"),
+        (root, f"convert one --to npz --out {inputs}/one.npz"),
+        (inputs, f"{made} made --seed 3"),
+        (inputs, f"export made {inputs}/made.zip"),
+    ):
+        subprocess.run(words(command, where), check=True, capture_output=True)
     return root
 
 

@@ -46,6 +46,20 @@ def build(config: type[Any], values: dict[str, Any]) -> Any:
     return config(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
+def above_zero(config: Any, *names: str) -> None:
+    """Raises ValueError unless these fields of a config are greater than 0."""
+    for name in names:
+        if not getattr(config, name) > 0:
+            raise ValueError(f"expected {name} > 0, found {getattr(config, name)}")
+
+
+def at_most_one(config: Any, *names: str) -> None:
+    """Raises ValueError unless these fields of a config lie in [0, 1]."""
+    for name in names:
+        if not 0 <= getattr(config, name) <= 1:
+            raise ValueError(f"expected {name} in [0, 1], found {getattr(config, name)}")
+
+
 def parse(text: str, type_: Any) -> Any:
     """A flag's text as a value of a field's type. Raises ValueError when it is none."""
     origin, args = typing.get_origin(type_), typing.get_args(type_)

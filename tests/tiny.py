@@ -9,12 +9,23 @@ from typing import Any
 import torch
 
 from dom2 import fit, run
+from dom2.algorithms import Algorithm
 from dom2.algorithms.dom2 import DOM2, Config
 from dom2data import dataset, generate
 from dom2data.spec import Batch, EnvSpec
+from dom2data.windows import Windows
 
-SPEC = EnvSpec("toy", ("left", "middle", "right"), (5, 5, 5), 2, -1.0, 1.0, 4, "individual", {"version": "toy-1"})
+SPEC = EnvSpec(
+    "toy", ("left", "middle", "right"), (5, 5, 5), 2, -1.0, 1.0, 4, "individual", {"version": "toy-1"}
+)
 NETWORKS: dict[str, Any] = {"widths": (16, 8, 8), "embed_dim": 8, "critic_widths": (16, 16)}
+ACTOR_CRITIC: dict[str, Any] = {"actor_widths": (16, 16), "critic_widths": (16, 16)}
+# Settings of every algorithm that make it small.
+SMALL: dict[str, dict[str, Any]] = {
+    "dom2": NETWORKS,
+    "bc": {"actor_widths": (16, 16)},
+    "ma-td3+bc": ACTOR_CRITIC,
+}
 CPU = torch.device("cpu")
 
 
@@ -37,6 +48,31 @@ def batch(members: int, size: int = 32, seed: int = 0, spec: EnvSpec = SPEC) -> 
         rest = torch.randn(size, generator=g), (torch.rand(size, generator=g) < 0.1).float()
         rows.append((obs[0], actions, rest[0], obs[1], rest[1]))
     return Batch(*(torch.stack(column) for column in zip(*rows, strict=True)))
+
+
+def minibatch(algorithm: Algorithm, seeds: range, update: int = 0, size: int = 32) -> Any:
+    """Random data of the kind that an algorithm asks for; a seed's is the same whatever else is drawn."""
+    n = SPEC.n_agents
+    if algorithm.batches != "windows":
+        drawn = batch(n * seeds.stop, size, update)
+        return Batch(**{name: value[n * seeds.start :] for name, value in vars(drawn).items()})
+    drawn = [window(algorithm.config.horizon, size, 1000 * update + seed) for seed in seeds]
+    return Windows(**{name: torch.stack([getattr(w, name) for w in drawn]) for name in vars(drawn[0])})
+
+
+def window(horizon: int, size: int, seed: int) -> Windows:
+    """Random windows of one seed, without the leading axis; the last step of some is past the end."""
+    g, shape = torch.Generator().manual_seed(seed), (size, horizon, SPEC.n_agents)
+    taken = torch.ones(size, horizon)
+    taken[: size // 4, -1] = 0.0
+    return Windows(
+        obs=torch.randn(*shape, SPEC.obs_dim, generator=g),
+        actions=torch.rand(*shape, SPEC.act_dim, generator=g) * 2 - 1,
+        rewards=torch.randn(shape, generator=g),
+        terminated=torch.zeros(size, horizon),
+        taken=taken,
+        returns=torch.randn(size, SPEC.n_agents, generator=g),
+    )
 
 
 @functools.cache

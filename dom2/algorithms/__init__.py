@@ -18,7 +18,11 @@ if TYPE_CHECKING:
     from dom2_policies.policy import Policy
     from dom2data.spec import EnvSpec
 
-ALGORITHMS = {"dom2": "dom2.algorithms.dom2:DOM2"}
+ALGORITHMS = {
+    "dom2": "dom2.algorithms.dom2:DOM2",
+    "bc": "dom2.algorithms.bc:BC",
+    "ma-td3+bc": "dom2.algorithms.ma_td3_bc:MATD3BC",
+}
 
 
 class Algorithm(Protocol):

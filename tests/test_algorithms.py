@@ -1,0 +1,107 @@
+"""What holds for every algorithm: a stack is as many single runs, and a run continues where it stopped."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import CPU, SMALL, SPEC, generators, minibatch, tag_random
+
+from dom2 import algorithms, fit, run
+from dom2.algorithms import Algorithm
+from dom2data import dataset
+from dom2data.errors import UserError
+
+NAMES = sorted(algorithms.ALGORITHMS)
+UPDATES = 6  # enough for a delayed actor to move
+
+
+def make(name: str, seeds: int = 1, first: int = 0, **settings: Any) -> Algorithm:
+    kind = algorithms.load(name)
+    config = kind.config_type(**SMALL[name] | settings)
+    return kind.create(config, SPEC, seeds, CPU, generators(*range(first, first + seeds)))
+
+
+def train(
+    algorithm: Algorithm, seeds: range, updates: range = range(UPDATES)
+) -> list[dict[str, torch.Tensor]]:
+    return [algorithm.update(minibatch(algorithm, seeds, u)) for u in updates]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_three_seeds_equal_three_single_runs(name: str) -> None:
+    """Bit for bit: weights and noise of a seed come from its own generator, whatever is stacked beside it."""
+    together = make(name, seeds=3)
+    start = {k: v.clone() for k, v in together.members.weights().items()}
+    train(together, range(3))
+    weights = together.members.weights()
+    assert any(not torch.equal(weights[k], v) for k, v in start.items())
+    for seed in range(3):
+        alone = make(name, first=seed)
+        train(alone, range(seed, seed + 1))
+        for key, value in alone.members.weights().items():
+            assert torch.equal(weights[key].chunk(3)[seed], value), key
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_state_continues_bit_for_bit(name: str) -> None:
+    first, second = make(name, seeds=2), make(name, seeds=2, first=5)
+    train(first, range(2), range(3))
+    second.members.load_weights(first.members.weights())
+    second.members.load_state_dict(copy.deepcopy(first.members.state_dict()))
+    train(first, range(2), range(3, UPDATES))
+    train(second, range(2), range(3, UPDATES))
+    found = second.members.weights()
+    assert all(torch.equal(value, found[key]) for key, value in first.members.weights().items())
+    assert second.members.updates == UPDATES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_policy_is_that_seeds_and_a_snapshot(name: str) -> None:
+    stacked, alone = make(name, seeds=3), make(name, first=2)
+    policy, obs = stacked.policy(2), torch.randn(4, 3, 5, generator=torch.Generator().manual_seed(0))
+    actions = policy.act(obs, *generators(7))
+    assert actions.shape == (4, 3, 2)
+    assert actions.abs().max() <= 1.0
+    assert torch.equal(alone.policy(0).act(obs, *generators(7)), actions)
+    train(stacked, range(3))
+    assert torch.equal(policy.act(obs, *generators(7)), actions)
+    assert not torch.equal(stacked.policy(2).act(obs, *generators(7)), actions)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_fit_runs_it_from_a_dataset(name: str, tmp_path: Path) -> None:
+    """Through the command's loop: task presets, minibatches of its kind, metrics of each seed, a checkpoint."""
+    data = dataset.open(tag_random())
+    config = fit.configure(name, "compact", data, SMALL[name])
+    settings = run.Settings(algorithm=name, updates=UPDATES, batch_size=8, seeds=2, log_every=UPDATES)
+    document = run.describe(settings, config, data, [])
+    assert document["settings"]["augment"] == algorithms.load(name).augment
+    last: dict[str, Any] = {}
+    begun = run.create(tmp_path / "run", document)
+    assert fit.fit(begun, lambda _, metrics: last.update(metrics or {})) == "complete"
+    losses = {key: value for key, value in last.items() if key.startswith("train/")}
+    assert losses
+    assert all(len(value) == 2 for value in losses.values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("preset", ["compact", "wide"])
+def test_presets_are_settings(name: str, preset: str) -> None:
+    kind = algorithms.load(name)
+    kind.config_type(**kind.presets[preset])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_impossible_settings_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="expected .*lr"):
+        make(name, lr=-1.0)
+
+
+@pytest.mark.parametrize("name", ["bc", "ma-td3+bc"])
+def test_deterministic_policies_have_nothing_to_choose_from(name: str) -> None:
+    with pytest.raises(UserError, match="expected 1 candidate"):
+        make(name).policy(0, candidates=4)

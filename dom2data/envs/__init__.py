@@ -88,7 +88,7 @@ def make(
 ) -> VectorEnv:
     """E rows of an environment, with its frozen prey or with ``prey``.
 
-    With a ``shift`` of the table in ``dom2data.envs.shifts`` they are ``Shifted``; ``parameters`` say what was
+    With a ``shift`` of the table in ``dom2data.envs.shifts`` they are ``Shifted``; ``parameters`` say what is
     drawn for them. Raises ValueError for an unknown name, or a shift that this environment does not have.
     """
     env = _standard(name, num_envs, seed, prey)

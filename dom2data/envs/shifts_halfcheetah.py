@@ -2,8 +2,9 @@
 
 Their values are those of another simulator, whose defaults are power 0.9, friction 0.8 and density 1000.
 Mode ``relative`` scales the standard model by value / default; ``absolute`` puts the values into it as they
-are. The model file lets the compiler scale all masses to a total of 14 (``settotalmass``), so a density changed
-there would only move mass between bodies: the compiled torso is changed, and ``absolute`` does not scale.
+are. The model file lets the compiler scale all masses to a total of 14 (``settotalmass``), so a density
+changed there would only move mass between bodies: the compiled torso is changed, and ``absolute`` does not
+scale.
 """
 
 from __future__ import annotations

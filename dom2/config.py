@@ -53,7 +53,7 @@ def above_zero(config: Any, *names: str) -> None:
             raise ValueError(f"expected {name} > 0, found {getattr(config, name)}")
 
 
-def at_most_one(config: Any, *names: str) -> None:
+def within_unit(config: Any, *names: str) -> None:
     """Raises ValueError unless these fields of a config lie in [0, 1]."""
     for name in names:
         if not 0 <= getattr(config, name) <= 1:

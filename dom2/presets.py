@@ -1,11 +1,14 @@
-"""Starting values by environment and quality; a user's own flags override them.
+"""Starting values by algorithm, environment and quality; a user's own flags override them.
 
-The paper's own values are in a lost appendix. zeta: the weight of the same conservative term in OMAR (Pan et
-al. 2022), whose tables lack the two mixtures, which take the value of medium-replay (random-medium) and of
-medium (medium-expert). eta: falling as the data gets better, as in Diffusion-QL (Wang et al. 2022).
+DOM2: the paper's own values are in a lost appendix. zeta: the weight of the same conservative term in OMAR
+(Pan et al. 2022), whose tables lack the two mixtures; these take the value of medium-replay (random-medium)
+and of medium (medium-expert). eta: falling as the data gets better, as in Diffusion-QL (Wang et al. 2022).
 
 Tag's row was tuned here, on medium-replay and medium alone (docs/algorithms/dom2.md has every setting tried):
 zeta 0.5 throughout, because with 5 the critics are mostly penalty; eta 5 on poor data, 1 on medium.
+
+MA-CQL, OMAR: alpha and coe as published with OMAR, mixtures as above. CFCQL: alpha as published with it
+(Shao et al. 2023), mixtures likewise.
 """
 
 from __future__ import annotations
@@ -28,17 +31,42 @@ _ZETA: dict[str, tuple[float, ...]] = {
     "halfcheetah": (1.0, 5.0, 5.0, 1.0, 5.0, 5.0),
 }
 
+_ALPHA: dict[str, tuple[float, ...]] = _ZETA | {"tag": (0.5, 0.5, 0.5, 5.0, 5.0, 5.0)}
+
+_COE: dict[str, tuple[float, ...]] = {
+    "spread": (1.0, 1.0, 1.0, 1.0, 1.0, 1.0),
+    "tag": (0.9, 0.9, 0.9, 0.7, 0.8, 0.9),
+    "world": (1.0, 0.7, 0.7, 0.1, 0.5, 0.9),
+    "halfcheetah": (1.0, 0.9, 0.9, 0.7, 0.6, 0.5),
+}
+
+_CFCQL_ALPHA: dict[str, tuple[float, ...]] = {
+    "spread": (0.5, 1.0, 1.0, 5.0, 5.0, 2.5),
+    "tag": (0.5, 0.5, 0.5, 0.6, 0.6, 2.0),
+    "world": (0.5, 0.5, 0.5, 0.32, 0.32, 0.3),
+    "halfcheetah": (0.1, 0.4, 0.4, 1.0, 1.0, 1.7),
+}
+
 # Settings of each algorithm that depend on the environment and the quality.
 _TASKS: dict[str, dict[str, dict[str, tuple[float, ...]]]] = {
     "dom2": {"eta": _ETA, "zeta": _ZETA},
+    "ma-cql": {"alpha": _ALPHA},
+    "omar": {"alpha": _ALPHA, "coe": _COE},
+    "cfcql": {"alpha": _CFCQL_ALPHA},
 }
 
+# Settings that depend on the environment alone, of every algorithm that has them, and of some.
+
 _ENVIRONMENT: dict[str, dict[str, Any]] = {"halfcheetah": {"gamma": 0.99, "n_steps": 10}}
+_OWN: dict[str, dict[str, dict[str, Any]]] = {
+    "ma-cql": {"halfcheetah": {"n_policy": 10}},
+    "omar": {"halfcheetah": {"n_policy": 10, "iterations": 2, "samples": 20, "elites": 5}},
+}
 
 
 def defaults(algorithm: str, env: str, quality: str | None) -> dict[str, Any]:
     """Settings for data of this kind; what is not known here is left to the algorithm's own defaults."""
-    values = dict(_ENVIRONMENT.get(env, {}))
+    values = _ENVIRONMENT.get(env, {}) | _OWN.get(algorithm, {}).get(env, {})
     for name, table in _TASKS.get(algorithm, {}).items():
         if quality in _QUALITIES and env in table:
             values[name] = table[env][_QUALITIES.index(quality)]

@@ -25,10 +25,9 @@ def make(name: str, seeds: int = 1, first: int = 0, **settings: Any) -> Algorith
     return kind.create(config, SPEC, seeds, CPU, generators(*range(first, first + seeds)))
 
 
-def train(
-    algorithm: Algorithm, seeds: range, updates: range = range(UPDATES)
-) -> list[dict[str, torch.Tensor]]:
-    return [algorithm.update(minibatch(algorithm, seeds, u)) for u in updates]
+def train(algorithm: Algorithm, seeds: range, updates: range = range(UPDATES)) -> None:
+    for u in updates:
+        algorithm.update(minibatch(algorithm, seeds, u))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -74,7 +73,7 @@ def test_policy_is_that_seeds_and_a_snapshot(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_fit_runs_it_from_a_dataset(name: str, tmp_path: Path) -> None:
-    """Through the command's loop: task presets, minibatches of its kind, metrics of each seed, a checkpoint."""
+    """Through the command's loop: task presets, its kind of minibatch, metrics of each seed."""
     data = dataset.open(tag_random())
     config = fit.configure(name, "compact", data, SMALL[name])
     settings = run.Settings(algorithm=name, updates=UPDATES, batch_size=8, seeds=2, log_every=UPDATES)
@@ -97,7 +96,7 @@ def test_presets_are_settings(name: str, preset: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_impossible_settings_are_refused(name: str) -> None:
-    with pytest.raises(ValueError, match="expected .*lr"):
+    with pytest.raises(ValueError, match=r"expected .*lr"):
         make(name, lr=-1.0)
 
 

@@ -15,9 +15,8 @@ from dom2data import dataset, generate
 from dom2data.spec import Batch, EnvSpec
 from dom2data.windows import Windows
 
-SPEC = EnvSpec(
-    "toy", ("left", "middle", "right"), (5, 5, 5), 2, -1.0, 1.0, 4, "individual", {"version": "toy-1"}
-)
+NAMES = ("left", "middle", "right")
+SPEC = EnvSpec("toy", NAMES, (5, 5, 5), 2, -1.0, 1.0, 4, "individual", {"version": "toy-1"})
 NETWORKS: dict[str, Any] = {"widths": (16, 8, 8), "embed_dim": 8, "critic_widths": (16, 16)}
 ACTOR_CRITIC: dict[str, Any] = {"actor_widths": (16, 16), "critic_widths": (16, 16)}
 # Settings of every algorithm that make it small.
@@ -25,6 +24,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "dom2": NETWORKS,
     "bc": {"actor_widths": (16, 16)},
     "ma-td3+bc": ACTOR_CRITIC,
+    "ma-cql": ACTOR_CRITIC,
+    "omar": ACTOR_CRITIC,
 }
 CPU = torch.device("cpu")
 

@@ -22,6 +22,8 @@ ALGORITHMS = {
     "dom2": "dom2.algorithms.dom2:DOM2",
     "bc": "dom2.algorithms.bc:BC",
     "ma-td3+bc": "dom2.algorithms.ma_td3_bc:MATD3BC",
+    "ma-cql": "dom2.algorithms.ma_cql:MACQL",
+    "omar": "dom2.algorithms.omar:OMAR",
 }
 
 

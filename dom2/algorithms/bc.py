@@ -55,9 +55,8 @@ class BC:
 
     def __init__(self, config: Config, spec: EnvSpec, members: Members):
         self.config, self.spec, self.members = config, spec, members
-        self.actor = members.learned(
-            "actor", actor.tanh_actors(members, spec, config.actor_widths), config.lr
-        )
+        actors = actor.tanh_actors(members, spec, config.actor_widths)
+        self.actor = members.learned("actor", actors, config.lr)
 
     @classmethod
     def create(

@@ -60,7 +60,7 @@ class Config:
 
     def __post_init__(self) -> None:
         config.above_zero(self, "rho", "lr", "policy_delay", "grad_clip")
-        config.at_most_one(self, "gamma", "rho")
+        config.within_unit(self, "gamma", "rho")
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -80,12 +80,11 @@ class MATD3BC:
     def __init__(self, config: Config, spec: EnvSpec, members: Members):
         self.config, self.spec, self.members = config, spec, members
         shape = (members.n_seeds * spec.n_agents, spec.obs_dim, spec.act_dim)
-        self.actor = members.learned(
-            "actor", actor.tanh_actors(members, spec, config.actor_widths), config.lr
-        )
+        actors = actor.tanh_actors(members, spec, config.actor_widths)
+        self.actor = members.learned("actor", actors, config.lr)
         critics = TwinCritics(*shape, members.generators, config.critic_widths)
         self.critics = members.learned("critics", critics, config.lr)
-        self.target_actor = members.fixed("target_actor", self.actor)
+        self.target_actor = members.fixed("target_actor", actors)
         self.target_critics = members.fixed("target_critics", critics)
 
     @classmethod

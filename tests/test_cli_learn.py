@@ -95,7 +95,7 @@ def test_default_folder_counts_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 USAGE = {
     "no dataset": (["fit"], "expected --dataset ID"),
     "unknown dataset": (["fit", "--dataset", "tag-mediun"], "dom2/tag-mediun"),
-    "unknown algorithm": (["fit", "--algorithm", "dom3"], "expected an algorithm (dom2)"),
+    "unknown algorithm": (["fit", "--algorithm", "dom3"], "expected an algorithm (dom2,"),
     "unknown flag": (["fit", "--etta", "1"], "--eta"),
     "bad value": (["fit", "--eta", "much"], "expected number, found 'much'"),
     "bad choice": (["fit", "--grid", "cosine"], "expected uniform|quadratic|logsnr"),

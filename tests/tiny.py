@@ -26,6 +26,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "ma-td3+bc": ACTOR_CRITIC,
     "ma-cql": ACTOR_CRITIC,
     "omar": ACTOR_CRITIC,
+    "cfcql": ACTOR_CRITIC,
 }
 CPU = torch.device("cpu")
 

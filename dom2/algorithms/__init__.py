@@ -24,6 +24,7 @@ ALGORITHMS = {
     "ma-td3+bc": "dom2.algorithms.ma_td3_bc:MATD3BC",
     "ma-cql": "dom2.algorithms.ma_cql:MACQL",
     "omar": "dom2.algorithms.omar:OMAR",
+    "cfcql": "dom2.algorithms.cfcql:CFCQL",
 }
 
 

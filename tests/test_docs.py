@@ -13,6 +13,7 @@ from pathlib import Path
 import click
 import meeting
 import pytest
+import weighted
 from click.testing import CliRunner
 
 from dom2 import config
@@ -90,6 +91,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.chdir(folder)
         patch.setenv("MINARI_DATASETS_PATH", str(folder / "root"))
         meeting.written(folder)
+        weighted.written(folder)
         invoke("dom2data generate --env tag --quality medium")
         invoke("dom2 fit --dataset tag-medium --out runs/tag-medium-v0-dom2")
         yield folder

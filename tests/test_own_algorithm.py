@@ -1,0 +1,78 @@
+"""The page's example of an algorithm of one's own works like those of the repository."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import weighted
+from click.testing import CliRunner
+from test_algorithms import make
+from tiny import CPU, SPEC, generators, minibatch, tag_random
+
+from dom2 import algorithms, checkpoint
+from dom2.algorithms import Algorithm
+from dom2_cli.learn import main
+
+
+def own(name: str, seeds: int = 1, first: int = 0, **settings: float | tuple[int, ...]) -> Algorithm:
+    kind = algorithms.load(name)
+    config = kind.config_type(**{"widths": (16, 16)} | settings)
+    return kind.create(config, SPEC, seeds, CPU, generators(*range(first, first + seeds)))
+
+
+def test_the_command_runs_resumes_and_evaluates_it(tmp_path: Path) -> None:
+    name, whole, halves = weighted.written(tmp_path), str(tmp_path / "whole"), str(tmp_path / "halves")
+    fit = ["fit", "--algorithm", name, "--dataset", tag_random(), "--batch-size", "8", "--threads", "1"]
+    for arguments in (
+        [*fit, "--beta", "2", "--seeds", "2", "--updates", "4", "--out", whole],
+        [*fit, "--beta", "2", "--seeds", "2", "--updates", "2", "--out", halves],
+        ["fit", "--resume", halves, "--updates", "4"],
+        ["evaluate", whole, "--episodes", "3"],
+    ):
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == 0, result.output
+    document = json.loads((tmp_path / "whole/config.json").read_text())
+    assert (document["config"]["beta"], document["settings"]["augment"]) == (2.0, "none")
+    one, other = (checkpoint.load_weights(Path(folder), CPU) for folder in (whole, halves))
+    assert all(torch.equal(value, other[key]) for key, value in one.items())
+    assert json.loads((tmp_path / "whole/evaluation.json").read_text())["seeds"] == 2
+
+
+def test_its_settings_are_flags_with_help(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["fit", "--algorithm", weighted.written(tmp_path), "--help"])
+    assert result.exit_code == 0
+    assert "--beta" in result.output
+    assert "Inverse temperature" in result.output
+
+
+def test_its_seeds_are_single_runs_and_without_weights_it_clones(tmp_path: Path) -> None:
+    name = weighted.written(tmp_path)
+    together, alone = own(name, seeds=2), own(name, first=1)
+    for u in range(3):
+        together.update(minibatch(together, range(2), u))
+        alone.update(minibatch(alone, range(1, 2), u))
+    found = together.members.weights()
+    assert all(torch.equal(found[key].chunk(2)[1], v) for key, v in alone.members.weights().items())
+    plain, cloning = own(name, beta=0.0), make("bc")
+    plain.members.load_weights(plain.members.weights() | cloning.members.weights())
+    for u in range(3):
+        b = minibatch(plain, range(1), u)
+        assert torch.allclose(plain.update(b)["actor/bc"], cloning.update(b)["actor/bc"])
+    assert not torch.allclose(own(name).update(b)["actor/bc"], own(name, beta=0.0).update(b)["actor/bc"])
+
+
+@pytest.mark.parametrize(
+    ("which", "says"), [("weighted.py:Nothing", "found none"), ("nowhere.py:X", "expected an algorithm")]
+)
+def test_a_wrong_name_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str, says: str
+) -> None:
+    weighted.written(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, ["fit", "--algorithm", which, "--dataset", tag_random()])
+    assert result.exit_code == 2
+    assert says in result.output
+    assert "Traceback" not in result.output

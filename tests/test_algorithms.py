@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,21 @@ def test_three_seeds_equal_three_single_runs(name: str) -> None:
         train(alone, range(seed, seed + 1))
         for key, value in alone.members.weights().items():
             assert torch.equal(weights[key].chunk(3)[seed], value), key
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if algorithms.load(n).batches == "independent"])
+def test_a_member_does_not_feel_the_others(name: str) -> None:
+    """Enormous rewards of the last agent change nothing of the others, not even by gradient clipping."""
+    calm, wild = make(name), make(name)
+    scale = torch.tensor([1.0, 1.0, 1e6])[:, None]
+    for u in range(UPDATES):
+        b = minibatch(calm, range(1), u)
+        calm.update(b)
+        wild.update(dataclasses.replace(b, rewards=b.rewards * scale))
+    found = wild.members.weights()
+    for key, value in calm.members.weights().items():
+        others = len(value) // 3 * 2
+        assert torch.equal(value[:others], found[key][:others]), key
 
 
 @pytest.mark.parametrize("name", NAMES)

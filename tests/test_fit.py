@@ -183,6 +183,19 @@ def test_nan_stops_and_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: py
     assert all(v.isfinite().all() for v in checkpoint.load_weights(begun.folder, CPU).values())
 
 
+def test_metrics_of_agents_and_of_seeds_are_reduced_and_named(tmp_path: Path) -> None:
+    begun = new_run(tmp_path / "run", seeds=2)
+    of_agents, of_seeds = torch.arange(6.0), torch.tensor([7.0, 8.0])
+    expected = {"train/actor/q": [1.0, 4.0], "train/critic/td": [7.0, 8.0]}
+    assert fit.reduce({"actor/q": of_agents, "critic/td": of_seeds}, begun, 1) == expected
+    of_seeds[1] = torch.inf
+    with pytest.raises(UserError, match=r"update 1: .*critic/td = inf \(seed 1\)"):
+        fit.reduce({"actor/q": of_agents, "critic/td": of_seeds}, begun, 1)
+    of_agents[2] = torch.nan
+    with pytest.raises(UserError, match=r"actor/q = nan \(seed 0, predator_2\)"):
+        fit.reduce({"actor/q": of_agents}, begun, 1)
+
+
 def test_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     begun, save_file = new_run(tmp_path / "run"), checkpoint.save_file
 

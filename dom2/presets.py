@@ -61,6 +61,7 @@ _ENVIRONMENT: dict[str, dict[str, Any]] = {"halfcheetah": {"gamma": 0.99, "n_ste
 _OWN: dict[str, dict[str, dict[str, Any]]] = {
     "ma-cql": {"halfcheetah": {"n_policy": 10}},
     "omar": {"halfcheetah": {"n_policy": 10, "iterations": 2, "samples": 20, "elites": 5}},
+    "ma-diffusion-ql": {"halfcheetah": {"n_steps": 5}},
 }
 
 

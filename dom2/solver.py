@@ -55,3 +55,24 @@ def _second_order(eps_fn: NoiseFn, x: Tensor, schedule: VP, grid: Tensor, clip: 
         x = (sigma[i - 1] / sigma[i]) * x - alpha[i - 1] * (-h).expm1() * estimate
         previous = x0
     return x
+
+
+def ancestral(
+    eps_fn: NoiseFn, noise: Tensor, schedule: VP, grid: Tensor, clip: float | None = None
+) -> Tensor:
+    """Denoise by the steps of DDPM (Ho et al. 2020), noise [N, ...] -> [...]: the start and N - 1 draws.
+
+    x <- mean of q(x_{i-1} | x_i, x0) plus its spread times a new draw; the step to a grid that begins at
+    time 0 ends at x0 itself. In few steps it keeps even less of the data's spread than ``sample`` does.
+    """
+    alpha, sigma, x = schedule.alpha(grid), schedule.sigma(grid), noise[0]
+    for i in range(len(grid) - 1, 0, -1):
+        x0 = (x - sigma[i] * eps_fn(x, i)) / alpha[i]
+        if clip is not None:
+            x0 = x0.clamp(-clip, clip)
+        ratio = alpha[i] / alpha[i - 1]
+        kept, new = ratio * (sigma[i - 1] / sigma[i]) ** 2, (1.0 - ratio**2) / sigma[i] ** 2
+        x = alpha[i - 1] * new * x0 + kept * x
+        if i > 1:
+            x = x + sigma[i - 1] * (1.0 - ratio**2).sqrt() / sigma[i] * noise[len(grid) - i]
+    return x

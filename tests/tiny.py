@@ -27,6 +27,9 @@ SMALL: dict[str, dict[str, Any]] = {
     "ma-cql": ACTOR_CRITIC,
     "omar": ACTOR_CRITIC,
     "cfcql": ACTOR_CRITIC,
+    "ma-iql": ACTOR_CRITIC,
+    "ma-icq": ACTOR_CRITIC,
+    "ma-diffusion-ql": {"widths": (16, 16), "critic_widths": (16, 16)},
 }
 CPU = torch.device("cpu")
 

@@ -25,6 +25,9 @@ ALGORITHMS = {
     "ma-cql": "dom2.algorithms.ma_cql:MACQL",
     "omar": "dom2.algorithms.omar:OMAR",
     "cfcql": "dom2.algorithms.cfcql:CFCQL",
+    "ma-iql": "dom2.algorithms.ma_iql:MAIQL",
+    "ma-icq": "dom2.algorithms.ma_icq:MAICQ",
+    "ma-diffusion-ql": "dom2.algorithms.ma_diffusion_ql:MADiffusionQL",
 }
 
 

@@ -30,7 +30,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -215,6 +215,15 @@ class DOM2:
         return self.config.eta * (min(1.0, (self.members.updates + 1) / warmup) if warmup else 1.0)
 
 
+class NoiseToAction(Protocol):
+    """A denoising chain: noise [M, B, draws x A] -> actions [M, B, A] in [-1, 1]."""
+
+    @property
+    def draws(self) -> int: ...
+
+    def __call__(self, eps_fn: Noise, x: Tensor) -> Tensor: ...
+
+
 @dataclass(frozen=True)
 class Chain:
     """The denoising chain of Eq. (4), corrected: noise [M, B, A] -> actions [M, B, A] in [-1, 1]."""
@@ -223,6 +232,7 @@ class Chain:
     grid: Tensor
     clip: float | None
     order: int
+    draws: ClassVar[int] = 1  # of noise, for one action
 
     def __call__(self, eps_fn: Noise, x: Tensor) -> Tensor:
         return sample(eps_fn, x, self.schedule, self.grid, self.clip, self.order).clamp(-1.0, 1.0)
@@ -239,7 +249,7 @@ class DiffusionPolicy:
         self,
         noise: NoiseNetwork,
         critics: TwinCritics,
-        chain: Chain,
+        chain: NoiseToAction,
         spec: EnvSpec,
         candidates: int = 1,
     ):
@@ -256,7 +266,7 @@ class DiffusionPolicy:
         """obs [..., N, O] -> actions [..., N, A]; deterministic starts the chain at zero instead of noise."""
         n, a = self.spec.n_agents, self.spec.act_dim
         own = obs.reshape(-1, n, obs.shape[-1]).transpose(0, 1)
-        x = torch.zeros(n, self.candidates * own.shape[1], a, device=obs.device)
+        x = torch.zeros(n, self.candidates * own.shape[1], self.chain.draws * a, device=obs.device)
         if not deterministic:
             x = torch.randn(x.shape, generator=generator, device=obs.device)
         actions = self.chain(self.noise.given(own.repeat(1, self.candidates, 1)), x)

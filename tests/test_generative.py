@@ -1,0 +1,131 @@
+"""Diffusion models beside DOM2: ancestral sampling, Diffusion-QL."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from test_algorithms import make
+from test_deterministic import BEST, follow, networks, step
+from test_weighted import learn
+from tiny import SPEC, generators, minibatch
+from torch.nn.functional import mish
+
+from dom2.algorithms.ma_diffusion_ql import Ancestral
+from dom2.schedule import VP
+from dom2.solver import ancestral
+
+N = SPEC.n_agents
+
+
+def test_ancestral_sampling_of_a_gaussian_comes_near_with_more_steps() -> None:
+    """With the exact noise predictor of N(0.5, 0.3^2): the mean is right, the spread in the end."""
+    off = []
+    for steps in (5, 50, 400):
+        schedule, grid = VP(), torch.linspace(0.0, 1.0, steps + 1, dtype=torch.float64)
+        alpha, sigma = schedule.alpha(grid), schedule.sigma(grid)
+        noise = torch.randn(steps, 10_000, generator=generators(0)[0], dtype=torch.float64)
+        variance = alpha**2 * 0.3**2 + sigma**2
+        x = ancestral(
+            lambda x, i, a=alpha, s=sigma, v=variance: s[i] * (x - a[i] * 0.5) / v[i], noise, schedule, grid
+        )
+        off.append((abs(x.mean().item() - 0.5), 1 - x.std().item() / 0.3))
+    assert off[0][1] > off[1][1] > off[2][1]
+    assert abs(off[2][1]) < 0.05
+    assert off[2][0] < 0.02
+
+
+def test_ancestral_steps_are_the_posterior_of_ddpm() -> None:
+    """Against the discrete betas of Ho et al. (2020, Eq. 7), written out."""
+    schedule, grid = VP(), torch.linspace(0.0, 1.0, 6, dtype=torch.float64)
+    bar = schedule.alpha(grid) ** 2
+    noise = torch.randn(5, 7, generator=generators(0)[0], dtype=torch.float64)
+
+    def eps(x: torch.Tensor, i: int) -> torch.Tensor:
+        return torch.sin(3.0 * x + i)
+
+    x = noise[0]
+    for i in (5, 4, 3, 2, 1):
+        beta = 1 - bar[i] / bar[i - 1]
+        x0 = ((x - (1 - bar[i]).sqrt() * eps(x, i)) / bar[i].sqrt()).clamp(-1, 1)
+        mean = (bar[i - 1].sqrt() * beta * x0 + (1 - beta).sqrt() * (1 - bar[i - 1]) * x) / (1 - bar[i])
+        x = mean + ((beta * (1 - bar[i - 1]) / (1 - bar[i])).sqrt() * noise[6 - i] if i > 1 else 0.0)
+    torch.testing.assert_close(ancestral(eps, noise, schedule, grid, clip=1.0), x)
+
+
+def test_diffusion_ql_equals_a_plain_restatement() -> None:
+    """Losses of three updates and the critics after them; the policy by its losses."""
+    algorithm = make("ma-diffusion-ql", eta=0.7)
+    critics, targets = networks(algorithm, "critics"), networks(algorithm, "target_critics")
+    adam, twin = torch.optim.Adam([p for net in critics for p in net], 1e-3), torch.Generator()
+
+    def q(net: list[torch.Tensor], obs: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+        x = torch.cat([obs, actions], dim=-1)
+        for w, b in ((net[0], net[1]), (net[2], net[3])):
+            x = mish(x @ w + b)
+        return (x @ net[4] + net[5])[:, 0]
+
+    for u in range(3):
+        b = minibatch(algorithm, range(1), u)
+        twin.set_state(algorithm.members.generators[0].get_state())
+        before = copy.deepcopy((algorithm.noise, algorithm.target_noise))
+        metrics = algorithm.update(b)
+
+        def act(noise: torch.nn.Module, obs: torch.Tensor) -> torch.Tensor:
+            draws = torch.randn(N, 32, 5 * 2, generator=twin).unflatten(2, (5, 2)).movedim(2, 0)
+            return ancestral(noise.given(obs), draws, VP(), algorithm.chain.grid, 1.0).clamp(-1, 1).detach()
+
+        losses, next_actions = [], act(before[1], b.next_obs)
+        for m, net in enumerate(critics):
+            i = m // 2
+            pair = (q(n, b.next_obs[i], next_actions[i]) for n in targets[2 * i : 2 * i + 2])
+            y = (b.rewards[i] + 0.95 * (1 - b.terminated[i]) * torch.minimum(*pair)).detach()
+            losses.append((y - q(net, b.obs[i], b.actions[i])).square().mean())
+        step(adam, losses, critics)
+        i = torch.randint(1, 6, (N, 32), generator=twin)
+        eps = torch.randn(N, 32, 2, generator=twin)
+        alpha, sigma = algorithm.alpha[i][..., None], algorithm.sigma[i][..., None]
+        bc = (before[0].given(b.obs)(alpha * b.actions + sigma * eps, i) - eps).square().mean(dim=(1, 2))
+        torch.testing.assert_close(metrics["actor/bc"], bc.detach())
+        actions = act(before[0], b.obs)
+        q_policy = [q(net, b.obs[m // 2], actions[m // 2]).mean() for m, net in enumerate(critics)]
+        expected = torch.stack(q_policy).view(N, 2).mean(dim=1).detach()
+        torch.testing.assert_close(metrics["actor/q"], expected, rtol=1e-4, atol=1e-5)
+        follow(targets, critics, 0.02)
+    for own, other in zip(networks(algorithm, "critics"), critics, strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-3, atol=1e-5)
+
+
+def test_diffusion_ql_without_eta_is_diffusion_cloning() -> None:
+    algorithm, b = make("ma-diffusion-ql", eta=0.0), minibatch(make("bc"), range(1))
+    loss, metrics = algorithm.actor_loss(b)
+    assert set(metrics) == {"actor/bc"}
+    torch.testing.assert_close(loss.detach(), metrics["actor/bc"].sum())
+
+
+def test_diffusion_ql_divides_by_the_other_critic() -> None:
+    """With Q_1 = 2 and Q_2 = -8 everywhere, the term is 2 / 8 or -8 / 2, whichever is drawn."""
+    algorithm, b = make("ma-diffusion-ql", eta=1.0), minibatch(make("bc"), range(1))
+    with torch.no_grad():
+        last = algorithm.critics.mlp.layers[-1]
+        last.weight.zero_()
+        last.bias.copy_(torch.tensor([2.0, -8.0]).repeat(N).view(-1, 1, 1))
+    seen = set()
+    for _ in range(12):
+        loss, metrics = algorithm.actor_loss(b)
+        seen.add(round((metrics["actor/bc"].sum() - loss).item(), 2))
+    assert seen <= {round(0.25 * k - 4.0 * (3 - k), 2) for k in range(4)}
+    assert len(seen) > 1
+
+
+def test_chain_takes_its_noise_in_one_tensor() -> None:
+    chain = Ancestral(VP(), torch.linspace(0.0, 1.0, 4))
+    x = torch.randn(2, 6, 3 * 2, generator=generators(0)[0])
+    expected = ancestral(lambda y, i: y, torch.stack(x.split(2, dim=-1)), VP(), chain.grid, 1.0)
+    assert chain.draws == 3
+    torch.testing.assert_close(chain(lambda y, i: y, x), expected.clamp(-1, 1))
+
+
+def test_improvement_finds_the_best_action() -> None:
+    actions = learn("ma-diffusion-ql", 250, eta=5.0, widths=(64, 64), critic_widths=(64, 64))
+    assert -(actions - BEST).square().sum(dim=-1).mean() > -0.15

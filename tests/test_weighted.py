@@ -1,0 +1,155 @@
+"""Algorithms that weigh the data's own actions: no critic is asked about another one."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from test_algorithms import make
+from test_deterministic import BEST, ONE, Net, follow, mlp, networks, pi, step, trained, uniform, value
+from tiny import CPU, SPEC, generators, minibatch
+from torch import Tensor
+
+from dom2 import algorithms
+from dom2.algorithms.ma_icq import transitions
+from dom2data.spec import Batch
+from dom2data.windows import Windows
+
+N = SPEC.n_agents
+
+
+def gaussian(net: Net, obs: Tensor, actions: Tensor) -> Tensor:
+    """log N(a; tanh network, exp log_std), the exponent and the normaliser written out."""
+    log_std, *rest = net
+    z = (actions - pi(rest, obs)) / log_std.exp()
+    return (-0.5 * z.square() - log_std - 0.5 * torch.log(torch.tensor(2 * torch.pi))).sum(dim=-1)
+
+
+def test_iql_equals_a_plain_restatement() -> None:
+    """Losses of three updates and the weights after them, agent by agent, from the paper's formulas."""
+    algorithm = make("ma-iql", tau=0.8, beta=2.0, normalise=False, max_weight=1.5)
+    parts = {part: networks(algorithm, part) for part in ("actor", "value", "critics", "target_critics")}
+    adam = {part: torch.optim.Adam([p for net in parts[part] for p in net], 1e-3)
+            for part in ("actor", "value", "critics")}  # fmt: skip
+    for u in range(3):
+        b = minibatch(algorithm, range(1), u)
+        metrics = algorithm.update(b)
+
+        def q_bar(i: int, b: Batch = b) -> Tensor:
+            pair = parts["target_critics"][2 * i : 2 * i + 2]
+            return torch.minimum(*(value(net, b.obs[i], b.actions[i]) for net in pair)).detach()
+
+        def v(i: int, obs: Tensor) -> Tensor:
+            return mlp(parts["value"][i], obs[i])[:, 0]
+
+        losses = []
+        for i in range(N):
+            d = q_bar(i) - v(i, b.obs)
+            losses.append(torch.where(d > 0, 0.8 * d * d, 0.2 * d * d).mean())
+        torch.testing.assert_close(metrics["value/loss"], torch.stack(losses).detach())
+        step(adam["value"], losses, parts["value"])
+        y = [(b.rewards[i] + 0.95 * (1 - b.terminated[i]) * v(i, b.next_obs)).detach() for i in range(N)]
+        losses = [(y[m // 2] - value(net, b.obs[m // 2], b.actions[m // 2])).square().mean()
+                  for m, net in enumerate(parts["critics"])]  # fmt: skip
+        step(adam["critics"], losses, parts["critics"])
+        follow(parts["target_critics"], parts["critics"], 0.02)
+        losses = []
+        for i in range(N):
+            weight = (2.0 * (q_bar(i) - v(i, b.obs))).exp().clamp_max(1.5).detach()
+            losses.append(-(weight * gaussian(parts["actor"][i], b.obs[i], b.actions[i])).mean())
+        torch.testing.assert_close(metrics["actor/loss"], torch.stack(losses).detach())
+        step(adam["actor"], losses, parts["actor"])
+    for part, nets in parts.items():
+        for own, other in zip(networks(algorithm, part), nets, strict=True):
+            torch.testing.assert_close(own, other, rtol=1e-3, atol=1e-5)
+
+
+def test_iql_without_beta_is_cloning() -> None:
+    cloned, other = trained("bc"), trained("ma-iql", beta=0.0, policy="deterministic")
+    for key, v in cloned.items():
+        torch.testing.assert_close(other[key], v)
+
+
+def test_iql_at_expectile_one_half_learns_the_mean_of_q() -> None:
+    """V at o is the mean of Q over the actions taken there; a higher expectile lies above it."""
+
+    def gap(tau: float) -> float:
+        algorithm, b = make("ma-iql", tau=tau), minibatch(make("bc"), range(1))
+        b = dataclasses.replace(b, obs=torch.zeros_like(b.obs))
+        q = algorithm.target_critics(b.obs, b.actions[:, None])[:, :, 0].amin(dim=1)
+        for _ in range(300):
+            algorithm.members.descend("value", algorithm.value_loss(b)[0], 1.0)
+        return (algorithm.value(b.obs)[:, 0, 0] - q.mean(dim=1)).mean().item()
+
+    assert abs(gap(0.5)) < 1e-3
+    assert gap(0.9) > 0.01
+
+
+def test_icq_with_large_temperatures_is_cloning_and_evaluation_of_the_data() -> None:
+    algorithm = make("ma-icq", beta=1e9, beta_target=1e9)
+    pairs = transitions(minibatch(algorithm, range(1)))
+    b = pairs.batch
+    log_prob = torch.stack([gaussian(net, b.obs[i], b.actions[i])
+                            for i, net in enumerate(networks(algorithm, "actor"))])  # fmt: skip
+    torch.testing.assert_close(algorithm.actor_loss(b)[0], -log_prob.mean(dim=1).sum())
+    next_q = algorithm.target_critics(b.next_obs, pairs.next_actions[:, None])[:, :, 0].amin(dim=1)
+    y = b.rewards + 0.95 * next_q
+    q = algorithm.critics(b.obs, b.actions[:, None])[:, :, 0]
+    kept = pairs.went_on[0] > 0
+    assert 0 < kept.sum() < 32
+    td = (q - y[:, None])[:, :, kept].square().mean(dim=2)
+    torch.testing.assert_close(algorithm.critic_loss(pairs)[0], td.sum())
+
+
+def test_icq_weights_are_softmaxes_over_the_minibatch() -> None:
+    """The actor's and the target's, each written out for one agent."""
+    algorithm = make("ma-icq", beta=0.5, beta_target=2.0)
+    pairs = transitions(minibatch(algorithm, range(1)))
+    b, twin = pairs.batch, torch.Generator()
+    twin.set_state(algorithm.members.generators[0].get_state())
+    _, metrics = algorithm.actor_loss(b)
+    noise = torch.randn(b.actions.shape, generator=twin)
+    own = (algorithm.actor.mean(b.obs) + noise).clamp(-1, 1).detach()
+    q, q_own = (algorithm.critics(b.obs, a[:, None])[1, :, 0].amin(dim=0).detach() for a in (b.actions, own))
+    advantage = (q - q_own) / (q - q_own).abs().mean()
+    weight = (2.0 * advantage).exp()
+    weight = weight / weight.mean()
+    log_prob = gaussian(networks(algorithm, "actor")[1], b.obs[1], b.actions[1])
+    torch.testing.assert_close(metrics["actor/loss"][1], -(weight * log_prob).mean().detach())
+    kept = pairs.went_on[1] > 0
+    q_bar = algorithm.target_critics(b.next_obs, pairs.next_actions[:, None])[1, :, 0].amin(dim=0)[kept]
+    share = (q_bar / 2).exp() / (q_bar / 2).exp().mean()
+    y = b.rewards[1, kept] + 0.95 * share * q_bar
+    td = (algorithm.critics(b.obs, b.actions[:, None])[1, :, 0][:, kept] - y).square().mean()
+    torch.testing.assert_close(algorithm.critic_loss(pairs)[1]["critic/td"][1], td.detach())
+
+
+def learn(name: str, updates: int, **settings: object) -> Tensor:
+    """Train on one-step episodes of uniform actions whose reward is highest at ``BEST``; returns answers."""
+    kind = algorithms.load(name)
+    algorithm = kind.create(kind.config_type(**settings), ONE, 1, CPU, generators(0))
+    (g,) = generators(1)
+    for _ in range(updates):
+        obs = torch.rand(1, 128, 2, generator=g) * 2 - 1
+        actions = uniform(g, obs)
+        rewards, ones = -(actions - BEST).square().sum(dim=-1), torch.ones(1, 128)
+        if algorithm.batches == "windows":
+            padded = [torch.stack([x, torch.zeros_like(x)], dim=2).unsqueeze(3) for x in (actions, rewards)]
+            both = torch.stack([obs, obs], dim=2).unsqueeze(3)
+            flags = torch.stack([ones, 0 * ones], dim=2)
+            algorithm.update(Windows(both, *padded, flags, flags, rewards.unsqueeze(2)))
+        else:
+            algorithm.update(Batch(obs, actions, rewards, obs, ones))
+    obs = torch.rand(500, 1, 2, generator=g) * 2 - 1
+    return algorithm.policy(0).act(obs, g)[:, 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"), [("ma-iql", {"beta": 10.0, "tau": 0.9}), ("ma-icq", {"beta": 0.2})]
+)
+def test_improvement_finds_the_best_action(name: str, settings: dict) -> None:
+    """The data's actions are uniform; their mean reward is -0.92, that of cloning -0.25, the best 0."""
+    widths = {"actor_widths": (64, 64), "critic_widths": (64, 64)}
+    actions = learn(name, 400, **widths, **settings)
+    assert -(actions - BEST).square().sum(dim=-1).mean() > -0.1

@@ -30,6 +30,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "ma-iql": ACTOR_CRITIC,
     "ma-icq": ACTOR_CRITIC,
     "ma-diffusion-ql": {"widths": (16, 16), "critic_widths": (16, 16)},
+    "ma-sfbc": NETWORKS
+    | {"behaviour_updates": 2, "critic_updates": 2, "horizon": 3, "bank": 48, "n_actions": 3},
 }
 CPU = torch.device("cpu")
 

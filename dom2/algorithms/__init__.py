@@ -28,6 +28,7 @@ ALGORITHMS = {
     "ma-iql": "dom2.algorithms.ma_iql:MAIQL",
     "ma-icq": "dom2.algorithms.ma_icq:MAICQ",
     "ma-diffusion-ql": "dom2.algorithms.ma_diffusion_ql:MADiffusionQL",
+    "ma-sfbc": "dom2.algorithms.ma_sfbc:MASfBC",
 }
 
 

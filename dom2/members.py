@@ -52,14 +52,15 @@ class Members:
         self.networks[name] = kept
         return kept
 
-    def descend(self, name: str, loss: Tensor, max_norm: float) -> Tensor:
+    def descend(self, name: str, loss: Tensor, max_norm: float, again: bool = False) -> Tensor:
         """One step down the loss with the gradient of each member of the network clipped by itself.
 
+        With ``again``, another network can descend the same loss afterwards, from where this one began.
         Returns the norms before clipping, one per member. A norm over the whole stack would let one member's
         large gradient shrink the others' steps.
         """
         parameters = list(self.networks[name].parameters())
-        gradients = torch.autograd.grad(loss, parameters)
+        gradients = torch.autograd.grad(loss, parameters, retain_graph=again)
         norms = torch.stack([torch.linalg.vector_norm(g.flatten(1), dim=1) for g in gradients]).norm(dim=0)
         factors = (max_norm / (norms + 1e-6)).clamp_max(1.0)
         for parameter, gradient in zip(parameters, gradients, strict=True):

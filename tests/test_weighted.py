@@ -146,10 +146,84 @@ def learn(name: str, updates: int, **settings: object) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("name", "settings"), [("ma-iql", {"beta": 10.0, "tau": 0.9}), ("ma-icq", {"beta": 0.2})]
+    ("name", "settings"),
+    [("ma-iql", {"beta": 10.0, "tau": 0.9}), ("ma-icq", {"beta": 0.2}), ("omiga", {"alpha": 0.05})],
 )
 def test_improvement_finds_the_best_action(name: str, settings: dict) -> None:
     """The data's actions are uniform; their mean reward is -0.92, that of cloning -0.25, the best 0."""
     widths = {"actor_widths": (64, 64), "critic_widths": (64, 64)}
     actions = learn(name, 400, **widths, **settings)
     assert -(actions - BEST).square().sum(dim=-1).mean() > -0.1
+
+
+def test_omiga_equals_a_plain_restatement() -> None:
+    """Losses of three updates and the weights after them, from the paper's formulas."""
+    algorithm = make("omiga", alpha=2.0, max_weight=1.2)
+    parts = ("actor", "value", "critics", "mixer.weight", "mixer.bias")
+    nets = {part: networks(algorithm, part) for part in parts}
+    bars = {part: networks(algorithm, f"target_{part}") for part in parts[1:]}
+    adam = {part: torch.optim.Adam([p for net in nets[part] for p in net], 1e-3) for part in parts[:3]}
+    mixer = [[*nets["mixer.weight"][0], *nets["mixer.bias"][0]]]
+    adam["mixer"] = torch.optim.Adam(mixer[0], 1e-3)
+
+    def mix(of: dict[str, list[Net]], obs: Tensor) -> tuple[Tensor, Tensor]:
+        state = torch.cat([*obs], dim=-1)
+        return mlp(of["mixer.weight"][0], state).abs(), mlp(of["mixer.bias"][0], state)[:, 0]
+
+    for u in range(3):
+        b = minibatch(make("bc"), range(1), u)
+        ended = b.terminated[0].expand(N, -1)
+        b = dataclasses.replace(b, terminated=ended)
+        metrics = algorithm.update(b)
+        w, bias = mix(bars, b.next_obs)
+        next_v = bias + sum(w[:, i] * mlp(bars["value"][i], b.next_obs[i])[:, 0] for i in range(N))
+        y = (b.rewards.mean(dim=0) + 0.95 * (1 - ended[0]) * next_v).detach()
+        w, bias = mix(nets, b.obs)
+        q_tot = bias + sum(w[:, i] * value(nets["critics"][i], b.obs[i], b.actions[i]) for i in range(N))
+        loss = (y - q_tot).square().mean()
+        torch.testing.assert_close(metrics["critic/td"], loss.detach()[None])
+        own = [torch.autograd.grad(loss, net, retain_graph=True) for net in nets["critics"]]
+        step(adam["mixer"], [loss], mixer)
+        linear = [sum((g * p).sum() for g, p in zip(gradient, net, strict=True))
+                  for gradient, net in zip(own, nets["critics"], strict=True)]  # fmt: skip
+        step(adam["critics"], linear, nets["critics"])
+        w = mix(bars, b.obs)[0].detach()
+
+        def z(i: int, b: Batch = b, w: Tensor = w) -> Tensor:
+            q = value(bars["critics"][i], b.obs[i], b.actions[i]).detach()
+            return w[:, i] * (q - mlp(nets["value"][i], b.obs[i])[:, 0]) / 2.0
+
+        losses = []
+        for i in range(N):
+            top = max(z(i).max().item(), -1.0)
+            plain = (z(i).exp() + w[:, i] * mlp(nets["value"][i], b.obs[i])[:, 0] / 2.0).mean()
+            losses.append(plain * torch.tensor(-top).exp())
+        torch.testing.assert_close(metrics["value/loss"], torch.stack(losses).detach())
+        step(adam["value"], losses, nets["value"])
+        losses = []
+        for i in range(N):
+            weight = z(i).exp().clamp_max(1.2).detach()
+            losses.append(-(weight * gaussian(nets["actor"][i], b.obs[i], b.actions[i])).mean())
+        torch.testing.assert_close(metrics["actor/loss"], torch.stack(losses).detach())
+        step(adam["actor"], losses, nets["actor"])
+        for part in parts[1:]:
+            follow(bars[part], nets[part], 0.02)
+    for part in parts:
+        for one, other in zip(networks(algorithm, part), nets[part], strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
+def test_omiga_values_meet_their_condition() -> None:
+    """Where its loss is least, mean exp(z) is 1: the weights of the actor loss are a density ratio."""
+    algorithm, b = make("omiga", alpha=0.1), minibatch(make("bc"), range(1))
+    b = dataclasses.replace(b, obs=torch.ones_like(b.obs))  # one state, many actions
+    for _ in range(600):
+        loss, metrics = algorithm.value_loss(b)
+        algorithm.members.descend("value", loss, 1.0)
+    torch.testing.assert_close(metrics["value/exp_z"], torch.ones(N), rtol=0.02, atol=0)
+
+
+def test_omiga_with_a_large_alpha_is_cloning() -> None:
+    algorithm, b = make("omiga", alpha=1e9), minibatch(make("bc"), range(1))
+    log_prob = algorithm.actor.log_prob(b.obs, b.actions)
+    torch.testing.assert_close(algorithm.actor_loss(b)[0], -log_prob.mean(dim=1).sum())

@@ -30,6 +30,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "ma-iql": ACTOR_CRITIC,
     "ma-icq": ACTOR_CRITIC,
     "ma-diffusion-ql": {"widths": (16, 16), "critic_widths": (16, 16)},
+    "omiga": ACTOR_CRITIC | {"mixer_width": 8},
     "ma-sfbc": NETWORKS
     | {"behaviour_updates": 2, "critic_updates": 2, "horizon": 3, "bank": 48, "n_actions": 3},
 }

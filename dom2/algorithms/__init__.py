@@ -29,6 +29,7 @@ ALGORITHMS = {
     "ma-icq": "dom2.algorithms.ma_icq:MAICQ",
     "ma-diffusion-ql": "dom2.algorithms.ma_diffusion_ql:MADiffusionQL",
     "ma-sfbc": "dom2.algorithms.ma_sfbc:MASfBC",
+    "omiga": "dom2.algorithms.omiga:OMIGA",
 }
 
 

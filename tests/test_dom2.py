@@ -84,6 +84,14 @@ def test_weights_after_three_updates_are_those_of_the_first_version(settings: di
         assert sum(own) == pytest.approx(value, abs=1e-3), part
 
 
+def test_without_the_diffusion_loss_only_q_moves_the_policy() -> None:
+    """The paper's third ablation: the loss is the whole one less L_bc, on the same noise."""
+    b = batch(3)
+    whole, metrics = dom2(eta=2.0).actor_loss(b)
+    ablated, _ = dom2(eta=2.0, bc_weight=0.0).actor_loss(b)
+    torch.testing.assert_close(ablated, whole - metrics["actor/bc"].sum())
+
+
 def test_cloning_ignores_rewards() -> None:
     plain, paid = dom2(eta=0.0), dom2(eta=0.0)
     b = batch(3)

@@ -53,6 +53,8 @@ class Config:
 
     eta: float = 2.0
     """Weight of the Q term in the policy loss, Eq. (5), before division by mean |Q|; 0 is pure cloning."""
+    bc_weight: float = 1.0
+    """Weight of L_bc in the policy loss, Eq. (5); 0 is the paper's ablation without the diffusion loss."""
     zeta: float = 0.5
     """Weight of the conservative term in the critic loss, Eq. (1)."""
     gamma: float = 0.95
@@ -193,7 +195,7 @@ class DOM2:
         predicted = eps_fn(noisy, i)
         bc = (predicted - eps).square().mean(dim=(1, 2))  # Eq. (3)
         if self.config.eta == 0.0:  # pure cloning needs no chain
-            return bc.sum(), {"actor/bc": bc.detach()}
+            return (self.config.bc_weight * bc).sum(), {"actor/bc": bc.detach()}
         if self.config.q_action == "chain":
             actions = self.chain(eps_fn, self.members.normal(batch.actions))
         else:
@@ -202,7 +204,7 @@ class DOM2:
         q_policy, q_data = q[:, 0].mean(dim=-1), q[:, 1].detach()
         eta_tilde = self._eta() / q_data.abs().mean(dim=-1).clamp_min(1e-6)
         metrics = {"actor/bc": bc, "actor/q": q_policy, "actor/eta_tilde": eta_tilde}
-        return (bc - eta_tilde * q_policy).sum(), {k: v.detach() for k, v in metrics.items()}
+        return (self.config.bc_weight * bc - eta_tilde * q_policy).sum(), {k: v.detach() for k, v in metrics.items()}
 
     def policy(self, seed: int, candidates: int = 1) -> DiffusionPolicy:
         """A snapshot of one seed's N agents, which later updates do not reach."""

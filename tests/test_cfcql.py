@@ -79,7 +79,7 @@ def test_three_updates_equal_a_plain_restatement() -> None:
         for i in range(N):
             acting = [pi(actors[i], b.obs[i]) if j == i else b.actions[j] for j in range(N)]
             values.append(mlp(critics[0], torch.cat([state, *acting], dim=-1)).mean())
-            losses.append(1e-3 * acting[i].square().mean() - values[-1])
+            losses.append(0.1 * mlp(actors[i], b.obs[i]).square().mean() - values[-1])
         step(actor_adam, losses, actors)
         follow(target_critics, critics, c.rho)
         follow(target_actors, actors, c.rho)

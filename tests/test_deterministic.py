@@ -136,10 +136,11 @@ class Plain:
         coe = getattr(self.c, "coe", 0.0)
         better = self.search(b) if coe else b.actions
         for i in range(N):
-            actions = pi(self.actors[i], b.obs[i])
+            z = mlp(self.actors[i], b.obs[i])
+            actions = z.tanh()
             q_pi.append(value(self.critics[2 * i], b.obs[i], actions).mean())
             distances.append((actions - better[i]).square().mean())
-            losses.append(coe * distances[-1] - (1 - coe) * q_pi[-1] + 1e-3 * actions.square().mean())
+            losses.append(coe * distances[-1] - (1 - coe) * q_pi[-1] + 0.1 * z.square().mean())
         step(self.actor_adam, losses, self.actors)
         return {"actor/q": q_pi} | ({"actor/distance": distances} if coe else {})
 

@@ -6,7 +6,7 @@ action a with agent i's replaced by x, and a'^i = pibar_i(o'_i) + e, e ~ N(0, si
     critics  sum_k mean (y - Q_k(s, a))^2
              + alpha sum_i 1/N mean [log mean exp (Q_k(s, a^i(a~_i)) - log p(a~_i)) - Q_k(s, a)],
              y = r + gamma min_k Qbar_k(s', a')
-    actors   -mean Q_1(s, a^i(pi_i(o_i))) + 1e-3 mean pi_i(o_i)^2
+    actors   -mean Q_1(s, a^i(pi_i(o_i))) + kappa mean z_i(o_i)^2,  pi = tanh z
 
 so that one agent at a time leaves the data, in the penalty and in the improvement. r is the team's reward.
 
@@ -15,7 +15,8 @@ Differences from the authors' paper and code:
    from the behaviour, for which its code trains a variational autoencoder.
 2. State is the agents' observations side by side, also for HalfCheetah, where the code takes the simulator's.
 3. Where rewards are individual (spread) the team's is their mean; the code takes the first agent's.
-4. No batch normalisation, and episodes that end by the clock are bootstrapped from; both as in MA-CQL.
+4. No batch normalisation, the size of the action is penalised before the tanh, and episodes that end by the
+   clock are bootstrapped from; all as in MA-CQL.
 
 Critics are stacked over seeds and actors over seeds x agents; losses are means per member, summed, so that no
 seed feels another. All noise of seed s comes from generator s.
@@ -54,14 +55,14 @@ class Config:
     """Discount per environment step."""
     rho: float = 0.02
     """Rate of the targets' soft update."""
-    lr: float = 1e-3
+    lr: float = 3e-3
     """Adam's step size, actor and critics."""
     smoothing: float = 0.05
     """sigma, standard deviation of the noise on the target's actions."""
     policy_delay: int = 1
     """Updates of the critics for one of the actors."""
-    action_penalty: float = 1e-3
-    """Weight of the mean square of the actor's actions in its loss."""
+    action_penalty: float = 0.1
+    """kappa, weight of the mean square of the actor's output before its tanh, in its loss."""
     grad_clip: float = 1.0
     """Largest norm of each network's gradient."""
     actor_widths: tuple[int, ...] = (128, 128)
@@ -156,15 +157,16 @@ class CFCQL:
         return (td + c.alpha * gap).sum(), {k: v.detach().mean(dim=1) for k, v in metrics.items()}
 
     def actor_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
-        """Less Q where one agent at a time acts for itself, with a small penalty on the action's size."""
+        """Less Q where one agent at a time acts for itself, with a penalty on what the tanh is of."""
         lead = (self.members.n_seeds, self.spec.n_agents)
-        actions = self.actor(batch.obs)
+        raw = self.actor.mlp(batch.obs)
+        actions = raw.tanh()
         deviating = joint.counterfactual(
             batch.actions.unflatten(0, lead), actions.unflatten(0, lead).unsqueeze(2)
         )
         state = joint.side_by_side(batch.obs, self.members.n_seeds)
         q = self.critics(state, deviating)[:, 0].mean(dim=-1).flatten()  # [S, N, B] -> [M]
-        size = actions.square().mean(dim=(1, 2))
+        size = raw.square().mean(dim=(1, 2))
         return (self.config.action_penalty * size - q).sum(), {"actor/q": q.detach()}
 
     def policy(self, seed: int, candidates: int = 1) -> Actor:

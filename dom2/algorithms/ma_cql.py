@@ -4,14 +4,16 @@ The baseline of that name in OMAR (Pan et al. 2022):
 
     critics  sum_k mean (y - Q_k(o, a))^2 + alpha mean [log mean exp (Q_k(o, a~) - log p(a~)) - Q_k(o, a)],
              y = r + gamma min_k Qbar_k(o', pibar(o'))
-    actor    -mean Q_1(o, pi(o)) + 1e-3 mean pi(o)^2
+    actor    -mean Q_1(o, pi(o)) + kappa mean z(o)^2,  pi = tanh z
 
 a~ are uniform actions and, where ``n_policy`` is set, also noisy actions of pi(o) and of pi(o'), all of them
 rated at o. Differences from OMAR's code:
 1. log p of a noisy action is the logarithm of its Gaussian density; the code subtracts the density itself.
 2. No batch normalisation of the input: the code's twin critics share one, and its targets never follow it.
 3. Episodes that end by the clock are bootstrapped from; the code takes HalfCheetah's for terminal.
-4. A 1 / K inside the logarithm, which moves the value and not the gradient. Each network's gradient is
+4. The size of the action is penalised before the tanh, 0.1 mean z^2, where the code has 1e-3 mean pi^2: the
+   first critics drive a tanh into a corner, where neither Q nor the code's penalty has a gradient.
+5. A 1 / K inside the logarithm, which moves the value and not the gradient. Each network's gradient is
    clipped by itself, the twin critics' one by one.
 
 M members (seeds x agents) train as one stack; losses are means per member, summed, so that no member
@@ -55,10 +57,10 @@ class Config:
     """Discount per environment step."""
     rho: float = 0.02
     """Rate of the targets' soft update."""
-    lr: float = 1e-3
+    lr: float = 3e-3
     """Adam's step size, actor and critics."""
-    action_penalty: float = 1e-3
-    """Weight of the mean square of the actor's actions in its loss."""
+    action_penalty: float = 0.1
+    """kappa, weight of the mean square of the actor's output before its tanh, in its loss."""
     grad_clip: float = 1.0
     """Largest norm of each network's gradient."""
     actor_widths: tuple[int, ...] = (128, 128)
@@ -148,10 +150,10 @@ class MACQL:
         return torch.cat(actions, dim=1), torch.cat(log_density, dim=1).unsqueeze(1)
 
     def actor_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
-        """Less Q of the actor's action, with a small penalty on its size; a mean for each member, summed."""
-        actions = self.actor(batch.obs)
-        q = self.critics(batch.obs, actions.unsqueeze(1))[:, 0, 0].mean(dim=-1)
-        size = actions.square().mean(dim=(1, 2))
+        """Less Q of the actor's action, with a penalty on what its tanh is of; a mean per member, summed."""
+        raw = self.actor.mlp(batch.obs)
+        q = self.critics(batch.obs, raw.tanh().unsqueeze(1))[:, 0, 0].mean(dim=-1)
+        size = raw.square().mean(dim=(1, 2))
         return (self.config.action_penalty * size - q).sum(), {"actor/q": q.detach()}
 
     def policy(self, seed: int, candidates: int = 1) -> Actor:

@@ -2,7 +2,7 @@
 
     critics  those of MA-CQL
     a*       the best by Q_1(o, .) of pi(o) and of the actions that a zeroth-order search ends with
-    actor    coe mean (pi(o) - a*)^2 - (1 - coe) mean Q_1(o, pi(o)) + 1e-3 mean pi(o)^2
+    actor    coe mean (pi(o) - a*)^2 - (1 - coe) mean Q_1(o, pi(o)) + kappa mean z(o)^2,  pi = tanh z
 
 The search keeps a Gaussian per observation, from N(0, 2^2) on: draw actions, clip them to [-1, 1], rate them,
 and move the mean to their softmax-weighted mean and the variance to their mean square about it (the particle
@@ -62,10 +62,10 @@ class Config:
     """Discount per environment step."""
     rho: float = 0.02
     """Rate of the targets' soft update."""
-    lr: float = 1e-3
+    lr: float = 3e-3
     """Adam's step size, actor and critics."""
-    action_penalty: float = 1e-3
-    """Weight of the mean square of the actor's actions in its loss."""
+    action_penalty: float = 0.1
+    """kappa, weight of the mean square of the actor's output before its tanh, in its loss."""
     grad_clip: float = 1.0
     """Largest norm of each network's gradient."""
     actor_widths: tuple[int, ...] = (128, 128)
@@ -160,9 +160,10 @@ class OMAR:
 
     def actor_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
         """Regression on the action found, less Q; a mean for each member, summed over members."""
-        c, actions = self.config, self.actor(batch.obs)
+        c, raw = self.config, self.actor.mlp(batch.obs)
+        actions = raw.tanh()
         q = self.critics(batch.obs, actions.unsqueeze(1))[:, 0, 0].mean(dim=-1)
-        size = actions.square().mean(dim=(1, 2))
+        size = raw.square().mean(dim=(1, 2))
         loss = c.action_penalty * size - (1.0 - c.coe) * q
         if c.coe == 0.0:  # no search, no draws: MA-CQL
             return loss.sum(), {"actor/q": q.detach()}

@@ -23,7 +23,16 @@ from dom2data.subsample import subsample
 from dom2data.verify import files, verify
 
 COMMAND = [sys.executable, "-c", "from dom2_cli.data import main; main()"]
-GENERATE = [*COMMAND, "generate", "--env", "tag", "--quality", "random", "--steps", "250000"]
+GENERATE = [
+    *COMMAND,
+    "generate",
+    "--env",
+    "tag",
+    "--quality",
+    "random",
+    "--steps",
+    "1000000",
+]  # 16 blocks: a while to hit
 NAME = "dom2/tag-random-v0"
 
 

@@ -204,7 +204,8 @@ class DOM2:
         q_policy, q_data = q[:, 0].mean(dim=-1), q[:, 1].detach()
         eta_tilde = self._eta() / q_data.abs().mean(dim=-1).clamp_min(1e-6)
         metrics = {"actor/bc": bc, "actor/q": q_policy, "actor/eta_tilde": eta_tilde}
-        return (self.config.bc_weight * bc - eta_tilde * q_policy).sum(), {k: v.detach() for k, v in metrics.items()}
+        loss = (self.config.bc_weight * bc - eta_tilde * q_policy).sum()
+        return loss, {k: v.detach() for k, v in metrics.items()}
 
     def policy(self, seed: int, candidates: int = 1) -> DiffusionPolicy:
         """A snapshot of one seed's N agents, which later updates do not reach."""

@@ -61,7 +61,9 @@ class Members:
         """
         parameters = list(self.networks[name].parameters())
         gradients = torch.autograd.grad(loss, parameters, retain_graph=again)
-        norms = torch.stack([torch.linalg.vector_norm(g.flatten(1), dim=1) for g in gradients]).norm(dim=0)
+        # Side by side: one below the other, a sum's order would depend on how many members there are.
+        parts = [torch.linalg.vector_norm(g.flatten(1), dim=1) for g in gradients]
+        norms = torch.stack(parts, dim=1).norm(dim=1)
         factors = (max_norm / (norms + 1e-6)).clamp_max(1.0)
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient.mul_(factors.view(-1, *[1] * (gradient.dim() - 1)))

@@ -31,6 +31,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "ma-icq": ACTOR_CRITIC,
     "ma-diffusion-ql": {"widths": (16, 16), "critic_widths": (16, 16)},
     "omiga": ACTOR_CRITIC | {"mixer_width": 8},
+    "madiff": {"horizon": 4, "dim": 8, "n_steps": 4, "inverse_widths": (16,)},
     "ma-sfbc": NETWORKS
     | {"behaviour_updates": 2, "critic_updates": 2, "horizon": 3, "bank": 48, "n_actions": 3},
 }

@@ -30,6 +30,7 @@ ALGORITHMS = {
     "ma-diffusion-ql": "dom2.algorithms.ma_diffusion_ql:MADiffusionQL",
     "ma-sfbc": "dom2.algorithms.ma_sfbc:MASfBC",
     "omiga": "dom2.algorithms.omiga:OMIGA",
+    "madiff": "dom2.algorithms.madiff:MADiff",
 }
 
 

@@ -1,0 +1,285 @@
+"""MADiff: planning with an attention-based diffusion model (Zhu et al. 2024).
+
+A model of what all agents will observe in the next H steps, from which each agent's action is read off:
+
+    plan     mean |eps - eps_theta(alpha_i tau + sigma_i eps, i, R)|^2, tau the observations o_t..o_{t+H-1} of
+             all agents, i uniform on 1..K, R the return from t on, left out with probability ``dropout``
+    inverse  mean |f_j(o_t, o_{t+1}) - a_t|^2, for each agent j
+
+To act, noise becomes a plan in K steps with eps = eps(nothing) + w (eps(target) - eps(nothing)), the first
+step held at what is observed. ``centralised`` (MADiff-C) makes one plan from what all agents observe;
+``decentralised`` (MADiff-D) has each agent plan for the team from what it alone observes. Differences from
+the authors' code:
+1. The schedule is VP(0.1, 20) at K even times, instead of a capped cosine at 200.
+2. Observations are standardised by the first minibatch's moments, returns brought to [0, 1] by the smallest
+   and the largest yet seen, instead of hand-set scales.
+3. The network is told which first steps are observed, by an input channel; in training for ``decentralised``
+   one agent's is, drawn for each window.
+4. Layer normalisation over channels instead of over groups; no observations before the present one.
+5. Steps past an episode's end are left out of the losses. Gradients are clipped.
+6. Each agent has its own inverse dynamics, with tanh at the end.
+
+One model and one loss for each of S seeds, inverse dynamics for each of M = S x N members; losses are means,
+summed, so that no seed feels another. All noise of seed s comes from generator s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from dom2 import config
+from dom2.members import Members
+from dom2.schedule import VP
+from dom2.solver import ancestral, sample
+from dom2.temporal import TemporalUNet
+from dom2_policies.policy import Actor
+from dom2_policies.stacked import polyak_
+from dom2data.errors import UserError
+from dom2data.spec import EnvSpec
+from dom2data.windows import Windows
+
+Metrics = dict[str, Tensor]
+LIMIT = 5.0  # largest standardised observation in a plan
+
+
+@dataclass(frozen=True)
+class Config:
+    """Hyper-parameters of MADiff; the defaults are the ``compact`` preset."""
+
+    execution: Literal["decentralised", "centralised"] = "decentralised"
+    """Each agent plans from its own observation (MADiff-D), or all from everyone's (MADiff-C)."""
+    horizon: int = 8
+    """H, observations in a plan, the present one included."""
+    guidance: float = 1.2
+    """w, weight of the return in planning; 0 leaves it out, 1 is the conditional model."""
+    target: float = 0.9
+    """Return asked of a plan, between the smallest (0) and the largest (1) of the data."""
+    dropout: float = 0.25
+    """Probability of leaving the return out in training."""
+    temperature: float = 0.5
+    """Factor of the noise from which a plan begins."""
+    n_steps: int = 20
+    """K, the number of denoising steps in training."""
+    sampler: Literal["ddpm", "ddim"] = "ddpm"
+    """How a plan is made: every step with new noise, or without."""
+    stride: int = 1
+    """Steps of ``ddim`` are this many of the K at once."""
+    gamma: float = 0.99
+    """Discount of the returns."""
+    rho: float = 0.02
+    """Rate at which the model that plans follows the one that learns."""
+    lr: float = 1e-3
+    """Adam's step size, of both networks."""
+    grad_clip: float = 1.0
+    """Largest norm of each network's gradient."""
+    dim: int = 32
+    """Channels of the U-Net's first level."""
+    mults: tuple[int, ...] = (1, 2)
+    """Channels of each level, in units of ``dim``."""
+    inverse_widths: tuple[int, ...] = (128, 128)
+    """Hidden widths of the inverse dynamics."""
+
+    def __post_init__(self) -> None:
+        config.above_zero(self, "gamma", "rho", "lr", "grad_clip", "n_steps", "stride", "dim", "temperature")
+        config.within_unit(self, "dropout", "gamma", "rho")
+        parts = 2 ** (len(self.mults) - 1)
+        if self.horizon < 2 or self.horizon % parts or self.n_steps % self.stride:
+            found = f"horizon {self.horizon}, n_steps {self.n_steps}, stride {self.stride}"
+            raise ValueError(f"expected horizon divisible by {parts}, n_steps by stride, found {found}")
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "compact": {},
+    "wide": {
+        "horizon": 24,
+        "n_steps": 200,
+        "dim": 128,
+        "mults": (1, 4, 8),
+        "inverse_widths": (256, 256),
+        "lr": 2e-4,
+        "rho": 0.005,
+    },
+}
+
+
+class MADiff:
+    """All seeds' planners, all members' inverse dynamics."""
+
+    config_type: ClassVar = Config
+    presets: ClassVar = PRESETS
+    batches: ClassVar = "windows"
+    augment: ClassVar = "none"
+
+    def __init__(self, config: Config, spec: EnvSpec, members: Members):
+        self.config, self.spec, self.members = config, spec, members
+        schedule, grid = VP(beta_max=20.0), torch.linspace(0.0, 1.0, config.n_steps + 1)
+        self.grid = grid.to(members.device)
+        self.alpha, self.sigma = schedule.alpha(self.grid), schedule.sigma(self.grid)
+        seeds, n, generators = members.n_seeds, spec.n_agents, members.generators
+        model = TemporalUNet(seeds, spec.obs_dim, self.grid, generators, config.dim, config.mults)
+        self.model = members.learned("model", model, config.lr)
+        sizes = (2 * spec.obs_dim, *config.inverse_widths, spec.act_dim)
+        self.inverse = members.learned("inverse", Actor(sizes, seeds * n, generators), config.lr)
+        self.planner = members.fixed("planner", model)
+        self.scale = members.fixed("scale", Scale(seeds, n, spec.obs_dim, members.device))
+
+    @classmethod
+    def create(
+        cls,
+        config: Config,
+        spec: EnvSpec,
+        n_seeds: int,
+        device: torch.device,
+        generators: Sequence[torch.Generator],
+    ) -> MADiff:
+        """New networks for n_seeds teams of N agents; raises ValueError like ``Members``."""
+        return cls(config, spec, Members(spec, n_seeds, device, generators))
+
+    def update(self, windows: Windows) -> Metrics:
+        """One step of model and inverse dynamics; metrics are tensors, [S] of the model, [M] of the other."""
+        self.scale.learn(windows, first=self.members.updates == 0)
+        loss, metrics = self.plan_loss(windows)
+        metrics["plan/grad_norm"] = self.members.descend("model", loss, self.config.grad_clip)
+        loss, found = self.inverse_loss(windows)
+        metrics |= found | {"inverse/grad_norm": self.members.descend("inverse", loss, self.config.grad_clip)}
+        polyak_(self.planner, self.model, self.config.rho)
+        self.members.updates += 1
+        return metrics
+
+    def plan_loss(self, windows: Windows) -> tuple[Tensor, Metrics]:
+        """Error of the noise in what was seen and is not known, a mean for each seed, summed over seeds."""
+        c, members = self.config, self.members
+        plan = self.scale.standardise(windows.obs.transpose(2, 3))  # [S, B, N, H, O]
+        i = members.integers(1, c.n_steps + 1, like=windows.taken[..., 0])
+        eps = members.normal(plan)
+        known = torch.ones_like(windows.returns)
+        if c.execution == "decentralised":
+            own = members.integers(0, self.spec.n_agents, like=i)
+            known = nn.functional.one_hot(own, self.spec.n_agents).float()
+        given = (members.integers(0, 1000, like=i) >= 1000 * c.dropout).float()
+        alpha, sigma = (values[i][..., None, None, None] for values in (self.alpha, self.sigma))
+        noisy = hold(alpha * plan + sigma * eps, plan[:, :, :, 0], known)
+        predicted = self.model(noisy, known, i, self.scale.share(windows.returns), given)
+        counts = torch.cat([torch.ones_like(windows.taken[..., :1]), windows.taken[..., :-1]], dim=2)
+        counts = counts.unsqueeze(2).repeat(1, 1, self.spec.n_agents, 1)  # seen, for each agent
+        counts[..., 0] -= known
+        errors = (predicted - eps).square().mean(dim=-1) * counts
+        loss = errors.sum(dim=(1, 2, 3)) / counts.sum(dim=(1, 2, 3)).clamp_min(1.0)
+        return loss.sum(), {"plan/loss": loss.detach()}
+
+    def inverse_loss(self, windows: Windows) -> tuple[Tensor, Metrics]:
+        """Squared error of the action between two observations, a mean for each member, summed."""
+        obs = self.scale.standardise(windows.obs.transpose(2, 3))
+        pairs = torch.cat([obs[:, :, :, :-1], obs[:, :, :, 1:]], dim=-1).transpose(1, 2)  # [S, N, B, H-1, 2O]
+        actions = windows.actions.movedim(3, 1)[:, :, :, :-1]
+        found = self.inverse(pairs.flatten(0, 1).flatten(1, 2)).view(-1, *actions.shape[2:])
+        errors = (found - actions.flatten(0, 1)).square().mean(dim=-1)
+        counts = windows.taken[..., :-1].repeat_interleave(self.spec.n_agents, dim=0)
+        loss = (errors * counts).sum(dim=(1, 2)) / counts.sum(dim=(1, 2)).clamp_min(1.0)
+        return loss.sum(), {"inverse/loss": loss.detach()}
+
+    def policy(self, seed: int, candidates: int = 1) -> PlanningPolicy:
+        """A snapshot of one seed's planner. Raises UserError (usage) for more than one candidate."""
+        if candidates != 1:
+            raise UserError(
+                f"expected 1 candidate, since plans are not rated, found {candidates}; leave it out"
+            )
+        model = self.members.snapshot(self.planner, seed)
+        inverse, scale = self.members.snapshot(self.inverse, seed), self.members.snapshot(self.scale, seed)
+        return PlanningPolicy(model, inverse, scale, self.config, self.grid)
+
+
+class PlanningPolicy:
+    """One seed's team, which at every step plans anew and takes the plan's first action."""
+
+    def __init__(self, model: TemporalUNet, inverse: Actor, scale: Scale, config: Config, grid: Tensor):
+        self.model, self.inverse, self.scale, self.config = model, inverse, scale, config
+        self.grid = grid[:: config.stride] if config.sampler == "ddim" else grid
+
+    @torch.no_grad()
+    def act(self, obs: Tensor, generator: torch.Generator, deterministic: bool = False) -> Tensor:
+        """obs [..., N, O] -> actions [..., N, A]; deterministic plans from zero, without noise."""
+        n = obs.shape[-2]
+        seen = self.scale.standardise(obs.reshape(1, -1, n, 1, obs.shape[-1]))[:, :, :, 0]  # [1, E, N, O]
+        if self.config.execution == "centralised":
+            following = self.plan(seen, torch.ones_like(seen[..., 0]), generator, deterministic)[:, :, :, 1]
+        else:  # a plan for each agent: rows e N + j know what agent j of row e sees
+            own = torch.eye(n, device=obs.device).repeat(seen.shape[1], 1).unsqueeze(0)
+            plans = self.plan(seen.repeat_interleave(n, dim=1), own, generator, deterministic)
+            following = plans.unflatten(1, (-1, n)).diagonal(dim1=2, dim2=3)[:, :, 1].movedim(-1, 2)
+        pairs = torch.cat([seen, following], dim=-1)[0].transpose(0, 1)
+        return self.inverse(pairs).transpose(0, 1).reshape(*obs.shape[:-1], -1)
+
+    def plan(self, seen: Tensor, known: Tensor, generator: torch.Generator, deterministic: bool) -> Tensor:
+        """Standardised, [1, R, N, H, O], from what is seen [1, R, N, O] where ``known`` [1, R, N] is 1."""
+        c, schedule = self.config, VP(beta_max=20.0)
+        shape = (*seen.shape[:3], c.horizon, seen.shape[-1])
+        steps = len(self.grid) - 1 if c.sampler == "ddpm" else 1
+        noise = torch.zeros(steps, *shape, device=seen.device)
+        if not deterministic:
+            noise = torch.randn(noise.shape, generator=generator, device=seen.device)
+        noise[0] *= c.temperature
+
+        def eps(x: Tensor, i: int) -> Tensor:
+            return self.guided(hold(x, seen, known), known, i)
+
+        if c.sampler == "ddpm":
+            plan = ancestral(eps, noise, schedule, self.grid, LIMIT)
+        else:
+            plan = sample(eps, noise[0], schedule, self.grid, LIMIT)
+        return hold(plan, seen, known)
+
+    def guided(self, x: Tensor, known: Tensor, i: int) -> Tensor:
+        """Noise without a return, and w times what the target return adds to it."""
+        c, like = self.config, x[:, :, 0, 0, 0]
+        i, target = i * (c.stride if c.sampler == "ddim" else 1), torch.full_like(like, c.target)
+        plain = self.model(x, known, i, target, torch.zeros_like(like))
+        if c.guidance == 0.0:
+            return plain
+        return plain + c.guidance * (self.model(x, known, i, target, torch.ones_like(like)) - plain)
+
+
+class Scale(nn.Module):
+    """Moments of each agent's observations, and the range of the team's returns."""
+
+    mean: Tensor  # [S, N, O]
+    std: Tensor  # [S, N, O]
+    low: Tensor  # [S, 1]
+    high: Tensor  # [S, 1]
+
+    def __init__(self, seeds: int, n_agents: int, obs_dim: int, device: torch.device):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(seeds, n_agents, obs_dim, device=device))
+        self.register_buffer("std", torch.ones(seeds, n_agents, obs_dim, device=device))
+        self.register_buffer("low", torch.full((seeds, 1), torch.inf, device=device))
+        self.register_buffer("high", torch.full((seeds, 1), -torch.inf, device=device))
+
+    def learn(self, windows: Windows, first: bool) -> None:
+        """Widen the range; with the first minibatch, take its first steps' moments (spread at least 0.05)."""
+        if first:
+            start = windows.obs[:, :, 0]
+            self.mean.copy_(start.mean(dim=1))
+            self.std.copy_(start.std(dim=1).clamp_min(0.05))
+        team = windows.returns.mean(dim=2)
+        self.low.copy_(torch.minimum(self.low, team.amin(dim=1, keepdim=True)))
+        self.high.copy_(torch.maximum(self.high, team.amax(dim=1, keepdim=True)))
+
+    def standardise(self, obs: Tensor) -> Tensor:
+        """[S, B, N, H, O], each agent's by itself."""
+        shape = (len(self.mean), 1, self.mean.shape[1], 1, -1)
+        return ((obs - self.mean.view(shape)) / self.std.view(shape)).clamp(-LIMIT, LIMIT)
+
+    def share(self, returns: Tensor) -> Tensor:
+        """Agents' returns [S, B, N] -> the team's [S, B], the smallest seen at 0, the largest at 1."""
+        return (returns.mean(dim=2) - self.low) / (self.high - self.low).clamp_min(1e-6)
+
+
+def hold(x: Tensor, seen: Tensor, known: Tensor) -> Tensor:
+    """x [S, B, N, H, O] with the first step as seen [S, B, N, O] where ``known`` [S, B, N] is 1."""
+    first = torch.where(known.unsqueeze(-1) > 0, seen, x[:, :, :, 0])
+    return torch.cat([first.unsqueeze(3), x[:, :, :, 1:]], dim=3)

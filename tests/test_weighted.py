@@ -118,9 +118,11 @@ def test_icq_weights_are_softmaxes_over_the_minibatch() -> None:
     log_prob = gaussian(networks(algorithm, "actor")[1], b.obs[1], b.actions[1])
     torch.testing.assert_close(metrics["actor/loss"][1], -(weight * log_prob).mean().detach())
     kept = pairs.went_on[1] > 0
-    q_bar = algorithm.target_critics(b.next_obs, pairs.next_actions[:, None])[1, :, 0].amin(dim=0)[kept]
-    share = (q_bar / 2).exp() / (q_bar / 2).exp().mean()
-    y = b.rewards[1, kept] + 0.95 * share * q_bar
+    own = (algorithm.actor.mean(b.next_obs) + torch.randn(b.actions.shape, generator=twin)).clamp(-1, 1)
+    q_bar, q_own = (algorithm.target_critics(b.next_obs, a[:, None])[1, :, 0].amin(dim=0)[kept].detach()
+                    for a in (pairs.next_actions, own))  # fmt: skip
+    share = ((q_bar - q_own) / 2).exp()
+    y = b.rewards[1, kept] + 0.95 * share / share.mean() * q_bar
     td = (algorithm.critics(b.obs, b.actions[:, None])[1, :, 0][:, kept] - y).square().mean()
     torch.testing.assert_close(algorithm.critic_loss(pairs)[1]["critic/td"][1], td.detach())
 

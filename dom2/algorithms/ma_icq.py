@@ -4,8 +4,9 @@ The constraint that a policy stay within the data turns into weights of the data
 critic is ever asked about another one:
 
     critics  sum_k mean (y - Q_k(o, a))^2,  y = r + gamma w' min_k Qbar_k(o', a'),
-             w' = B softmax_B(min_k Qbar_k(o', a') / beta_target),  a' the action that the data took next
-    actor    -mean w log pi(a | o),  w = B softmax_B(A / beta),  A = min_k Q_k(o, a) - min_k Q_k(o, a_pi)
+             w' = B softmax_B(Abar(o', a') / beta_target),  a' the action that the data took next
+    actor    -mean w log pi(a | o),  w = B softmax_B(A(o, a) / beta)
+             A(o, a) = min_k Q_k(o, a) - min_k Q_k(o, a_pi), Abar the same of the target critics
 
 Both softmaxes are over the minibatch, as in the authors' code: their normaliser is the paper's Z(o) averaged
 over observations. Differences from the paper:
@@ -14,7 +15,10 @@ over observations. Differences from the paper:
 3. One-step targets instead of TD(lambda), and targets that follow softly instead of every 600 updates.
 4. A is divided by its mean magnitude over the minibatch before beta, since rewards here are not rescaled
    (``normalise false`` is the paper's); beta is 1 then, since 0.1 leaves a few transitions all the weight.
-5. A step after which the clock ended the episode has no a' and is left out of the critic loss.
+5. The authors' targets weigh by Qbar itself instead of Abar. A softmax over the minibatch then favours good
+   states, not only good actions, by more than gamma takes away where values are in the hundreds: on tag the
+   mean of Q was 41,652 after 2,500 updates, where returns are 122.
+6. A step after which the clock ended the episode has no a' and is left out of the critic loss.
 
 M members (seeds x agents) train as one stack; losses are means per member, summed, so that no member
 feels another. The agents of a seed have the same steps in a minibatch.
@@ -50,7 +54,7 @@ class Config:
     beta: float = 1.0
     """Temperature of the advantage in the actor's weights; large is behaviour cloning."""
     beta_target: float = 1000.0
-    """Temperature of the values in the critics' targets; large is Q of the data's policy."""
+    """Temperature of the advantage in the critics' targets; large is Q of the data's policy."""
     normalise: bool = True
     """Divide the advantage by its mean magnitude over the minibatch."""
     gamma: float = 0.95
@@ -132,7 +136,9 @@ class MAICQ:
         share = known / known.sum(dim=1, keepdim=True).clamp_min(1.0)
         with torch.no_grad():
             next_q = self.target_critics(batch.next_obs, pairs.next_actions.unsqueeze(1))[:, :, 0].amin(dim=1)
-            logits = (next_q / c.beta_target).masked_fill(pairs.went_on == 0, -1e9)
+            own = self.actor.sample(batch.next_obs, self.members.normal(batch.actions))
+            baseline = self.target_critics(batch.next_obs, own.unsqueeze(1))[:, :, 0].amin(dim=1)
+            logits = ((next_q - baseline) / c.beta_target).masked_fill(pairs.went_on == 0, -1e9)
             weight = logits.softmax(dim=1) * pairs.went_on.sum(dim=1, keepdim=True)
             target = batch.rewards + c.gamma * (1.0 - batch.terminated) * weight * next_q
         q = self.critics(batch.obs, batch.actions.unsqueeze(1))[:, :, 0]

@@ -90,7 +90,9 @@ def test_killed_in_mid_generate(tmp_path: Path, undisturbed: str, workers: str) 
 
 def test_interrupted_by_the_keyboard(tmp_path: Path, undisturbed: str) -> None:
     """Ctrl-C reaches the whole group, workers included: exit code 130, one line, and the run continues."""
+    # A shell that runs the tests in the background hands down a SIGINT that is ignored.
     process = subprocess.Popen([*GENERATE, "--root", tmp_path, "--workers", "2"], start_new_session=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
     wait_for_blocks(process, tmp_path, 1)  # type: ignore[arg-type]
     os.killpg(process.pid, signal.SIGINT)

@@ -8,11 +8,9 @@ import click
 
 from dom2_cli import converting, describe, generating, looking, sharing, subsets
 from dom2_cli import show as ui
-from dom2_cli.generating import carry_out, finish
+from dom2_cli.generating import finish
 from dom2data import envs
 from dom2data.errors import CHECK_FAILED, INTERRUPTED, UserError
-
-__all__ = ["carry_out", "main"]
 
 ENVIRONMENTS = f"{', '.join(envs.NAMES)}; a variant ({', '.join(envs.VARIANTS)}); module:make of your own"
 root_option = click.option(

@@ -109,14 +109,14 @@ def train(
     if how.prey is not None and not keep_prey:
         prey, policies["prey"] = the_prey(name, how, seed, out, progress)
     training = begin(name, seed, prey)
-    candidates = learn(training, "expert", out / STATE, medium_level(name), progress)
+    level = medium_level(name)
+    candidates = learn(training, "expert", out / STATE, level, progress)
     best = candidates[-1]
     env = envs.make(name, how.num_envs, prey=prey)
     measured = references(env, best.actor, how.reference_episodes, seed)
     if best.mean <= measured["random"]:
         raise UserError(f"{name}: expected an expert above uniform actions ({measured['random']:.2f}), found "
                         f"{best.mean:.2f} after {how.steps} steps; try another seed", FAILED)  # fmt: skip
-    level = medium_level(name)
     if level is None:
         level = measured["random"] + MEDIUM * (best.mean - measured["random"])
     medium = next(c for c in candidates if c.mean >= level)

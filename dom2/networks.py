@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +40,35 @@ class TimeEmbedding(nn.Module):
     def forward(self) -> Tensor:
         """Embeddings of all grid times, [M, N+1, out_dim]."""
         return self.linear(self.features)
+
+
+class Narrow(torch.autograd.Function):
+    """x W + b of a layer of few outputs, each product written so that the wide side comes first.
+
+    On a CPU, MKL multiplies [256, 128] by [128, 1] at a fortieth of the rate of [256, 128] by [128, 128], forward
+    and backward: heads of one or two outputs took a sixth of an update.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return torch.baddbmm(bias.mT, weight.mT.contiguous(), x.mT).mT
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:  # type: ignore[override]
+        x, weight = ctx.saved_tensors
+        to_x, to_weight, to_bias = ctx.needs_input_grad
+        one = weight.shape[2] == 1
+        return (
+            (gradient * weight.mT if one else torch.bmm(gradient, weight.mT)) if to_x else None,
+            torch.bmm(gradient.mT, x).mT if to_weight else None,
+            gradient.sum(dim=1, keepdim=True) if to_bias else None,
+        )
+
+
+def narrow(layer: StackedLinear, x: Tensor) -> Tensor:
+    """What ``layer`` makes of x [M, B, in], for a layer of one output or a few: [M, B, out]."""
+    return Narrow.apply(x, layer.weight, layer.bias) if x.device.type == "cpu" else layer(x)
 
 
 def at(times: Tensor, i: Index) -> Tensor:
@@ -112,7 +142,7 @@ class ResidualNoise(nn.Module):
         d3 = down3(d2, c[2])
         u3 = up3(torch.cat([d3, middle(d3, c[3])], dim=-1), c[4])
         u2 = up2(torch.cat([d2, u3], dim=-1), c[5])
-        return self.head(torch.cat([d1, u2], dim=-1))
+        return narrow(self.head, torch.cat([d1, u2], dim=-1))
 
 
 class MLPNoise(nn.Module):
@@ -167,5 +197,5 @@ class TwinCritics(nn.Module):
             h = self.activation(torch.baddbmm(from_obs, action, weight_act))
             for layer in hidden:
                 h = self.activation(layer(h))
-            values.append(last(h).squeeze(-1))
+            values.append(narrow(last, h).squeeze(-1))
         return torch.stack(values, dim=1).unflatten(0, (-1, 2))

@@ -62,7 +62,7 @@ class Config:
     """Discount per environment step."""
     rho: float = 0.02
     """Rate of the targets' soft update."""
-    lr: float = 3e-3
+    lr: float = 1e-2
     """Adam's step size, actor and critics."""
     action_penalty: float = 0.1
     """kappa, weight of the mean square of the actor's output before its tanh, in its loss."""

@@ -69,7 +69,7 @@ def _train(run: Run, on_update: OnUpdate | None, root: Path | None) -> Status:
     algorithm = run.build(device, seeding.generators(run.seeds, seeding.LEARNING, device))
     assert run.settings.augment != "auto"  # ``run.describe`` has put the algorithm's own in its place
     thresholds = Thresholds(run.settings.augment, run.settings.thresholds)
-    sampler = _sampler(algorithm, dataset, thresholds, run.settings.batch_size, batches, device)
+    sampler = minibatches(algorithm, dataset, thresholds, run.settings.batch_size, batches, device)
     start = checkpoint.updates(run.folder)
     if start:
         state = checkpoint.load_state(run.folder)
@@ -86,7 +86,7 @@ def _train(run: Run, on_update: OnUpdate | None, root: Path | None) -> Status:
     return run.status
 
 
-def _sampler(
+def minibatches(
     algorithm: Algorithm,
     dataset: Dataset,
     thresholds: Thresholds,

@@ -1,0 +1,83 @@
+"""Which algorithms solve coordination games with a known optimum: small data, small runs, exact scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from dom2 import algorithms, evaluate, fit, seeding
+from dom2data.envs import games
+from dom2data.sampler import Thresholds
+
+EPISODES = 200
+SOLVED = 0.9
+"""A seed solves a game when its mean return is at least this share of the best there is."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What an algorithm made of a game."""
+
+    algorithm: str
+    game: str
+    data: games.Kind
+    behaviour: float
+    """mean return of the data, as a share of the optimum"""
+    shares: tuple[float, ...]
+    """mean return of each seed over 200 episodes, as a share of the optimum"""
+    updates: int
+
+    @property
+    def mean(self) -> float:
+        """Over seeds."""
+        return float(np.mean(self.shares))
+
+    @property
+    def solved(self) -> int:
+        """Seeds that reach 90 % of the optimum."""
+        return sum(share >= SOLVED for share in self.shares)
+
+
+def examine(
+    name: str,
+    game: str,
+    kind: games.Kind,
+    updates: int = 1000,
+    seeds: int = 5,
+    batch_size: int = 64,
+    settings: dict[str, Any] | None = None,
+) -> Verdict:
+    """Train an algorithm's compact preset on a game's data and play it.
+
+    Augmentation is the algorithm's own choice. Raises UserError like ``fit.configure``.
+    """
+    dataset, device = games.data(game, kind), torch.device("cpu")
+    config = fit.configure(name, "compact", dataset, _shorter(name, updates) | (settings or {}))
+    algorithm_type = algorithms.load(name)
+    algorithm = algorithm_type.create(
+        config, dataset.spec, seeds, device, seeding.generators(range(seeds), seeding.LEARNING, device)
+    )
+    batches = seeding.generators(range(seeds), seeding.BATCHES, device)
+    sampler = fit.minibatches(algorithm, dataset, Thresholds(algorithm.augment), batch_size, batches, device)
+    for _ in range(updates):
+        algorithm.update(sampler.sample())
+    returns = evaluate.play(algorithm, seeds, games.Game(game, EPISODES)).returns
+    best = games.OPTIMUM[game]
+    return Verdict(
+        name,
+        game,
+        kind,
+        float(dataset.returns.mean()) / best,
+        tuple(float(share) for share in returns.mean(axis=1) / best),
+        updates,
+    )
+
+
+def _shorter(name: str, updates: int) -> dict[str, Any]:
+    """Stages whose lengths are settings have to fit into the updates."""
+    if name != "ma-sfbc":
+        return {}
+    return {"behaviour_updates": updates // 2, "critic_updates": max(1, updates // 4), "bank": 1024}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dom2_cli import probing
 from dom2_cli import show as ui
 from dom2data.errors import FAILED, INTERRUPTED, UserError
 
@@ -375,3 +376,7 @@ def doctor(as_json: bool) -> None:
     ui.print_json(found) if as_json else click.echo(checks.text(found))
     if found["problems"]:
         raise SystemExit(FAILED)
+
+
+for command in probing.COMMANDS:
+    main.add_command(command)

@@ -45,8 +45,8 @@ class TimeEmbedding(nn.Module):
 class Narrow(torch.autograd.Function):
     """x W + b of a layer of few outputs, each product written so that the wide side comes first.
 
-    On a CPU, MKL multiplies [256, 128] by [128, 1] at a fortieth of the rate of [256, 128] by [128, 128], forward
-    and backward: heads of one or two outputs took a sixth of an update.
+    On a CPU, MKL multiplies [256, 128] by [128, 1] at a fortieth of the rate of [256, 128] by [128, 128],
+    forward and backward: heads of one or two outputs took a sixth of an update.
     """
 
     @staticmethod
@@ -55,7 +55,7 @@ class Narrow(torch.autograd.Function):
         return torch.baddbmm(bias.mT, weight.mT.contiguous(), x.mT).mT
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         to_x, to_weight, to_bias = ctx.needs_input_grad
         one = weight.shape[2] == 1

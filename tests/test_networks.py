@@ -2,8 +2,9 @@ import pytest
 import torch
 from tiny import generators
 
-from dom2.networks import MLPNoise, ResidualNoise, TwinCritics
+from dom2.networks import MLPNoise, ResidualNoise, TwinCritics, narrow
 from dom2.schedule import time_grid
+from dom2_policies.stacked import StackedLinear
 
 GRID = time_grid("quadratic", 5)
 
@@ -49,3 +50,19 @@ def test_critics_share_the_observation_and_nothing_else() -> None:
         joint = torch.cat([obs, actions[:, k]], dim=-1).repeat_interleave(2, dim=0)
         torch.testing.assert_close(q[:, :, k], critics.mlp(joint).view(2, 2, 9), rtol=0, atol=1e-6)
     assert not torch.allclose(q[:, 0], q[:, 1])
+
+
+@pytest.mark.parametrize("out", [1, 2, 3])
+def test_narrow_is_the_layer_and_its_gradients(out: int) -> None:
+    """Value and gradients of the fast product against autograd through the plain one."""
+    g = torch.Generator().manual_seed(0)
+    layer = StackedLinear(4, 16, out, [g]).double()
+    x = torch.randn(4, 9, 16, generator=g, dtype=torch.float64, requires_grad=True)
+    up = torch.randn(4, 9, out, generator=g, dtype=torch.float64)
+    inputs = (x, layer.weight, layer.bias)
+    fast, plain = narrow(layer, x), layer(x)
+    torch.testing.assert_close(fast, plain)
+    for a, b in zip(
+        torch.autograd.grad(fast, inputs, up), torch.autograd.grad(plain, inputs, up), strict=True
+    ):
+        torch.testing.assert_close(a, b)

@@ -23,7 +23,8 @@ from dom2data.spec import Bool, EnvSpec, Float32, Step
 
 GAMES = ("xor", "meeting")
 Kind = Literal["both", "uniform"]
-"""Of data: ``both`` ways in halves, with Gaussian noise of standard deviation 0.1; or uniform actions."""
+"""Of data: ``both`` ways in halves, with Gaussian noise of standard deviation 0.1 before actions are clipped
+(in ``meeting``, agents underway go at full speed); or uniform actions."""
 
 OPTIMUM = {"xor": 1.0, "meeting": 3.0}
 """The largest return."""

@@ -1,0 +1,117 @@
+"""``dom2 diagnose`` and ``dom2 diversity``: what algorithms can do, on tasks with known answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dom2_cli import show as ui
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+
+
+@click.command()
+@click.option("--algorithm", default="all", show_default=True, help="Names with commas.")
+@click.option("--game", default="all", show_default=True, help="xor, meeting.")
+@click.option("--data", "kinds", default="all", show_default=True, help="both, uniform.")
+@click.option("--updates", type=click.IntRange(1), default=1000, show_default=True, help="Of each run.")
+@click.option("--seeds", type=click.IntRange(1), default=5, show_default=True, help="Of each run.")
+@json_option
+def diagnose(algorithm: str, game: str, kinds: str, updates: int, seeds: int, as_json: bool) -> None:
+    """Train algorithms on coordination games whose optimum is known, and say which they solve.
+
+    \b
+    dom2 diagnose
+    dom2 diagnose --algorithm bc,dom2 --game xor --data both
+
+    Nothing is written. Returns are shares of the best there is.
+    """
+    import dataclasses
+
+    import torch
+
+    from dom2 import algorithms
+    from dom2 import diagnose as diagnosis
+    from dom2data.envs import games
+
+    torch.set_num_threads(1)  # the networks are too small to share
+    names = tuple(algorithms.ALGORITHMS) if algorithm == "all" else tuple(algorithm.split(","))
+    for name in names:
+        algorithms.load(name)
+    chosen_games = chosen("game", game, games.GAMES)
+    chosen_kinds: Any = chosen("data", kinds, ("both", "uniform"))
+    verdicts = []
+    for name in names:
+        for each in chosen_games:
+            for kind in chosen_kinds:
+                ui.note(f"{name}: {each}, {kind}")
+                verdicts.append(diagnosis.examine(name, each, kind, updates, seeds))
+    if as_json:
+        ui.print_json([dataclasses.asdict(v) | {"mean": v.mean, "solved": v.solved} for v in verdicts])
+        return
+    header = ("algorithm", "game", "data", "data's return", "return", "solved by")
+    ui.table(header, [
+        (v.algorithm, v.game, v.data, f"{v.behaviour:.2f}", f"{v.mean:.2f}", f"{v.solved} of {len(v.shares)}")
+        for v in verdicts
+    ])  # fmt: skip
+
+
+def chosen(what: str, asked: str, known: tuple[str, ...]) -> tuple[str, ...]:
+    """The names asked for, or all. Raises click.UsageError on an unknown one."""
+    names = known if asked == "all" else tuple(asked.split(","))
+    for name in names:
+        if name not in known:
+            raise click.UsageError(f"expected --{what} in {', '.join(known)} or all, found {name!r}")
+    return names
+
+
+@click.command()
+@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+@click.option(
+    "--repeats",
+    type=click.IntRange(2),
+    default=32,
+    show_default=True,
+    help="Episodes from each of 64 beginnings.",
+)
+@click.option(
+    "--root",
+    type=click.Path(path_type=Path),
+    help="Folder of datasets [$MINARI_DATASETS_PATH, ~/.minari/datasets].",
+)
+@json_option
+def diversity(folder: Path, repeats: int, root: Path | None, as_json: bool) -> None:
+    """Spread of a run's actions beside the data's, and distinct solutions from the same beginnings.
+
+    \b
+    dom2 diversity runs/tag-medium-v0-dom2
+
+    Solutions are counted in spread and its variants: the sets of landmarks that agents end on.
+    """
+    from dom2 import diversity as measures
+    from dom2 import evaluate
+    from dom2 import run as runs
+    from dom2data import dataset as datasets
+    from dom2data import envs
+
+    run = runs.read(folder)
+    name, algorithm = run.document["dataset"]["env"], evaluate.trained(run)
+    data = datasets.open(run.document["dataset"]["id"], root)
+    found = []
+    for index, seed in enumerate(run.seeds):
+        policy = algorithm.policy(index)
+        row: dict[str, Any] = {"seed": seed, "spread_ratio": measures.spread_ratio(policy, data)}
+        if name.split("-")[0] == "spread":
+            env: Any = envs.make(name, num_envs=64 * repeats)
+            row |= measures.solutions(policy, env, repeats)[0]._asdict()
+        found.append(row)
+    if as_json:
+        ui.print_json(found)
+    else:
+        body = [tuple(str(v) if isinstance(v, int) else f"{v:.2f}" for v in row.values()) for row in found]
+        ui.table(tuple(found[0]), body)
+
+
+COMMANDS = (diagnose, diversity)

@@ -1,0 +1,84 @@
+"""How many ways a policy has: the spread of its actions beside the data's, distinct solutions it finds."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dom2 import seeding
+from dom2_policies.policy import Policy
+from dom2data.dataset import Dataset
+from dom2data.envs.particle import ParticleEnv
+
+REACHED = 0.3
+"""A landmark is covered by an agent within this distance: an agent's size, 0.15, twice."""
+
+
+class Solutions(NamedTuple):
+    """Ends of episodes that begin alike."""
+
+    distinct: float
+    """mean over beginnings of the number of different sets of landmarks that agents ended on"""
+    effective: float
+    """the same, each set counted by how often it comes up: exp of the entropy of its frequencies"""
+    covered: float
+    """mean number of landmarks covered at the end"""
+
+
+def spread_ratio(
+    policy: Policy, dataset: Dataset, seed: int = 0, states: int = 2000, draws: int = 32
+) -> float:
+    """Spread of the policy's actions about their mean, divided by that of the data's about the same mean.
+
+    Over observations o of the data with mu(o) the mean of ``draws`` actions of the policy there, it is
+    sqrt(mean |a_pi - mu|^2 / mean |a_data - mu|^2). 1 for a perfect clone, 0 for a deterministic policy,
+    below 1 also for one that has moved away from the data. The bias of a mean of few draws is taken out.
+    """
+    rng = np.random.default_rng(seed)
+    step = rng.integers(len(dataset), size=states)
+    episode = np.searchsorted(dataset.offsets, step, side="right") - 1
+    obs = torch.from_numpy(dataset.array("observations")[step + episode])
+    taken = torch.from_numpy(dataset.array("actions")[step])
+    generator = seeding.generator(np.random.SeedSequence(seed), torch.device("cpu"))
+    actions = policy.act(obs.repeat(draws, 1, 1), generator).view(draws, *taken.shape)
+    variance = actions.var(dim=0)  # unbiased
+    away = (taken - actions.mean(dim=0)).square() - variance / draws
+    return float((variance.mean() / away.mean().clamp_min(1e-12)).sqrt())
+
+
+def solutions(
+    policy: Policy, env: ParticleEnv, repeats: int = 32, seed: int = 0
+) -> tuple[Solutions, NDArray[np.bool_]]:
+    """What agents cover at the end, from E / ``repeats`` beginnings, each played ``repeats`` times.
+
+    Of interest where there are more landmarks than agents, as in ``spread-6-landmarks`` (DOM2, Figure 1).
+    Also returns what was covered, [beginnings, repeats, L]. Raises ValueError unless the rows of ``env`` are
+    a multiple of ``repeats``.
+    """
+    if env.num_envs % repeats:
+        raise ValueError(f"expected a multiple of {repeats} rows, found {env.num_envs}")
+    start, noise = np.random.SeedSequence(seed, spawn_key=(seeding.EVALUATION,)).spawn(2)
+    env.reset(start)
+    first = np.arange(0, env.num_envs, repeats).repeat(repeats)  # each beginning, ``repeats`` rows in a row
+    obs = env.load_state(*(array[first] for array in env.state))
+    generator = seeding.generator(noise, torch.device("cpu"))
+    for _ in range(env.spec.horizon):
+        obs = env.step(policy.act(torch.from_numpy(obs), generator).numpy()).obs
+    agents, _, landmarks = env.state
+    offsets = agents[:, : env.spec.n_agents, None] - landmarks[:, None]  # [E, N, L, 2]
+    covered = (
+        (np.square(offsets).sum(axis=-1) < REACHED**2).any(axis=1).reshape(-1, repeats, offsets.shape[2])
+    )
+    distinct, effective = zip(*(_counts(ends) for ends in covered), strict=True)
+    found = Solutions(float(np.mean(distinct)), float(np.mean(effective)), float(covered.sum(axis=-1).mean()))
+    return found, covered
+
+
+def _counts(ends: NDArray[np.bool_]) -> tuple[int, float]:
+    """Number of different rows, and exp of the entropy of their frequencies."""
+    _, counts = np.unique(ends, axis=0, return_counts=True)
+    shares = counts / counts.sum()
+    return len(counts), float(np.exp(-(shares * np.log(shares)).sum()))

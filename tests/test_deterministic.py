@@ -140,7 +140,7 @@ class Plain:
             actions = z.tanh()
             q_pi.append(value(self.critics[2 * i], b.obs[i], actions).mean())
             distances.append((actions - better[i]).square().mean())
-            losses.append(coe * distances[-1] - (1 - coe) * q_pi[-1] + 0.1 * z.square().mean())
+            losses.append(coe * distances[-1] + (1 - coe) * (0.1 * z.square().mean() - q_pi[-1]))
         step(self.actor_adam, losses, self.actors)
         return {"actor/q": q_pi} | ({"actor/distance": distances} if coe else {})
 

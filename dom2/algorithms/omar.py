@@ -2,7 +2,7 @@
 
     critics  those of MA-CQL
     a*       the best by Q_1(o, .) of pi(o) and of the actions that a zeroth-order search ends with
-    actor    coe mean (pi(o) - a*)^2 - (1 - coe) mean Q_1(o, pi(o)) + kappa mean z(o)^2,  pi = tanh z
+    actor    coe mean (pi(o) - a*)^2 + (1 - coe) [kappa mean z(o)^2 - mean Q_1(o, pi(o))],  pi = tanh z
 
 The search keeps a Gaussian per observation, from N(0, 2^2) on: draw actions, clip them to [-1, 1], rate them,
 and move the mean to their softmax-weighted mean and the variance to their mean square about it (the particle
@@ -10,6 +10,8 @@ environments), or both to those of the ``elites`` best, which stay in the next s
 
 Differences from OMAR's code: those of MA-CQL, and
 1. The standard deviation of the search has a floor of 1e-3: the samples of a confident search are all alike.
+2. The penalty on the actor's size weighs 1 - coe like the Q term, which it holds against; beside the regression,
+   which is a hundred times smaller, it would pull every action towards zero.
 
 M members (seeds x agents) train as one stack; losses are means per member, summed, so that no member
 feels another. All noise of seed s comes from generator s.
@@ -65,7 +67,7 @@ class Config:
     lr: float = 1e-2
     """Adam's step size, actor and critics."""
     action_penalty: float = 0.1
-    """kappa, weight of the mean square of the actor's output before its tanh, in its loss."""
+    """kappa, weight of the mean square of the actor's output before its tanh, beside that of Q."""
     grad_clip: float = 1.0
     """Largest norm of each network's gradient."""
     actor_widths: tuple[int, ...] = (128, 128)
@@ -164,7 +166,7 @@ class OMAR:
         actions = raw.tanh()
         q = self.critics(batch.obs, actions.unsqueeze(1))[:, 0, 0].mean(dim=-1)
         size = raw.square().mean(dim=(1, 2))
-        loss = c.action_penalty * size - (1.0 - c.coe) * q
+        loss = (1.0 - c.coe) * (c.action_penalty * size - q)
         if c.coe == 0.0:  # no search, no draws: MA-CQL
             return loss.sum(), {"actor/q": q.detach()}
         found, q_found = self.search(batch.obs, actions.detach())

@@ -314,7 +314,7 @@ def test_more_penalty_means_a_smaller_gap() -> None:
 def test_presets_of_a_task_are_those_published() -> None:
     assert presets.defaults("omar", "tag", "medium") == {"alpha": 5.0, "coe": 0.7}
     assert presets.defaults("ma-cql", "world", "medium") == {"alpha": 0.5}
-    assert presets.defaults("cfcql", "tag", "expert") == {"alpha": 2.0}
+    assert presets.defaults("cfcql", "tag", "expert") == {"alpha": 5.0}
     assert presets.defaults("bc", "tag", "medium") == {}
     cheetah = presets.defaults("omar", "halfcheetah", "expert")
     assert (cheetah["gamma"], cheetah["elites"], cheetah["coe"]) == (0.99, 5, 0.5)

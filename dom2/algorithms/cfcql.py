@@ -15,7 +15,8 @@ Differences from the authors' paper and code:
    from the behaviour, for which its code trains a variational autoencoder.
 2. State is the agents' observations side by side, also for HalfCheetah, where the code takes the simulator's.
 3. Where rewards are individual (spread) the team's is their mean; the code takes the first agent's.
-4. No batch normalisation, the size of the action is penalised before the tanh, and episodes that end by the
+4. alpha is MA-CQL's, eight times the authors' on tag-medium; ``compact`` moves the actors at every update.
+5. No batch normalisation, the size of the action is penalised before the tanh, and episodes that end by the
    clock are bootstrapped from; all as in MA-CQL.
 
 Critics are stacked over seeds and actors over seeds x agents; losses are means per member, summed, so that no
@@ -55,7 +56,7 @@ class Config:
     """Discount per environment step."""
     rho: float = 0.02
     """Rate of the targets' soft update."""
-    lr: float = 3e-3
+    lr: float = 1e-2
     """Adam's step size, actor and critics."""
     smoothing: float = 0.05
     """sigma, standard deviation of the noise on the target's actions."""

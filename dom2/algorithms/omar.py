@@ -10,8 +10,8 @@ environments), or both to those of the ``elites`` best, which stay in the next s
 
 Differences from OMAR's code: those of MA-CQL, and
 1. The standard deviation of the search has a floor of 1e-3: the samples of a confident search are all alike.
-2. The penalty on the actor's size weighs 1 - coe like the Q term, which it holds against; beside the regression,
-   which is a hundred times smaller, it would pull every action towards zero.
+2. The penalty on the actor's size weighs 1 - coe like the Q term, which it holds against; beside the
+   regression, which is a hundred times smaller, it would pull every action towards zero.
 
 M members (seeds x agents) train as one stack; losses are means per member, summed, so that no member
 feels another. All noise of seed s comes from generator s.

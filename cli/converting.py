@@ -11,6 +11,7 @@ import click
 
 from dom2_cli import show as ui
 from dom2_cli.generating import finish
+from dom2_cli.options import json_option, root_option
 from dom2data.convert import FORMATS
 from dom2data.errors import UserError
 
@@ -18,11 +19,6 @@ if TYPE_CHECKING:
     from dom2data.dataset import Dataset
 
 _COMMON = ("env", "root", "force")  # options of the command itself, not of a format
-_root = click.option(
-    "--root",
-    type=click.Path(path_type=Path),
-    help="Folder of datasets [$MINARI_DATASETS_PATH, ~/.minari/datasets].",
-)
 _option = click.option(
     "--option", "options", multiple=True, metavar="K=V", help="An option of the format; may be given again."
 )
@@ -34,7 +30,7 @@ _option = click.option(
 @click.option("--out", type=click.Path(path_type=Path), help="File or folder to write [./<name>.<format>].")
 @_option
 @click.option("--force", is_flag=True, help="Replace what is there, once the new one is complete.")
-@_root
+@root_option
 def convert(
     dataset: str, format_: str, out: Path | None, options: tuple[str, ...], force: bool, root: Path | None
 ) -> None:
@@ -67,8 +63,8 @@ def convert(
 @click.option("--out", metavar="ID", help="Dataset id [dom2/<file name>-v0].")
 @_option
 @click.option("--force", is_flag=True, help="Replace what is there, once the new one is complete.")
-@_root
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+@root_option
+@json_option
 def import_data(
     path: Path,
     format_: str | None,

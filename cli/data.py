@@ -9,16 +9,11 @@ import click
 from dom2_cli import converting, describe, generating, looking, sharing, subsets
 from dom2_cli import show as ui
 from dom2_cli.generating import finish
+from dom2_cli.options import json_option, root_option
 from dom2data import envs
 from dom2data.errors import CHECK_FAILED, INTERRUPTED, UserError
 
 ENVIRONMENTS = f"{', '.join(envs.NAMES)}; a variant ({', '.join(envs.VARIANTS)}); module:make of your own"
-root_option = click.option(
-    "--root",
-    type=click.Path(path_type=Path),
-    help="Folder of datasets [$MINARI_DATASETS_PATH, ~/.minari/datasets].",
-)
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 checkpoints_option = click.option(
     "--checkpoints",
     type=click.Path(path_type=Path, exists=True, file_okay=False),

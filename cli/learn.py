@@ -11,6 +11,7 @@ import click
 
 from dom2_cli import probing
 from dom2_cli import show as ui
+from dom2_cli.options import json_option, root_option, run_argument
 from dom2data.errors import FAILED, INTERRUPTED, UserError
 
 if TYPE_CHECKING:
@@ -29,13 +30,6 @@ mismatch_option = click.option(
     is_flag=True,
     help="Go on although the environment is not the data's; the result says so.",
 )
-root_option = click.option(
-    "--root",
-    type=click.Path(path_type=Path),
-    help="Folder of datasets [$MINARI_DATASETS_PATH, ~/.minari/datasets].",
-)
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
-run_argument = click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
 
 
 @click.group(cls=ui.Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from dom2_cli import show as ui
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+from dom2_cli.options import json_option, root_option, run_argument
 
 
 @click.command()
@@ -41,7 +40,7 @@ def diagnose(algorithm: str, game: str, kinds: str, updates: int, seeds: int, as
     for name in names:
         algorithms.load(name)
     chosen_games = chosen("game", game, games.GAMES)
-    chosen_kinds: Any = chosen("data", kinds, ("both", "uniform"))
+    chosen_kinds: Any = chosen("data", kinds, get_args(games.Kind))
     verdicts = []
     for name in names:
         for each in chosen_games:
@@ -68,7 +67,7 @@ def chosen(what: str, asked: str, known: tuple[str, ...]) -> tuple[str, ...]:
 
 
 @click.command()
-@click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
+@run_argument
 @click.option(
     "--repeats",
     type=click.IntRange(2),
@@ -76,11 +75,7 @@ def chosen(what: str, asked: str, known: tuple[str, ...]) -> tuple[str, ...]:
     show_default=True,
     help="Episodes from each of 64 beginnings.",
 )
-@click.option(
-    "--root",
-    type=click.Path(path_type=Path),
-    help="Folder of datasets [$MINARI_DATASETS_PATH, ~/.minari/datasets].",
-)
+@root_option
 @json_option
 def diversity(folder: Path, repeats: int, root: Path | None, as_json: bool) -> None:
     """Spread of a run's actions beside the data's, and distinct solutions from the same beginnings.
@@ -99,12 +94,12 @@ def diversity(folder: Path, repeats: int, root: Path | None, as_json: bool) -> N
     run = runs.read(folder)
     name, algorithm = run.document["dataset"]["env"], evaluate.trained(run)
     data = datasets.open(run.document["dataset"]["id"], root)
+    env: Any = envs.make(name, num_envs=64 * repeats) if name.split("-")[0] == "spread" else None
     found = []
     for index, seed in enumerate(run.seeds):
         policy = algorithm.policy(index)
         row: dict[str, Any] = {"seed": seed, "spread_ratio": measures.spread_ratio(policy, data)}
-        if name.split("-")[0] == "spread":
-            env: Any = envs.make(name, num_envs=64 * repeats)
+        if env is not None:
             row |= measures.solutions(policy, env, repeats)[0]._asdict()
         found.append(row)
     if as_json:

@@ -10,13 +10,9 @@ from typing import Any
 import click
 
 from dom2_cli import show as ui
+from dom2_cli.options import root_option
 
 force_option = click.option("--force", is_flag=True, help="Replace what is there.")
-root_option = click.option(
-    "--root",
-    type=click.Path(path_type=Path),
-    help="Folder of datasets [$MINARI_DATASETS_PATH, ~/.minari/datasets].",
-)
 
 
 def delivered(make: Callable[..., None]) -> Callable[..., None]:

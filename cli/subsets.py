@@ -9,14 +9,9 @@ import click
 
 from dom2_cli import show as ui
 from dom2_cli.generating import finish
+from dom2_cli.options import json_option, root_option
 from dom2data.errors import CHECK_FAILED, UserError
 
-root_option = click.option(
-    "--root",
-    type=click.Path(path_type=Path),
-    help="Folder of datasets [$MINARI_DATASETS_PATH, ~/.minari/datasets].",
-)
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 force_option = click.option(
     "--force", is_flag=True, help="Replace what is there, once the new one is complete."
 )

@@ -12,7 +12,7 @@ from dom2 import algorithms, evaluate, fit, seeding
 from dom2data.envs import games
 from dom2data.sampler import Thresholds
 
-EPISODES = 200
+EPISODES, BATCH_SIZE = 200, 64
 SOLVED = 0.9
 """A seed solves a game when its mean return is at least this share of the best there is."""
 
@@ -41,27 +41,19 @@ class Verdict:
         return sum(share >= SOLVED for share in self.shares)
 
 
-def examine(
-    name: str,
-    game: str,
-    kind: games.Kind,
-    updates: int = 1000,
-    seeds: int = 5,
-    batch_size: int = 64,
-    settings: dict[str, Any] | None = None,
-) -> Verdict:
+def examine(name: str, game: str, kind: games.Kind, updates: int = 1000, seeds: int = 5) -> Verdict:
     """Train an algorithm's compact preset on a game's data and play it.
 
     Augmentation is the algorithm's own choice. Raises UserError like ``fit.configure``.
     """
     dataset, device = games.data(game, kind), torch.device("cpu")
-    config = fit.configure(name, "compact", dataset, _shorter(name, updates) | (settings or {}))
+    config = fit.configure(name, "compact", dataset, _shorter(name, updates))
     algorithm_type = algorithms.load(name)
     algorithm = algorithm_type.create(
         config, dataset.spec, seeds, device, seeding.generators(range(seeds), seeding.LEARNING, device)
     )
     batches = seeding.generators(range(seeds), seeding.BATCHES, device)
-    sampler = fit.minibatches(algorithm, dataset, Thresholds(algorithm.augment), batch_size, batches, device)
+    sampler = fit.minibatches(algorithm, dataset, Thresholds(algorithm.augment), BATCH_SIZE, batches, device)
     for _ in range(updates):
         algorithm.update(sampler.sample())
     returns = evaluate.play(algorithm, seeds, games.Game(game, EPISODES)).returns

@@ -12,6 +12,7 @@ from dom2 import seeding
 from dom2_policies.policy import Policy
 from dom2data.dataset import Dataset
 from dom2data.envs.particle import ParticleEnv
+from dom2data.rollout import play
 
 REACHED = 0.3
 """A landmark is covered by an agent within this distance: an agent's size, 0.15, twice."""
@@ -65,8 +66,7 @@ def solutions(
     first = np.arange(0, env.num_envs, repeats).repeat(repeats)  # each beginning, ``repeats`` rows in a row
     obs = env.load_state(*(array[first] for array in env.state))
     generator = seeding.generator(noise, torch.device("cpu"))
-    for _ in range(env.spec.horizon):
-        obs = env.step(policy.act(torch.from_numpy(obs), generator).numpy()).obs
+    play(env, obs, policy, generator)
     agents, _, landmarks = env.state
     offsets = agents[:, : env.spec.n_agents, None] - landmarks[:, None]  # [E, N, L, 2]
     covered = (

@@ -301,9 +301,8 @@ def test_improvement_finds_the_best_action(name: str, settings: dict) -> None:
 
 def test_more_penalty_means_a_smaller_gap() -> None:
     def gap(alpha: float) -> float:
-        algorithm = make(
-            "ma-cql", alpha=alpha, lr=3e-3
-        )  # at 0.01 both are at the least gap there is, 2 log 2
+        # At 0.01 both are at the least gap there is, 2 log 2.
+        algorithm = make("ma-cql", alpha=alpha, lr=3e-3)
         for u in range(60):
             metrics = algorithm.update(minibatch(algorithm, range(1), u))
         return metrics["critic/gap"].mean().item()

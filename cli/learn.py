@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dom2_cli import probing
+from dom2_cli import probing, reproducing
 from dom2_cli import show as ui
 from dom2_cli.options import json_option, root_option, run_argument
 from dom2data.errors import FAILED, INTERRUPTED, UserError
@@ -372,5 +372,5 @@ def doctor(as_json: bool) -> None:
         raise SystemExit(FAILED)
 
 
-for command in probing.COMMANDS:
+for command in (*probing.COMMANDS, *reproducing.COMMANDS):
     main.add_command(command)

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import stats
 
 from dom2 import checkpoint, seeding
 from dom2 import run as runs
 from dom2.algorithms import Algorithm
 from dom2.run import Run
+from dom2.statistics import summary
 from dom2_policies.policy import Policy
 from dom2data import envs, scores
 from dom2data.envs import shifts
@@ -69,34 +69,6 @@ def rollout(
         running &= ~(step.terminated | step.truncated)
         obs = step.obs
     return env.spec.team(total)
-
-
-def summary(values: Returns, seed: int = 0) -> dict[str, Any]:
-    """Mean, standard deviation, interquartile mean and its 95 % interval of returns [S, E].
-
-    The interval is the percentile bootstrap, resampling episodes within each seed (stratified).
-    """
-    if values.size < 2:
-        only = float(values.mean())
-        return {"mean": only, "std": 0.0, "iqm": only, "ci": [only, only]}
-
-    def iqm(*samples: Returns, axis: int = -1) -> Any:
-        return stats.trim_mean(np.concatenate(samples, axis=axis), 0.25, axis=axis)
-
-    interval = stats.bootstrap(
-        tuple(values),
-        iqm,
-        paired=False,
-        n_resamples=2000,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return {
-        "mean": float(values.mean()),
-        "std": float(values.std()),
-        "iqm": float(iqm(values.reshape(-1))),
-        "ci": [float(interval.low), float(interval.high)],
-    }
 
 
 def report(run: Run, played: Played, env: VectorEnv, candidates: int, seed: int) -> dict[str, Any]:

@@ -21,7 +21,12 @@ from dom2data.dataset import Dataset, Int64
 from dom2data.errors import UserError
 from dom2data.spec import Batch, Bool, Float32
 
-_DEFAULTS = {"quantile": (0.5, 0.75, 0.9, 0.95), "score": (25.0, 50.0, 75.0, 100.0), "none": ()}
+DEFAULTS: dict[str, tuple[float, ...]] = {
+    "quantile": (0.5, 0.75, 0.9, 0.95),
+    "score": (25.0, 50.0, 75.0, 100.0),
+    "none": (),
+}
+"""The values of each mode where none are given."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,7 @@ class Thresholds:
     values: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.mode not in (*_DEFAULTS, "absolute"):
+        if self.mode not in (*DEFAULTS, "absolute"):
             raise UserError(f"expected thresholds quantile, score, absolute or none, found {self.mode!r}")
         if self.mode == "absolute" and not self.values:
             raise UserError("expected returns with absolute thresholds, found none; give some")
@@ -48,7 +53,7 @@ class Thresholds:
 
     def returns(self, dataset: Dataset, counted: Bool) -> NDArray[np.float64]:
         """The thresholds as team returns; quantiles are taken over the ``counted`` episodes."""
-        values = np.asarray(_DEFAULTS[self.mode] if self.values is None else self.values, np.float64)
+        values = np.asarray(DEFAULTS[self.mode] if self.values is None else self.values, np.float64)
         if self.mode == "quantile" and counted.any():
             return np.quantile(dataset.returns[counted].astype(np.float64), values)
         return scores.denormalize(dataset.env, values) if self.mode == "score" else values

@@ -7,7 +7,7 @@ import torch
 from scipy import stats
 from tiny import CPU, SPEC, generators, new_run
 
-from dom2 import checkpoint, evaluate, fit, run, seeding, track
+from dom2 import checkpoint, evaluate, fit, run, seeding, statistics, track
 from dom2data import envs, scores
 from dom2data.errors import UserError
 from dom2data.spec import Step
@@ -58,7 +58,7 @@ def test_rollout_equals_the_environment_stepped_by_hand() -> None:
 
 def test_summary_is_the_interquartile_mean_and_its_stratified_interval() -> None:
     values = np.random.default_rng(0).normal(50.0, 10.0, (5, 100))
-    found = evaluate.summary(values)
+    found = statistics.summary(values)
     assert found["mean"] == pytest.approx(values.mean())
     assert found["std"] == pytest.approx(values.std())
     assert found["iqm"] == pytest.approx(np.sort(values, axis=None)[125:375].mean())
@@ -67,13 +67,13 @@ def test_summary_is_the_interquartile_mean_and_its_stratified_interval() -> None
     standard_error = stats.bootstrap((values.ravel(),), lambda x, axis: stats.trim_mean(x, 0.25, axis=axis),
                                      rng=np.random.default_rng(1)).standard_error  # fmt: skip
     assert (high - low) / 2 == pytest.approx(1.96 * standard_error, rel=0.15)
-    assert evaluate.summary(values) == found
-    apart = evaluate.summary(values + 1000.0 * np.arange(5)[:, None])  # strata: seeds are not resampled
+    assert statistics.summary(values) == found
+    apart = statistics.summary(values + 1000.0 * np.arange(5)[:, None])  # strata: seeds are not resampled
     assert apart["ci"][1] - apart["ci"][0] < 60.0
 
 
 def test_summary_of_one_episode_claims_no_interval() -> None:
-    assert evaluate.summary(np.array([[7.0]])) == {"mean": 7.0, "std": 0.0, "iqm": 7.0, "ci": [7.0, 7.0]}
+    assert statistics.summary(np.array([[7.0]])) == {"mean": 7.0, "std": 0.0, "iqm": 7.0, "ci": [7.0, 7.0]}
 
 
 def test_evaluation_of_a_run(tmp_path: Path) -> None:

@@ -1,0 +1,192 @@
+"""``dom2 reproduce``: a table or figure of the paper, from nothing."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dom2_cli import show as ui
+from dom2_cli.options import json_option, root_option
+from dom2data.errors import FAILED, INTERRUPTED, UserError
+
+if TYPE_CHECKING:
+    from dom2.reproduce import Grid, Job
+
+WORDS = {
+    "missing": "missing",
+    "begun": "begun",
+    "fitted": "to evaluate",
+    "done": "done",
+    "other": "another run",
+}
+
+
+@click.command()
+@click.argument("target")
+@click.option(
+    "--scale",
+    default="compact",
+    show_default=True,
+    help="smoke, compact or paper: updates and network sizes.",
+)
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="WORD",
+    help="An environment, quality, dataset or algorithm; may be repeated.",
+)
+@click.option("--algorithms", metavar="NAMES", help="Columns, with commas, instead of the target's own.")
+@click.option("--seeds", type=click.IntRange(1), help="Of each cell [as many as the scale has].")
+@click.option("--jobs", type=click.IntRange(1), help="Cells at once, on one thread each [one for each core].")
+@click.option(
+    "--runs",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("runs/reproduce"),
+    show_default=True,
+    help="Folder of the runs; targets share them.",
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the report [RUNS/SCALE]."
+)
+@click.option("--dry-run", is_flag=True, help="Print what is there, what is missing and the time it takes.")
+@root_option
+@json_option
+def reproduce(
+    target: str,
+    scale: str,
+    only: tuple[str, ...],
+    algorithms: str | None,
+    seeds: int | None,
+    jobs: int | None,
+    runs: Path,
+    out: Path | None,
+    dry_run: bool,
+    root: Path | None,
+    as_json: bool,
+) -> None:
+    """Make a table or figure of the paper: generate, fit and evaluate what is missing, then report.
+
+    \b
+    dom2 reproduce table1 --dry-run
+    dom2 reproduce table1 --scale smoke
+    dom2 reproduce table1 --only tag --only medium --seeds 2
+    dom2 reproduce figure6 --jobs 2
+
+    TARGET: table1, table2, table3, table4, figure2, figure5, figure6, augmentation, sensitivity, comparison.
+    Stopped or killed, the same command continues. Nothing that is there is made again.
+    """
+    from dom2 import experiments
+    from dom2 import reproduce as making
+    from dom2data import pool
+
+    if scale not in experiments.SCALES:
+        raise UserError(f"expected a scale ({', '.join(experiments.SCALES)}), found {scale!r}; choose one")
+    columns = algorithms.split(",") if algorithms else None
+    cells = tuple(experiments.cells(target, only, columns))
+    grid = making.Grid(target, scale, cells, seeds or experiments.SCALES[scale].seeds, runs.absolute(), root)
+    workers = jobs or pool.cores()
+    todo = grid.jobs()
+    stages = {job.folder: making.stage(job) for job in todo}
+    left = [job for job in todo if stages[job.folder] != "done"]
+    overview(grid, todo, stages, dry_run)
+    if dry_run:
+        estimate(grid, left, workers, as_json, stages)
+        return
+    failed = carry_out(grid, left, workers) if left else []
+    finish(grid, out or grid.base, as_json)
+    if failed:
+        raise UserError(
+            f"expected {len(todo)} cells, {len(failed)} failed (reasons above); the same command tries them "
+            "again",
+            FAILED,
+        )
+
+
+def overview(grid: Grid, jobs: Sequence[Job], stages: dict[Path, Any], dry_run: bool) -> None:
+    """The grid in a table: a row for each dataset, a column for each label."""
+    if grid.scale_name == "smoke":
+        ui.note("scale smoke: this shows that everything runs; its numbers mean nothing")
+    labels = list(dict.fromkeys(cell.label for cell in grid.cells))
+    rows: dict[str, dict[str, str]] = {}
+    for cell in grid.cells:
+        rows.setdefault(cell.data, {})[cell.label] = WORDS[stages[grid.folder(cell)]]
+    if len(labels) <= 8:
+        body = [(data, *(row.get(label, "") for label in labels)) for data, row in rows.items()]
+        ui.table(("dataset", *labels), body, err=not dry_run)
+    counted = Counter(WORDS[stages[job.folder]] for job in jobs)
+    ui.note(
+        f"{len(jobs)} runs of {grid.seeds} seeds: " + ", ".join(f"{n} {word}" for word, n in counted.items())
+    )
+
+
+def estimate(grid: Grid, left: Sequence[Job], workers: int, as_json: bool, stages: dict[Path, Any]) -> None:
+    """What is missing and how long it will take."""
+    from dom2 import pace, reproduce
+
+    missing = reproduce.datasets_missing(grid)
+    ui.note("datasets to generate: " + (", ".join(missing) or "none"))
+    if left:
+        ui.note("timing a few updates of each algorithm that has no run here yet ...")
+    seconds = pace.remaining(left)
+    wall = max(sum(seconds) / workers, max(seconds, default=0.0))
+    if as_json:
+        cells = [
+            {"folder": str(job.folder), "stage": stages[job.folder], "seconds": round(time, 1)}
+            for job, time in zip(left, seconds, strict=True)
+        ]
+        ui.print_json({"missing_datasets": missing, "cells": cells, "seconds": round(wall, 1)})
+        return
+    click.echo(f"fitting takes about {ui.duration(wall)} here with --jobs {workers}, evaluations not counted")
+
+
+def carry_out(grid: Grid, left: Sequence[Job], workers: int) -> list[str]:
+    """Generate, fit, evaluate, with a bar; the folders of what failed."""
+    from dom2 import reproduce
+
+    with ui.progress_bar() as progress:
+        reproduce.prepare(grid, progress)
+    failed: list[str] = []
+    with ui.progress_bar() as progress:
+        progress("runs", 0, len(left))
+        for number, outcome in enumerate(reproduce.carry_out(list(left), workers), 1):
+            where = outcome.job.folder.relative_to(grid.base)
+            if outcome.word == "interrupted":
+                raise UserError(
+                    "interrupted; everything begun is saved, the same command continues", INTERRUPTED
+                )
+            if outcome.word == "failed":
+                failed.append(str(where))
+                ui.note(f"{where} failed: {outcome.error}")
+            else:
+                ui.note(f"{where} done in {ui.duration(outcome.seconds)}")
+            progress("runs", number, len(left))
+    return failed
+
+
+def finish(grid: Grid, out: Path, as_json: bool) -> None:
+    """Write the report and say the most important of it."""
+    import json
+
+    from dom2 import board
+
+    command = "dom2 " + " ".join(sys.argv[1:])
+    files = board.write(grid, command, out)
+    document = json.loads(files["json"].read_text())
+    if as_json:
+        ui.print_json(document)
+    elif document["aggregate"]:
+        body = [
+            (each["label"], each["shift"], str(each["rows"]), ui.number(each["mean"]), ui.number(each["iqm"]))
+            for each in document["aggregate"]
+        ]
+        ui.table(("column", "shift", "datasets", "mean score", "IQM"), body)
+    for path in files.values():
+        ui.note(f"wrote {path}")
+
+
+COMMANDS = (reproduce,)

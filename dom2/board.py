@@ -1,0 +1,161 @@
+"""A target's report: JSON, Markdown, and one HTML page with everything in it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+import numpy as np
+from PIL import Image
+
+from dom2 import diversity, evaluate, experiments, figures, report, results, run, tables
+from dom2.reproduce import Grid
+from dom2.tables import Entry
+from dom2data import envs
+from dom2data.envs.render import draw
+from dom2data.look.pictures import png
+
+REPEATS = 16
+"""episodes from each beginning, when solutions are counted"""
+
+
+class Matrix(NamedTuple):
+    """A table as the paper lays it out: qualities down, algorithms across."""
+
+    title: str
+    columns: list[str]
+    rows: list[tuple[str, float, list[Entry | None], str, bool]]
+    """quality, the data's mean return, an entry for each column, the best column, whether that is certain"""
+
+
+class Board(NamedTuple):
+    """What the templates lay out."""
+
+    document: dict[str, Any]
+    matrices: list[Matrix]
+    sections: list[tuple[str, list[figures.Picture]]]
+    films: list[tuple[str, str, list[str]]]
+    """title, animation, stills"""
+    solutions: list[tuple[str, diversity.Solutions, list[str]]]
+    """label, counts, pictures of ends"""
+
+
+def write(grid: Grid, command: str, out: Path) -> dict[str, Path]:
+    """Write the report of what is done of a grid; returns the files by kind.
+
+    Raises UserError (code 3) like ``tables.entries``.
+    """
+    listed, missing = tables.entries(grid)
+    board = Board(
+        document=tables.document(grid, listed, missing, command),
+        matrices=matrices(listed),
+        sections=sections(grid, listed),
+        films=films(grid, listed),
+        solutions=solutions(grid, listed),
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    stem = out / grid.target
+    texts = {
+        "json": json.dumps(board.document, indent=1, allow_nan=False) + "\n",
+        "md": render("board.md", board),
+        "html": render("board.html", board),
+    }
+    files = {kind: stem.with_suffix(f".{kind}") for kind in texts}
+    for kind, text in texts.items():
+        run.write(files[kind], text)
+    return files
+
+
+def render(name: str, board: Board) -> str:
+    """A template of this folder, filled in."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=name.endswith(".html"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "signed": signed, "interval": interval}
+    return environment.get_template(name).render(board._asdict())
+
+
+def number(value: float | None) -> str:
+    """12.3, or a dash; a true minus sign."""
+    return "–" if value is None else f"{value:.1f}".replace("-", "−")
+
+
+def signed(value: float | None) -> str:
+    return "–" if value is None else f"{value:+.1f}".replace("-", "−")
+
+
+def interval(ends: Sequence[float] | None, digits: int = 1) -> str:
+    return "–" if ends is None else " to ".join(f"{end:.{digits}f}".replace("-", "−") for end in ends)
+
+
+def matrices(listed: Sequence[Entry]) -> list[Matrix]:
+    """One for each environment, shift and fraction."""
+    columns, found = tables.labels(listed), []
+    by_row = tables.rows(listed)
+    for env, shift, fraction in dict.fromkeys((e.env, e.shift, e.fraction) for e in listed):
+        chosen = {key: row for key, row in by_row.items() if key == (env, key[1], fraction, shift)}
+        shown = [c for c in columns if any(c in row for row in chosen.values())]
+        share = "" if fraction == 1.0 else f", {100 * fraction:g} % of the trajectories"
+        body = [
+            (quality, next(iter(row.values())).data, [row.get(c) for c in shown], *tables.best(row))
+            for (_, quality, _, _), row in chosen.items()
+        ]
+        found.append(Matrix(f"{env}, {figures.environment(shift)}{share}", shown, body))
+    return found
+
+
+def sections(grid: Grid, listed: Sequence[Entry]) -> list[tuple[str, list[figures.Picture]]]:
+    """Figures under their headings, those that there is something for."""
+    kind = experiments.TARGETS[grid.target].figure
+    own = {"fractions": figures.fractions, "sweep": figures.sweeps}.get(kind, figures.returns)
+    done = {grid.base / each.folder: each for each in listed}
+    logs = [(each.dataset.split("/")[1], each.label, results.read(folder)) for folder, each in done.items()]
+    found = [
+        ("Returns", own(listed)),
+        ("Performance profiles", figures.profiles(listed) if kind == "scores" else []),
+        ("Standard and shifted", figures.gaps(listed)),
+        ("While training", figures.curves(logs)),
+    ]
+    return [(title, pictures) for title, pictures in found if pictures]
+
+
+def films(grid: Grid, listed: Sequence[Entry]) -> list[tuple[str, str, list[str]]]:
+    """The agents of DOM2, or of what did best, on the best data of each environment."""
+    found = []
+    for env in dict.fromkeys(each.env for each in listed):
+        mine = [each for each in listed if each.env == env and each.shift == "none"]
+        top = [each for each in mine if each.data == max(other.data for other in mine)]
+        shown = next((each for each in top if each.label == "dom2"), max(top, key=lambda each: each.mean))
+        film, stills = report.pictures(run.read(grid.base / shown.folder), episodes=1)
+        if film:
+            found.append((f"{shown.label} on {shown.dataset.split('/')[1]}", film, stills))
+    return found
+
+
+def solutions(grid: Grid, listed: Sequence[Entry]) -> list[tuple[str, diversity.Solutions, list[str]]]:
+    """Figure 2: what each label finds from 64 beginnings, and the ends of four episodes that begin alike."""
+    if experiments.TARGETS[grid.target].figure != "solutions":
+        return []
+    found = []
+    for each in listed:
+        if each.shift != "none":
+            continue
+        trained = run.read(grid.base / each.folder)
+        algorithm = evaluate.trained(trained)
+        counts, ends = [], []
+        for seed in range(trained.settings.seeds):
+            env: Any = envs.make(each.env, num_envs=64 * REPEATS)
+            counts.append(diversity.solutions(algorithm.policy(seed), env, REPEATS)[0])
+            if seed == 0:
+                drawn = [Image.fromarray(draw(env, row)).resize((160, 160)) for row in range(4)]
+                ends = [png(each.quantize(64)) for each in drawn]
+        mean = diversity.Solutions(*np.mean(counts, axis=0).tolist())
+        found.append((f"{each.label} on {each.dataset.split('/')[1]}", mean, ends))
+    return found

@@ -1,0 +1,242 @@
+"""What the tables and figures of the paper consist of: cells, each a run on a dataset, and their scales."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from dom2 import algorithms, presets
+from dom2.config import fields
+from dom2data import recipes, sampler
+from dom2data.errors import UserError
+
+Settings = tuple[tuple[str, Any], ...]
+
+MPE = ("tag", "world", "spread")
+QUALITIES = tuple(recipes.QUALITIES)
+BASELINES = ("bc", "ma-cql", "omar", "ma-sfbc", "madiff")
+COMPARED = ("bc", "ma-td3+bc", "ma-cql", "omar", "cfcql", "ma-iql", "ma-icq", "omiga", "ma-sfbc",
+            "ma-diffusion-ql", "madiff", "madiff-c", "dom2")  # fmt: skip
+FRACTIONS = (0.01, 0.05, 0.1, 0.2, 0.5, 1.0)
+
+# A column's name -> the algorithm and the settings in which it is not its default.
+COLUMNS: dict[str, tuple[str, Settings]] = {"madiff-c": ("madiff", (("execution", "centralised"),))}
+
+ABLATIONS: dict[str, Settings] = {
+    "dom2": (),
+    "no policy improvement": (("eta", 0.0),),
+    "no diffusion loss": (("bc_weight", 0.0),),
+    "no augmentation": (("augment", "none"),),
+    "MLP noise network": (("noise_network", "mlp"),),
+}
+
+SENSITIVITY: dict[str, tuple[Any, ...]] = {
+    "eta": (0.1, 0.5, 1.0, 2.0, 5.0, 10.0),
+    "zeta": (0.0, 0.1, 0.5, 1.0, 5.0),
+    "n_steps": (1, 2, 5, 10),
+    "rho": (0.005, 0.01, 0.02, 0.05),
+    "grid": ("uniform", "quadratic", "logsnr"),
+    "thresholds": ((0.5,), (0.9,), (0.5, 0.75), (0.5, 0.75, 0.9, 0.95)),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of all its seeds: an algorithm, with some settings, on a dataset or a fraction of it."""
+
+    env: str
+    quality: str
+    label: str
+    """its column or line in the table or figure"""
+    algorithm: str
+    settings: Settings = ()
+    """of the run or of the algorithm, where they are not what the scale and the presets say"""
+    fraction: float = 1.0
+    """of the trajectories"""
+
+    @property
+    def data(self) -> str:
+        """tag-medium, tag-medium-5pct"""
+        share = "" if self.fraction == 1.0 else f"-{100 * self.fraction:g}pct"
+        return f"{self.env}-{self.quality}{share}"
+
+    @property
+    def folder(self) -> Path:
+        """Where its run lies under those of its scale; cells alike in all but their label share it."""
+        words = (f"{name}={_plain(value)}" for name, value in self.settings)
+        return Path(self.data) / ",".join((self.algorithm, *words))
+
+
+def _plain(value: Any) -> str:
+    return "_".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is spent on a cell."""
+
+    preset: str
+    seeds: int
+    batch_size: int
+    updates: dict[str, int]
+    """gradient updates, by algorithm or by environment, which goes before; ``""`` for all others"""
+    episodes: dict[str, int]
+    """of each seed's evaluation, by environment; ``""`` for all others"""
+    steps: int | None = None
+    """transitions of a dataset; None for as many as ``dom2data generate`` makes"""
+
+    def updates_of(self, cell: Cell) -> int:
+        return self.updates.get(cell.env, self.updates.get(cell.algorithm, self.updates[""]))
+
+    def episodes_of(self, env: str) -> int:
+        return self.episodes.get(env, self.episodes[""])
+
+
+SCALES = {
+    "smoke": Scale("compact", 2, 32, {"": 40}, {"": 10, "halfcheetah": 2}, steps=20_000),
+    "compact": Scale(
+        "compact",
+        5,
+        256,
+        {"": 2500, "omar": 4000, "ma-sfbc": 5000, "madiff": 1500},
+        {"": 500, "halfcheetah": 20},
+    ),
+    "paper": Scale("wide", 5, 256, {"": 100_000, "halfcheetah": 500_000}, {"": 500, "halfcheetah": 50}),
+}
+"""``smoke`` shows that everything runs and nothing else; ``compact`` fits two cores, ``paper`` a GPU."""
+
+
+class Target(NamedTuple):
+    """A table or figure that ``dom2 reproduce`` makes."""
+
+    title: str
+    envs: tuple[str, ...]
+    qualities: tuple[str, ...]
+    columns: tuple[str, ...]
+    """algorithms as they are called here, or variants of DOM2"""
+    shifts: tuple[str, ...] = ("none",)
+    figure: Literal["scores", "fractions", "sweep", "solutions"] = "scores"
+    fractions: tuple[float, ...] = (1.0,)
+
+
+TARGETS: dict[str, Target] = {
+    "table1": Target("Table 1: returns in the standard particle tasks", MPE, QUALITIES, (*BASELINES, "dom2")),
+    "table2": Target(
+        "Table 2: returns with agents of other speeds",
+        MPE,
+        QUALITIES,
+        (*BASELINES, "dom2"),
+        ("none", "speed"),
+    ),
+    "table3": Target(
+        "Table 3: returns in 2-agent HalfCheetah", ("halfcheetah",), QUALITIES, (*BASELINES, "dom2")
+    ),
+    "table4": Target(
+        "Table 4: returns in shifted HalfCheetah",
+        ("halfcheetah",),
+        QUALITIES,
+        (*BASELINES, "dom2"),
+        ("none", "random", "extreme"),
+    ),
+    "comparison": Target(
+        "Every algorithm beside the published comparison",
+        ("tag", "spread"),
+        ("random", "medium-replay", "medium", "expert"),
+        COMPARED,
+    ),
+    "figure2": Target(
+        "Figure 2: three agents, six landmarks, of which three are dismissed",
+        ("spread-6-landmarks",),
+        ("medium", "expert"),
+        ("bc", "ma-cql", "omar", "dom2"),
+        ("none", "dismiss"),
+        "solutions",
+    ),
+    "figure5": Target(
+        "Figure 5: fewer trajectories",
+        MPE,
+        tuple(quality for quality in QUALITIES if quality != "medium-replay"),
+        ("ma-cql", "omar", "ma-sfbc", "dom2"),
+        figure="fractions",
+        fractions=FRACTIONS,
+    ),
+    "augmentation": Target(
+        "Augmentation for both sides",
+        MPE,
+        ("random", "medium-replay", "medium", "expert"),
+        ("omar", "omar augmented", "dom2 not augmented", "dom2"),
+    ),
+    "figure6": Target(
+        "Figure 6: parts of DOM2 removed",
+        MPE,
+        ("random", "medium-replay", "medium", "expert"),
+        tuple(ABLATIONS),
+    ),
+    "sensitivity": Target(
+        "Sensitivity of DOM2 to its settings", MPE, ("medium-replay", "medium"), (), figure="sweep"
+    ),
+}
+
+
+def cells(name: str, only: Sequence[str] = (), columns: Sequence[str] | None = None) -> list[Cell]:
+    """The cells of a target, its datasets in order; ``columns`` are algorithms instead of its own.
+
+    Words of ``only`` name environments, qualities, datasets, or columns; those of one kind are alternatives.
+    Raises UserError for an unknown target, column or word.
+    """
+    if name not in TARGETS:
+        raise UserError(f"expected a target ({', '.join(TARGETS)}), found {name!r}; choose one")
+    target = TARGETS[name]
+    make = sweep if target.figure == "sweep" else columnwise
+    found = list(make(target, columns or target.columns))
+    kinds: tuple[Callable[[Cell], str], ...] = (
+        lambda cell: cell.env,
+        lambda cell: cell.quality,
+        lambda cell: f"{cell.env}-{cell.quality}",
+        lambda cell: cell.label,
+    )
+    unknown = set(only) - {kind(cell) for kind in kinds for cell in found}
+    if unknown:
+        words = dict.fromkeys(kind(cell) for kind in (kinds[0], kinds[1], kinds[3]) for cell in found)
+        raise UserError(f"expected --only of {', '.join(words)}, found {sorted(unknown)[0]!r}; see --dry-run")
+    for kind in kinds:
+        wanted = set(only) & {kind(cell) for cell in found}
+        found = [cell for cell in found if not wanted or kind(cell) in wanted]
+    return found
+
+
+def columnwise(target: Target, columns: Sequence[str]) -> Iterator[Cell]:
+    """Every column on every dataset of a target."""
+    resolved = {column: column_of(column) for column in columns}
+    for env, quality, fraction in itertools.product(target.envs, target.qualities, target.fractions):
+        for label, (algorithm, settings) in resolved.items():
+            yield Cell(env, quality, label, algorithm, settings, fraction)
+
+
+def column_of(label: str) -> tuple[str, Settings]:
+    """The algorithm and the settings that a column stands for. Raises UserError for an unknown one."""
+    if label in COLUMNS:
+        return COLUMNS[label]
+    if label in ABLATIONS:
+        return "dom2", ABLATIONS[label]
+    name, _, rest = label.partition(" ")
+    algorithms.load(name)
+    augment = {"": (), "augmented": (("augment", "quantile"),), "not augmented": (("augment", "none"),)}
+    if rest not in augment:
+        raise UserError(f"expected an algorithm, 'augmented' or 'not augmented' after it, found {label!r}")
+    return name, augment[rest]
+
+
+def sweep(target: Target, columns: Sequence[str]) -> Iterator[Cell]:
+    """DOM2 with one setting at a time moved from where the presets have it."""
+    own = {field.name: field.default for field in fields(algorithms.load("dom2").config_type)}
+    own["thresholds"] = sampler.DEFAULTS["quantile"]
+    for env, quality in itertools.product(target.envs, target.qualities):
+        defaults = own | presets.defaults("dom2", env, quality)
+        for name, values in SENSITIVITY.items():
+            for value in values:
+                settings = () if value == defaults[name] else ((name, value),)
+                yield Cell(env, quality, f"{name} {_plain(value)}", "dom2", settings)

@@ -1,0 +1,196 @@
+"""Pictures of a target's entries: scores, profiles, curves, the gap under a shift, fractions, sweeps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from dom2 import statistics, tables
+from dom2.results import Result
+from dom2.tables import Entry
+from dom2data import scores
+from dom2data.look.pictures import blank, canvas, plain, svg
+
+Picture = tuple[str, str]
+"""Its title, and itself as a data URI."""
+
+# Okabe and Ito's palette, which colour-blind readers tell apart; DOM2 is always the first.
+_COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
+_MARKERS = "os^Dv<>P*XhdpH8"
+
+
+def style(label: str, labels: Sequence[str]) -> tuple[str, str]:
+    """(colour, marker) of a column."""
+    order = sorted(labels, key=lambda each: (each != "dom2", labels.index(each)))
+    place = order.index(label)
+    return _COLOURS[place % len(_COLOURS)], _MARKERS[place % len(_MARKERS)]
+
+
+def returns(listed: Sequence[Entry]) -> list[Picture]:
+    """For each environment and shift: returns by quality, a point and an interval for each column, the
+    paper's hollow beside it, and the data's own level as a line."""
+    names, found = tables.labels(listed), []
+    for env, shift in dict.fromkeys((each.env, each.shift) for each in listed):
+        chosen = [each for each in listed if (each.env, each.shift) == (env, shift)]
+        qualities = list(dict.fromkeys(each.quality for each in chosen))
+        figure, axes = canvas(6.4, 3.2)
+        for place, quality in enumerate(qualities):
+            level = next(each.data for each in chosen if each.quality == quality)
+            axes.hlines(level, place - 0.45, place + 0.45, color="#bbbbbb", linewidth=1)
+        for number, label in enumerate(names):
+            colour, marker = style(label, names)
+            shift_x = (number - (len(names) - 1) / 2) * 0.8 / len(names)
+            mine = [each for each in chosen if each.label == label and each.fraction == 1.0]
+            x = np.array([qualities.index(each.quality) for each in mine]) + shift_x
+            interval(axes, x, mine, colour, marker, label)
+            known = [(at, each) for at, each in zip(x, mine, strict=True) if each.paper]
+            levels = [paper_return(each) for _, each in known]
+            axes.plot(
+                [at for at, _ in known], levels, marker, mfc="none", mec=colour, alpha=0.45, ls="", ms=6
+            )
+        axes.set_xticks(range(len(qualities)), qualities, fontsize=8)
+        axes.set_ylabel("return per episode")
+        axes.legend(frameon=False, fontsize=7, ncols=min(4, len(names)))
+        found.append((f"{env}, {environment(shift)}", svg(figure)))
+    return found
+
+
+def interval(axes: Axes, x: np.ndarray, mine: list[Entry], colour: str, marker: str, label: str) -> None:
+    """Points at the iqm with their intervals."""
+    middle = np.array([each.iqm for each in mine])
+    ends = np.array([each.ci or (each.iqm, each.iqm) for each in mine]).reshape(-1, 2).T
+    axes.errorbar(
+        x, middle, yerr=np.abs(ends - middle), fmt=marker, color=colour, label=label, ms=4, lw=1, capsize=0
+    )
+
+
+def paper_return(each: Entry) -> float:
+    """The published number as a return."""
+    assert each.paper is not None
+    value = each.paper["mean"]
+    return float(scores.denormalize(each.env, value)) if each.paper["unit"] == "score" else value
+
+
+def environment(shift: str) -> str:
+    return "standard environment" if shift == "none" else f"shift {shift}"
+
+
+def profiles(listed: Sequence[Entry]) -> list[Picture]:
+    """Performance profiles (Agarwal et al. 2021): the share of runs that score more than tau."""
+    found = []
+    for shift in dict.fromkeys(each.shift for each in listed):
+        chosen = tables.complete_rows(listed, shift)
+        if not chosen:
+            continue
+        names = tables.labels(listed)
+        values = {label: tables.samples(chosen, label) for label in names}
+        together = np.concatenate([sample for each in values.values() for sample in each])
+        taus = np.linspace(together.min() - 1.0, together.max() + 1.0, 200)
+        figure, axes = canvas(5.6, 3.0)
+        for label in names:
+            axes.plot(
+                taus, statistics.profile(values[label], taus), color=style(label, names)[0], label=label
+            )
+        axes.set(xlabel="normalised score τ", ylabel="share of runs above τ", ylim=(0, 1.02))
+        axes.legend(frameon=False, fontsize=7)
+        found.append((f"Performance profiles, {len(chosen)} datasets, {environment(shift)}", svg(figure)))
+    return found
+
+
+def gaps(listed: Sequence[Entry]) -> list[Picture]:
+    """Change of the mean score from the standard environment to each shift, a point for each dataset."""
+    names, found = tables.labels(listed), []
+    by_row = tables.rows(listed)
+    for shift in dict.fromkeys(each.shift for each in listed if each.shift != "none"):
+        figure, axes = canvas(5.6, 3.0)
+        for place, label in enumerate(names):
+            pairs = [
+                (by_row.get((env, quality, fraction, "none"), {}).get(label), row[label])
+                for (env, quality, fraction, its), row in by_row.items()
+                if its == shift and label in row
+            ]
+            differences = [after.score - before.score for before, after in pairs if before and after and
+                           after.score is not None and before.score is not None]  # fmt: skip
+            colour, marker = style(label, names)
+            axes.plot(differences, [place] * len(differences), marker, color=colour, ms=4, alpha=0.7)
+            if differences:
+                axes.plot([float(np.mean(differences))], [place], "|", color="black", ms=14)
+        axes.axvline(0.0, color="#bbbbbb", lw=1, zorder=0)
+        axes.set_yticks(range(len(names)), names, fontsize=8)
+        axes.set_xlabel("score under the shift − score in the standard environment (bar: mean)")
+        found.append((f"What shift {shift} costs", svg(figure)))
+    return found
+
+
+def curves(results: Sequence[tuple[str, str, Result]]) -> list[Picture]:
+    """Returns while training: of (dataset, label, result), a picture for each dataset."""
+    found = []
+    names = list(dict.fromkeys(label for _, label, _ in results))
+    for data in dict.fromkeys(data for data, _, _ in results):
+        mine = [(label, each) for its, label, each in results if its == data and each.curve["updates"]]
+        if not mine:
+            continue
+        figure, axes = canvas(4.0, 2.4)
+        for label, each in mine:
+            colour, _ = style(label, names)
+            values = np.array(each.curve["returns"])
+            axes.plot(each.curve["updates"], values.mean(axis=1), color=colour, label=label, lw=1.2)
+            axes.fill_between(
+                each.curve["updates"], values.min(axis=1), values.max(axis=1), color=colour, alpha=0.12, lw=0
+            )
+        axes.set_xlabel("gradient updates")
+        axes.legend(frameon=False, fontsize=6)
+        found.append((data, svg(figure)))
+    return found
+
+
+def fractions(listed: Sequence[Entry]) -> list[Picture]:
+    """Figure 5: the score, averaged over an environment's datasets, against the share of trajectories."""
+    names, found = tables.labels(listed), []
+    for env in dict.fromkeys(each.env for each in listed):
+        figure, axes = canvas(4.4, 2.8)
+        for label in names:
+            mine = [each for each in listed if (each.env, each.label, each.shift) == (env, label, "none")]
+            shares = sorted({each.fraction for each in mine})
+            means = [
+                np.mean([e.score for e in mine if e.fraction == s and e.score is not None]) for s in shares
+            ]
+            colour, marker = style(label, names)
+            axes.plot(shares, means, marker=marker, color=colour, label=label, ms=4)
+        axes.set(xscale="log", xlabel="share of the trajectories", ylabel="mean normalised score")
+        axes.legend(frameon=False, fontsize=7)
+        found.append((f"{env}: fewer trajectories", svg(figure)))
+    return found
+
+
+def sweeps(listed: Sequence[Entry]) -> list[Picture]:
+    """Sensitivity: returns against each setting, one line for each dataset."""
+    found = []
+    for name in dict.fromkeys(each.label.split()[0] for each in listed):
+        mine = [each for each in listed if each.label.split()[0] == name]
+        values = list(dict.fromkeys(each.label.split()[1] for each in mine))
+        rows = list(dict.fromkeys((each.env, each.quality) for each in mine))
+        figure = sweep(mine, values, rows)
+        found.append((f"Sensitivity to {name}", svg(figure)))
+    return found
+
+
+def sweep(mine: Sequence[Entry], values: Sequence[str], rows: Sequence[tuple[str, str]]) -> Figure:
+    """One setting: its values along x, scores along y."""
+    figure = blank(4.8, 2.8)
+    axes = figure.add_subplot()
+    plain(axes)
+    names = [f"{env}-{quality}" for env, quality in rows]
+    for row, name in zip(rows, names, strict=True):
+        by_value = {each.label.split()[1]: each for each in mine if (each.env, each.quality) == row}
+        shown = [by_value[value] for value in values if value in by_value]
+        x = np.array([values.index(each.label.split()[1]) for each in shown])
+        colour, marker = style(name, names)
+        axes.plot(x, [each.score or 0.0 for each in shown], color=colour, marker=marker, ms=4, label=name)
+    axes.set_xticks(range(len(values)), values, fontsize=8)
+    axes.set_ylabel("normalised score")
+    axes.legend(frameon=False, fontsize=7)
+    return figure

@@ -1,0 +1,78 @@
+"""How long updates take here: from the logs of runs alike, else from a few that are tried out on noise."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from dom2 import algorithms, checkpoint, fit, seeding, track
+from dom2.config import build
+from dom2.reproduce import Job
+from dom2.run import Settings
+from dom2data import dataset as datasets
+from dom2data import envs, pool
+from dom2data.dataset import Dataset
+from dom2data.sampler import Thresholds
+
+
+def remaining(jobs: Sequence[Job]) -> list[float]:
+    """Seconds that fitting each job still takes on one core of this machine; evaluations come on top."""
+    seconds = {kind(job): rate for job in jobs if (rate := logged(job)) is not None}
+    left = []
+    for job in jobs:
+        updates = job.settings["updates"]
+        todo = updates - min(checkpoint.updates(job.folder), updates)
+        if todo and kind(job) not in seconds:
+            seconds[kind(job)] = measured(job)
+        left.append(todo * seconds.get(kind(job), 0.0))
+    return left
+
+
+def kind(job: Job) -> tuple[str, str, int, int]:
+    """What the time of an update depends on most."""
+    return job.settings["algorithm"], job.env, job.settings["seeds"], job.settings["batch_size"]
+
+
+def logged(job: Job) -> float | None:
+    """Seconds of an update as a run's last line of metrics has them."""
+    lines = track.read(job.folder)
+    rate = lines[-1].get("time/updates_per_second") if lines else None
+    return 1.0 / rate if rate else None
+
+
+def measured(job: Job, updates: int = 3) -> float:
+    """Seconds of an update on noise in the shape of the environment's data, after one to warm up."""
+    data, device = noise(job.env), torch.device("cpu")
+    settings: Settings = build(Settings, job.settings)
+    config = fit.configure(settings.algorithm, job.preset, data, job.hyper)
+    learning, batches = (
+        seeding.generators(range(settings.seeds), purpose, device)
+        for purpose in (seeding.LEARNING, seeding.BATCHES)
+    )
+    algorithm = algorithms.load(settings.algorithm).create(
+        config, data.spec, settings.seeds, device, learning
+    )
+    sampler = fit.minibatches(algorithm, data, Thresholds("none"), settings.batch_size, batches, device)
+    with pool.one_thread():
+        algorithm.update(sampler.sample())
+        started = time.perf_counter()
+        for _ in range(updates):
+            algorithm.update(sampler.sample())
+    return (time.perf_counter() - started) / updates
+
+
+def noise(env: str, episodes: int = 4) -> Dataset:
+    """A small dataset of an environment: observations and rewards from N(0, 1), actions uniform."""
+    spec, rng = envs.spec(env), np.random.default_rng(0)
+    steps = episodes * spec.horizon
+    return datasets.from_arrays(
+        spec,
+        rng.standard_normal((steps + episodes, spec.n_agents, spec.obs_dim), np.float32),
+        rng.uniform(-1.0, 1.0, (steps, spec.n_agents, spec.act_dim)).astype(np.float32),
+        rng.standard_normal((steps, spec.n_agents), np.float32),
+        np.arange(episodes + 1) * spec.horizon,
+        env=env,
+    )

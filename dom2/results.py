@@ -1,0 +1,157 @@
+"""What came of runs, read from their folders: how far each is, its returns, whether they can be compared."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from filelock import FileLock, Timeout
+
+from dom2 import checkpoint, evaluate, run, track
+from dom2.run import Run
+from dom2data.errors import CHECK_FAILED, UserError
+
+State = Literal[
+    "evaluated", "complete", "running", "interrupted", "failed", "killed", "new", "broken", "foreign"
+]
+"""``killed``: it says that it runs, and no process is at it; ``broken``: its files cannot be read as a run's;
+``foreign``: a folder of something else."""
+
+_PARTS = ("config.json", "status", "metrics.jsonl", "checkpoint", "tensorboard")
+
+
+@dataclass(frozen=True)
+class Result:
+    """A run and its evaluations. Curves and returns are of seeds in order."""
+
+    folder: str
+    state: State
+    algorithm: str
+    dataset: dict[str, Any]
+    """id, hash, env, quality, steps, episodes, return (mean and std) of the data"""
+    fingerprint: str
+    """of the environment that the data came from"""
+    seeds: list[int]
+    updates: int
+    settings: dict[str, Any]
+    config: dict[str, Any]
+    versions: dict[str, str]
+    returns: dict[str, list[float]]
+    """by shift: mean return of each seed's evaluation after the last update"""
+    episodes: dict[str, int]
+    """by shift: episodes of each seed in it"""
+    mismatch: list[str]
+    """facts in which the environment of the evaluation was not the data's"""
+    curve: dict[str, list[Any]]
+    """``updates`` [n] and ``returns`` [n, seeds] of the evaluations while training"""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def state(folder: Path) -> State:
+    """How far the run in a folder is, told by its files and by whether a process holds its lock."""
+    if not (folder / "config.json").is_file():
+        return "broken" if any((folder / part).exists() for part in _PARTS) else "foreign"
+    try:
+        found = run.read(folder)
+        word = found.status
+        checkpoint.updates(folder)
+    except (UserError, ValueError, OSError):
+        return "broken"
+    if word == "running":
+        return "running" if _held(folder) else "killed"
+    if word == "complete":
+        fresh = any(each["updates"] == found.settings.updates for each in evaluate.kept(folder))
+        return "evaluated" if fresh else "complete"
+    return word if word in ("interrupted", "failed", "new") else "broken"
+
+
+def _held(folder: Path) -> bool:
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def scan(base: Path) -> Iterator[Path]:
+    """Every folder under ``base`` that is a run, was one, or holds files of something else."""
+    for place, children, files in os.walk(base):
+        folder = Path(place)
+        if any((folder / part).exists() for part in _PARTS):
+            children.clear()
+            yield folder
+        elif files and folder != base and not children:
+            yield folder
+        children[:] = sorted(child for child in children if not child.startswith("."))
+
+
+def read(folder: Path) -> Result:
+    """The result in a run's folder, however far it is. Raises UserError when it cannot be read."""
+    found: Run = run.read(folder)
+    document, lines = found.document, [line for line in track.read(folder) if "eval/return" in line]
+    updates = checkpoint.updates(folder)
+    fresh = {each["shift"]: each for each in evaluate.kept(folder) if each["updates"] == updates}
+    return Result(
+        folder=str(folder),
+        state=state(folder),
+        algorithm=document["settings"]["algorithm"],
+        dataset=document["dataset"],
+        fingerprint=found.spec.fingerprint,
+        seeds=list(found.seeds),
+        updates=updates,
+        settings=document["settings"],
+        config=document["config"],
+        versions=document["versions"],
+        returns={shift: [seed["mean"] for seed in each["per_seed"]] for shift, each in fresh.items()},
+        episodes={shift: each["episodes"] for shift, each in fresh.items()},
+        mismatch=sorted({fact["fact"] for each in fresh.values() for fact in each["mismatch"]}),
+        curve={
+            "updates": [line["update"] for line in lines],
+            "returns": [line["eval/return"] for line in lines],
+        },
+    )
+
+
+def comparable(results: Iterable[Result]) -> None:
+    """Raises UserError (code 3), naming both, where two runs on data of one name learned from different data,
+    or two in one environment from different environments."""
+    data: dict[str, Result] = {}
+    played: dict[str, Result] = {}
+    for result in results:
+        name, env = result.dataset["id"], result.dataset["env"]
+        for what, key, known, value in (
+            (name, "hash", data.setdefault(name, result), lambda each: each.dataset["hash"]),
+            (env, "fingerprint", played.setdefault(env, result), lambda each: each.fingerprint),
+        ):
+            if value(known) != value(result):
+                raise UserError(
+                    f"{what}: expected one {key}, found {value(known)[:12]} in {known.folder} and "
+                    f"{value(result)[:12]} in {result.folder}; leave one out or fit it again",
+                    CHECK_FAILED,
+                )
+
+
+def last_best_mean(result: Result) -> dict[str, float] | None:
+    """Means over seeds of the evaluations while training: the last, each seed's best, the last five's mean.
+
+    None when there was none. The best is chosen by looking at the result, and so says more than it should.
+    """
+    rows: Sequence[Sequence[float]] = result.curve["returns"]
+    if not rows:
+        return None
+    seeds = list(zip(*rows, strict=True))
+
+    def mean(values: Iterable[float]) -> float:
+        listed = list(values)
+        return sum(listed) / len(listed)
+
+    return {
+        "last": mean(seed[-1] for seed in seeds),
+        "best": mean(max(seed) for seed in seeds),
+        "last five": mean(mean(seed[-5:]) for seed in seeds),
+    }

@@ -1,0 +1,79 @@
+"""Interquartile means and stratified bootstrap intervals, after Agarwal et al. 2021 (arXiv 2108.13264).
+
+A sample is what varies by chance under one condition: the episodes of one seed, or the seeds of one cell.
+Resampling stays within samples (strata).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+Values = NDArray[np.float64]
+Interval = list[float]
+"""[low, high], JSON's pair"""
+
+RESAMPLES = 2000
+
+
+def iqm(*samples: Values, axis: int = -1) -> Any:
+    """Mean of the middle half of all values together."""
+    return stats.trim_mean(np.concatenate(samples, axis=axis), 0.25, axis=axis)
+
+
+def interval(
+    statistic: Callable[..., Any], samples: Sequence[Values], seed: int = 0, level: float = 0.95
+) -> Interval | None:
+    """The percentile interval of ``statistic(*samples, axis)``; None where a sample has a single value."""
+    if min(map(len, samples)) < 2:
+        return None
+    found = stats.bootstrap(
+        tuple(samples),
+        statistic,
+        paired=False,
+        n_resamples=RESAMPLES,
+        confidence_level=level,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return [float(found.low), float(found.high)]
+
+
+def summary(values: Values, seed: int = 0) -> dict[str, Any]:
+    """Mean, standard deviation, interquartile mean and its 95 % interval of samples [S, E]."""
+    middle = float(iqm(values.reshape(-1)))
+    return {
+        "mean": float(values.mean()),
+        "std": float(values.std()),
+        "iqm": middle,
+        "ci": interval(iqm, list(values), seed) or [middle, middle],
+    }
+
+
+def improvement(ours: Sequence[Values], theirs: Sequence[Values], seed: int = 0) -> dict[str, Any]:
+    """P(X > Y) + P(X = Y) / 2 for X of ours and Y of theirs on the same task, averaged over tasks [T]."""
+
+    def probability(*samples: Values, axis: int = -1) -> Any:
+        halves = zip(samples[: len(ours)], samples[len(ours) :], strict=True)
+        return np.mean([_superiority(x, y) for x, y in halves], axis=0)
+
+    return {
+        "mean": float(probability(*ours, *theirs)),
+        "ci": interval(probability, [*ours, *theirs], seed),
+        "tasks": len(ours),
+    }
+
+
+def _superiority(x: Values, y: Values) -> Any:
+    """[..., n], [..., m] -> [...]"""
+    difference = x[..., :, None] - y[..., None, :]
+    return (0.5 * (np.sign(difference) + 1.0)).mean(axis=(-2, -1))
+
+
+def profile(samples: Sequence[Values], taus: Values) -> Values:
+    """Share of runs that score more than each tau, [len(taus)], every task counting alike."""
+    return np.mean([(sample > taus[:, None]).mean(axis=1) for sample in samples], axis=0)

@@ -1,0 +1,216 @@
+"""The numbers of a target: every cell beside the published one, and what all of them together say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from dom2 import experiments, paper, statistics
+from dom2.experiments import Cell
+from dom2.reproduce import Grid, stage
+from dom2.results import Result, comparable, last_best_mean, read
+from dom2.statistics import Interval, Values
+from dom2data import scores
+from dom2data.errors import UserError
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A cell in one environment, standard or shifted. Means, deviations and intervals are over seeds."""
+
+    env: str
+    quality: str
+    fraction: float
+    label: str
+    shift: str
+    seeds: int
+    updates: int
+    episodes: int
+    per_seed: list[float]
+    """mean return of each seed's episodes, after the last update"""
+    mean: float
+    std: float
+    iqm: float
+    ci: Interval | None
+    """of the iqm, 95 %, resampling seeds"""
+    score: float | None
+    """the mean, normalised by the published references"""
+    score_std: float | None
+    data: float
+    """mean return of the data"""
+    paper: dict[str, Any] | None
+    """``mean``, ``std``, and ``unit``, return or score"""
+    difference: float | None
+    """ours less the paper's, in that unit"""
+    training: dict[str, float] | None
+    """of evaluations while training, in the standard environment: last, best, last five"""
+    folder: str
+    dataset: str
+    hash: str
+
+    @property
+    def row(self) -> tuple[str, str, float, str]:
+        return self.env, self.quality, self.fraction, self.shift
+
+
+def entries(grid: Grid) -> tuple[list[Entry], list[Cell]]:
+    """Entries of the cells that are done, and the cells that are not.
+
+    Raises UserError (code 3) where the runs learned from different data or environments of one name.
+    """
+    ready = {job.folder for job in grid.jobs() if stage(job) == "done"}
+    found = {folder: read(folder) for folder in ready}
+    comparable(found.values())
+    done = [cell for cell in grid.cells if grid.folder(cell) in ready]
+    table = paper.TABLES.get(grid.target)
+    shifts = experiments.TARGETS[grid.target].shifts
+    listed = [
+        entry(cell, found[grid.folder(cell)], shift, table, grid.base) for cell in done for shift in shifts
+    ]
+    return listed, [cell for cell in grid.cells if cell not in done]
+
+
+def entry(cell: Cell, result: Result, shift: str, table: paper.Table | None, base: Any) -> Entry:
+    """One cell under one shift."""
+    values = np.array(result.returns[shift])
+    normal = normalized(cell.env, values)
+    published = table.find(cell.env, cell.quality, shift, cell.label) if table else None
+    ours = float(values.mean())
+    if table and published and table.unit == "score":
+        ours = math.nan if normal is None else float(normal.mean())
+    return Entry(
+        env=cell.env,
+        quality=cell.quality,
+        fraction=cell.fraction,
+        label=cell.label,
+        shift=shift,
+        seeds=len(values),
+        updates=result.updates,
+        episodes=result.episodes[shift],
+        per_seed=values.tolist(),
+        mean=float(values.mean()),
+        std=float(values.std()),
+        iqm=float(statistics.iqm(values)),
+        ci=statistics.interval(statistics.iqm, [values]),
+        score=None if normal is None else float(normal.mean()),
+        score_std=None if normal is None else float(normal.std()),
+        data=result.dataset["return"]["mean"],
+        paper=published._asdict() | {"unit": table.unit} if table and published else None,
+        difference=ours - published.mean if published else None,
+        training=last_best_mean(result),
+        folder=str(cell.folder),
+        dataset=result.dataset["id"],
+        hash=result.dataset["hash"],
+    )
+
+
+def normalized(env: str, values: Values) -> Values | None:
+    """Scores by the published references; spread's for its variants there are none."""
+    try:
+        return scores.normalize(env, values)
+    except UserError:
+        return None
+
+
+def labels(listed: Sequence[Entry]) -> list[str]:
+    return list(dict.fromkeys(each.label for each in listed))
+
+
+def rows(listed: Sequence[Entry]) -> dict[tuple[str, str, float, str], dict[str, Entry]]:
+    """Entries by row of the table, then by column."""
+    found: dict[tuple[str, str, float, str], dict[str, Entry]] = {}
+    for each in listed:
+        found.setdefault(each.row, {})[each.label] = each
+    return found
+
+
+def best(row: dict[str, Entry]) -> tuple[str, bool]:
+    """The column of the highest mean, and whether its interval lies above all others'."""
+    first = max(row.values(), key=lambda each: each.mean)
+    others = [each for each in row.values() if each is not first]
+    certain = bool(others) and all(
+        first.ci is not None and each.ci is not None and first.ci[0] > each.ci[1] for each in others
+    )
+    return first.label, certain
+
+
+def wins(listed: Sequence[Entry]) -> dict[str, dict[str, int]]:
+    """By column: rows in which its mean is the highest, and those in which the intervals say so.
+
+    Only rows of two columns and more count; ``of`` is how many of them have the column.
+    """
+    counted = {label: {"highest": 0, "certain": 0, "of": 0} for label in labels(listed)}
+    for row in rows(listed).values():
+        if len(row) > 1:
+            for label in row:
+                counted[label]["of"] += 1
+            label, certain = best(row)
+            counted[label]["highest"] += 1
+            counted[label]["certain"] += certain
+    return counted
+
+
+def complete_rows(listed: Sequence[Entry], shift: str, env: str | None = None) -> list[dict[str, Entry]]:
+    """The rows that have every column and scores: only these can be averaged for a fair comparison."""
+    every = set(labels(listed))
+    return [
+        row
+        for (its_env, _, _, its_shift), row in rows(listed).items()
+        if set(row) == every and its_shift == shift and env in (None, its_env)
+        if all(each.score is not None for each in row.values())
+    ]
+
+
+def samples(chosen: Sequence[dict[str, Entry]], label: str) -> list[Values]:
+    """Normalised scores of a column's seeds, [S] for each row."""
+    return [scores.normalize(row[label].env, np.array(row[label].per_seed)) for row in chosen]
+
+
+def aggregate(listed: Sequence[Entry], reference: str = "dom2") -> list[dict[str, Any]]:
+    """Over all rows that every column has: the iqm of scores with its interval, by shift and column; and the
+    probability that ``reference`` improves on the column."""
+    found = []
+    for shift in dict.fromkeys(each.shift for each in listed):
+        chosen = complete_rows(listed, shift)
+        if not chosen:
+            continue
+        for label in labels(listed):
+            values = samples(chosen, label)
+            versus = None
+            if label != reference and reference in labels(listed):
+                versus = statistics.improvement(samples(chosen, reference), values)
+            found.append(
+                {
+                    "shift": shift,
+                    "label": label,
+                    "rows": len(chosen),
+                    "mean": float(np.mean(np.concatenate(values))),
+                    "iqm": float(statistics.iqm(*values)),
+                    "ci": statistics.interval(statistics.iqm, values),
+                    "improvement": versus,
+                }
+            )
+    return found
+
+
+def document(grid: Grid, listed: Sequence[Entry], missing: Sequence[Cell], command: str) -> dict[str, Any]:
+    """Everything that a report is made of, as JSON."""
+    table = paper.TABLES.get(grid.target)
+    return {
+        "schema": 1,
+        "target": grid.target,
+        "title": experiments.TARGETS[grid.target].title,
+        "scale": grid.scale_name,
+        "smoke": grid.scale_name == "smoke",
+        "preset": asdict(grid.scale),
+        "command": command,
+        "paper": {"source": table.source, "notes": list(table.notes), "unit": table.unit} if table else None,
+        "entries": [asdict(each) for each in listed],
+        "missing": [f"{cell.data} {cell.label}" for cell in missing],
+        "wins": wins(listed),
+        "aggregate": aggregate(listed),
+    }

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dom2_cli import probing, reproducing
+from dom2_cli import probing, reproducing, running
 from dom2_cli import show as ui
-from dom2_cli.options import json_option, root_option, run_argument
+from dom2_cli.options import json_option, mismatch_option, root_option, run_argument
 from dom2data.errors import FAILED, INTERRUPTED, UserError
 
 if TYPE_CHECKING:
@@ -24,12 +24,6 @@ if TYPE_CHECKING:
 # this 9.8 | 2.2. Spinning without end gives 12.6 on idle cores; on busy ones a product took 36 times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
-
-mismatch_option = click.option(
-    "--allow-mismatch",
-    is_flag=True,
-    help="Go on although the environment is not the data's; the result says so.",
-)
 
 
 @click.group(cls=ui.Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -177,7 +171,7 @@ def described(
     settings = config.build(run.Settings, {"threads": torch.get_num_threads()} | chosen)
     data = open_or_generate(dataset, root)
     hyper = {name: value for name, value in given.items() if name not in names}
-    configured = fit.configure(settings.algorithm, preset, data, hyper)
+    configured = fit.configure(settings.algorithm, preset, data.env, data.quality, hyper)
     return data, run.describe(settings, configured, data, sys.argv[1:], allow_mismatch)
 
 
@@ -372,5 +366,5 @@ def doctor(as_json: bool) -> None:
         raise SystemExit(FAILED)
 
 
-for command in (*probing.COMMANDS, *reproducing.COMMANDS):
+for command in (*probing.COMMANDS, *reproducing.COMMANDS, *running.COMMANDS):
     main.add_command(command)

@@ -47,7 +47,7 @@ def examine(name: str, game: str, kind: games.Kind, updates: int = 1000, seeds: 
     Augmentation is the algorithm's own choice. Raises UserError like ``fit.configure``.
     """
     dataset, device = games.data(game, kind), torch.device("cpu")
-    config = fit.configure(name, "compact", dataset, _shorter(name, updates))
+    config = fit.configure(name, "compact", dataset.env, dataset.quality, _shorter(name, updates))
     algorithm_type = algorithms.load(name)
     algorithm = algorithm_type.create(
         config, dataset.spec, seeds, device, seeding.generators(range(seeds), seeding.LEARNING, device)

@@ -84,25 +84,27 @@ class Scale:
     updates: dict[str, int]
     """gradient updates, by algorithm or by environment, which goes before; ``""`` for all others"""
     episodes: dict[str, int]
-    """of each seed's evaluation, by environment; ``""`` for all others"""
+    """of each seed's evaluation, by environment or by algorithm, which goes before; ``""`` for all others"""
+    evaluations: int = 5
+    """while training"""
     steps: int | None = None
     """transitions of a dataset; None for as many as ``dom2data generate`` makes"""
 
     def updates_of(self, cell: Cell) -> int:
         return self.updates.get(cell.env, self.updates.get(cell.algorithm, self.updates[""]))
 
-    def episodes_of(self, env: str) -> int:
-        return self.episodes.get(env, self.episodes[""])
+    def episodes_of(self, cell: Cell) -> int:
+        return self.episodes.get(cell.algorithm, self.episodes.get(cell.env, self.episodes[""]))
 
 
 SCALES = {
-    "smoke": Scale("compact", 2, 32, {"": 40}, {"": 10, "halfcheetah": 2}, steps=20_000),
+    "smoke": Scale("compact", 2, 32, {"": 40}, {"": 4, "halfcheetah": 1}, 1, steps=20_000),
     "compact": Scale(
         "compact",
         5,
         256,
         {"": 2500, "omar": 4000, "ma-sfbc": 5000, "madiff": 1500},
-        {"": 500, "halfcheetah": 20},
+        {"": 500, "halfcheetah": 20, "madiff": 100},
     ),
     "paper": Scale("wide", 5, 256, {"": 100_000, "halfcheetah": 500_000}, {"": 500, "halfcheetah": 50}),
 }

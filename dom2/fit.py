@@ -29,7 +29,7 @@ Minibatches = Sampler | WindowSampler
 OnUpdate = Callable[[int, dict[str, Any] | None], None]
 
 
-def configure(algorithm: str, preset: str, dataset: Dataset, values: dict[str, Any]) -> Any:
+def configure(algorithm: str, preset: str, env: str, quality: str | None, values: dict[str, Any]) -> Any:
     """The algorithm's config: its defaults, then the preset, the task's starting values, and ``values``.
 
     Raises UserError on an unknown preset or setting.
@@ -40,7 +40,7 @@ def configure(algorithm: str, preset: str, dataset: Dataset, values: dict[str, A
             f"expected a preset in {', '.join(kind.presets)}, found {preset!r}; see dom2 fit --help"
         )
     names = {field.name for field in config.fields(kind.config_type)}
-    task = presets.defaults(algorithm, dataset.env, dataset.quality)
+    task = presets.defaults(algorithm, env, quality)
     task = {name: value for name, value in task.items() if name in names}
     return config.build(kind.config_type, kind.presets[preset] | task | values)
 

@@ -20,18 +20,18 @@ from dom2data.sampler import Thresholds
 
 def remaining(jobs: Sequence[Job]) -> list[float]:
     """Seconds that fitting each job still takes on one core of this machine; evaluations come on top."""
-    seconds = {kind(job): rate for job in jobs if (rate := logged(job)) is not None}
+    seconds = {likeness(job): rate for job in jobs if (rate := logged(job)) is not None}
     left = []
     for job in jobs:
         updates = job.settings["updates"]
         todo = updates - min(checkpoint.updates(job.folder), updates)
-        if todo and kind(job) not in seconds:
-            seconds[kind(job)] = measured(job)
-        left.append(todo * seconds.get(kind(job), 0.0))
+        if todo and likeness(job) not in seconds:
+            seconds[likeness(job)] = measured(job)
+        left.append(todo * seconds.get(likeness(job), 0.0))
     return left
 
 
-def kind(job: Job) -> tuple[str, str, int, int]:
+def likeness(job: Job) -> tuple[str, str, int, int]:
     """What the time of an update depends on most."""
     return job.settings["algorithm"], job.env, job.settings["seeds"], job.settings["batch_size"]
 
@@ -47,14 +47,13 @@ def measured(job: Job, updates: int = 3) -> float:
     """Seconds of an update on noise in the shape of the environment's data, after one to warm up."""
     data, device = noise(job.env), torch.device("cpu")
     settings: Settings = build(Settings, job.settings)
-    config = fit.configure(settings.algorithm, job.preset, data, job.hyper)
+    kind = algorithms.load(settings.algorithm)
     learning, batches = (
         seeding.generators(range(settings.seeds), purpose, device)
         for purpose in (seeding.LEARNING, seeding.BATCHES)
     )
-    algorithm = algorithms.load(settings.algorithm).create(
-        config, data.spec, settings.seeds, device, learning
-    )
+    config = build(kind.config_type, job.config)
+    algorithm = kind.create(config, data.spec, settings.seeds, device, learning)
     sampler = fit.minibatches(algorithm, data, Thresholds("none"), settings.batch_size, batches, device)
     with pool.one_thread():
         algorithm.update(sampler.sample())

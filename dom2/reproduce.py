@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from dom2 import checkpoint, evaluate, experiments, fit, results, run
+from dom2 import algorithms, checkpoint, evaluate, experiments, fit, results, run
 from dom2.config import build
 from dom2.experiments import Cell, Scale
 from dom2.run import Run, Settings
@@ -24,9 +24,8 @@ from dom2data import dataset as datasets
 from dom2data import envs, generate, ids, pool, recipes, retrain, subsample
 from dom2data.errors import CHECK_FAILED, UserError
 
-EVALUATIONS = 10
-"""evaluations while training, of so many episodes of each seed"""
 EVAL_EPISODES = 20
+"""of each seed, in an evaluation while training"""
 _SCHEDULE = ("updates", "log_every", "checkpoint_every", "eval_every", "eval_episodes", "threads", "device")
 """settings that may differ between what is asked for and what is there"""
 
@@ -42,9 +41,9 @@ class Job:
     env: str
     dataset: str
     root: Path | None
-    preset: str
     settings: dict[str, Any]
-    hyper: dict[str, Any]
+    config: dict[str, Any]
+    """of the algorithm, complete"""
     shifts: tuple[str, ...]
     episodes: int
 
@@ -103,6 +102,7 @@ class Grid:
     def _job(self, cell: Cell) -> Job:
         updates = self.scale.updates_of(cell)
         own = {field.name for field in fields(Settings)}
+        hyper = {name: value for name, value in cell.settings if name not in own}
         settings = {
             "algorithm": cell.algorithm,
             "updates": updates,
@@ -111,19 +111,18 @@ class Grid:
             "threads": 1,
             "log_every": max(1, updates // 100),
             "checkpoint_every": max(1, min(1000, updates // 10)),
-            "eval_every": max(1, updates // EVALUATIONS),
-            "eval_episodes": min(EVAL_EPISODES, self.scale.episodes_of(cell.env)),
+            "eval_every": max(1, updates // self.scale.evaluations),
+            "eval_episodes": min(EVAL_EPISODES, self.scale.episodes_of(cell)),
         }
         return Job(
             folder=self.folder(cell),
             env=cell.env,
             dataset=self.share(cell),
             root=self.root,
-            preset=self.scale.preset,
             settings=settings | {name: value for name, value in cell.settings if name in own},
-            hyper={name: value for name, value in cell.settings if name not in own},
+            config=asdict(fit.configure(cell.algorithm, self.scale.preset, cell.env, cell.quality, hyper)),
             shifts=experiments.TARGETS[self.target].shifts,
-            episodes=self.scale.episodes_of(cell.env),
+            episodes=self.scale.episodes_of(cell),
         )
 
 
@@ -164,22 +163,25 @@ def stage(job: Job) -> Stage:
     if results.state(job.folder) == "broken":
         return "other"
     done, wanted = checkpoint.updates(job.folder), job.settings["updates"]
-    if done > wanted or unlike(run.read(job.folder).settings, build(Settings, job.settings)):
+    if done > wanted or unlike(job, run.read(job.folder)):
         return "other"
     if done < wanted:
         return "begun"
     return "done" if not pending(job) else "fitted"
 
 
-def unlike(found: Settings, wanted: Settings) -> list[str]:
-    """Settings in which a run is not the one asked for: ``name: expected, found``."""
-    left, right = asdict(wanted), asdict(found)
-    if left["augment"] == "auto":  # a run has the algorithm's own in its place
-        left["augment"] = right["augment"]
+def unlike(job: Job, found: Run) -> list[str]:
+    """Where a run is not the one that a job asks for: ``name: expected, found``."""
+    wanted = asdict(build(Settings, job.settings))
+    if wanted["augment"] == "auto":
+        wanted["augment"] = algorithms.load(wanted["algorithm"]).augment
+    wanted = {name: value for name, value in wanted.items() if name not in _SCHEDULE}
+    there = found.document["settings"] | found.document["config"]
+    asked = json.loads(json.dumps(wanted | job.config))  # tuples are lists in a document
     return [
-        f"{name}: expected {left[name]}, found {right[name]}"
-        for name in left
-        if name not in _SCHEDULE and left[name] != right[name]
+        f"{name}: expected {value}, found {there.get(name)}"
+        for name, value in asked.items()
+        if there.get(name) != value
     ]
 
 
@@ -235,22 +237,18 @@ def begin(job: Job) -> Run:
     Raises UserError (code 3) when something else is there, or the data or the environment have changed.
     """
     data = datasets.open(job.dataset, job.root)
-    settings = build(Settings, job.settings)
-    config = fit.configure(settings.algorithm, job.preset, data, job.hyper)
     if not (job.folder / "config.json").exists():
-        document = run.describe(settings, config, data, ["reproduce", job.dataset])
-        return run.create(job.folder, document)
+        settings: Settings = build(Settings, job.settings)
+        config = build(algorithms.load(settings.algorithm).config_type, job.config)
+        return run.create(job.folder, run.describe(settings, config, data, ["reproduce", job.dataset]))
     found = run.read(job.folder)
-    differences = unlike(found.settings, settings)
-    differences += [
-        f"{name}: expected {value}, found {found.document['config'].get(name)}"
-        for name, value in json.loads(json.dumps(asdict(config))).items()
-        if found.document["config"].get(name) != value
-    ]
+    differences, updates = unlike(job, found), checkpoint.updates(job.folder)
     if found.document["dataset"]["hash"] != data.hash:
-        differences.append(f"data of hash: expected {data.hash}, found {found.document['dataset']['hash']}")
-    if checkpoint.updates(job.folder) > settings.updates:
-        differences.append(f"updates: expected {settings.updates}, found {checkpoint.updates(job.folder)}")
+        differences.append(
+            f"hash of the data: expected {data.hash}, found {found.document['dataset']['hash']}"
+        )
+    if updates > job.settings["updates"]:
+        differences.append(f"updates: expected {job.settings['updates']}, found {updates}")
     if differences:
         raise UserError(
             f"{job.folder}: expected this grid's run, found another ({'; '.join(differences)}); "
@@ -258,5 +256,5 @@ def begin(job: Job) -> Run:
             CHECK_FAILED,
         )
     run.mismatch(found.spec, data.env)
-    found.amend(updates=settings.updates)
+    found.amend(updates=job.settings["updates"])
     return found

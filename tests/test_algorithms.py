@@ -91,7 +91,7 @@ def test_policy_is_that_seeds_and_a_snapshot(name: str) -> None:
 def test_fit_runs_it_from_a_dataset(name: str, tmp_path: Path) -> None:
     """Through the command's loop: task presets, its kind of minibatch, metrics of each seed."""
     data = dataset.open(tag_random())
-    config = fit.configure(name, "compact", data, SMALL[name])
+    config = fit.configure(name, "compact", data.env, data.quality, SMALL[name])
     settings = run.Settings(algorithm=name, updates=UPDATES, batch_size=8, seeds=2, log_every=UPDATES)
     document = run.describe(settings, config, data, [])
     assert document["settings"]["augment"] == algorithms.load(name).augment

@@ -256,16 +256,16 @@ def test_a_damaged_config_is_one_line(tmp_path: Path) -> None:
 def test_configure_layers_defaults_preset_task_and_flags(tmp_path: Path) -> None:
     data = dataset.open(tag_random())
     task = presets.defaults("dom2", "tag", "random")
-    assert fit.configure("dom2", "compact", data, {}) == Config(**task)
-    wide = fit.configure("dom2", "wide", data, {"eta": 0.25})
+    assert fit.configure("dom2", "compact", data.env, data.quality, {}) == Config(**task)
+    wide = fit.configure("dom2", "wide", data.env, data.quality, {"eta": 0.25})
     assert (wide.widths, wide.lr, wide.eta, wide.zeta) == ((512, 256, 128), 3e-4, 0.25, task["zeta"])
     assert presets.defaults("dom2", "tag", None) == {}
     with pytest.raises(UserError, match="did you mean eta"):
-        fit.configure("dom2", "compact", data, {"etta": 1.0})
+        fit.configure("dom2", "compact", data.env, data.quality, {"etta": 1.0})
     with pytest.raises(UserError, match=r"expected a preset in compact, wide, found 'huge'"):
-        fit.configure("dom2", "huge", data, {})
+        fit.configure("dom2", "huge", data.env, data.quality, {})
     with pytest.raises(UserError, match="eta: expected number, found 'x'"):
-        fit.configure("dom2", "compact", data, {"eta": "x"})
+        fit.configure("dom2", "compact", data.env, data.quality, {"eta": "x"})
 
 
 def test_an_algorithm_from_a_file(tmp_path: Path) -> None:
@@ -274,6 +274,6 @@ def test_an_algorithm_from_a_file(tmp_path: Path) -> None:
     path.write_text("from dom2.algorithms.dom2 import DOM2\n\nclass Mine(DOM2):\n    pass\n")
     data = dataset.open(tag_random())
     name = f"{path}:Mine"
-    config = fit.configure(name, "compact", data, NETWORKS)
+    config = fit.configure(name, "compact", data.env, data.quality, NETWORKS)
     document = run.describe(run.Settings(algorithm=name, updates=1, batch_size=8), config, data, [])
     assert fit.fit(run.create(tmp_path / "run", document)) == "complete"

@@ -95,6 +95,6 @@ def new_run(folder: Path, *, hyper: dict[str, Any] | None = None, **settings: An
     """A run on ``tag_random`` that has not begun; four updates unless told otherwise."""
     defaults: dict[str, Any] = {"updates": 4, "batch_size": 16, "log_every": 2, "checkpoint_every": 2}
     data = dataset.open(tag_random())
-    config = fit.configure("dom2", "compact", data, NETWORKS | (hyper or {}))
+    config = fit.configure("dom2", "compact", data.env, data.quality, NETWORKS | (hyper or {}))
     document = run.describe(run.Settings(**defaults | settings), config, data, ["fit"])
     return run.create(folder, document)

@@ -236,12 +236,14 @@ class PlanningPolicy:
 
     def guided(self, x: Tensor, known: Tensor, i: int) -> Tensor:
         """Noise without a return, and w times what the target return adds to it."""
-        c, like = self.config, x[:, :, 0, 0, 0]
-        i, target = i * (c.stride if c.sampler == "ddim" else 1), torch.full_like(like, c.target)
-        plain = self.model(x, known, i, target, torch.zeros_like(like))
+        c, without = self.config, torch.zeros_like(x[:, :, 0, 0, 0])
+        i *= c.stride if c.sampler == "ddim" else 1
         if c.guidance == 0.0:
-            return plain
-        return plain + c.guidance * (self.model(x, known, i, target, torch.ones_like(like)) - plain)
+            return self.model(x, known, i, without, without)
+        given = torch.cat([without, torch.ones_like(without)], dim=1)  # both at once: half the calls
+        both = self.model(x.repeat(1, 2, 1, 1, 1), known.repeat(1, 2, 1), i, c.target * given, given)
+        plain, conditional = both.chunk(2, dim=1)
+        return plain + c.guidance * (conditional - plain)
 
 
 class Scale(nn.Module):

@@ -1,0 +1,222 @@
+"""``dom2 runs``, ``compare`` and ``play``: what runs there are, which is better, and how they look."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dom2_cli import show as ui
+from dom2_cli.options import json_option, mismatch_option, run_argument
+from dom2data.errors import UserError
+
+if TYPE_CHECKING:
+    from dom2.results import Result
+
+
+@click.command()
+@click.argument("folder", metavar="[FOLDER]", type=click.Path(path_type=Path), default=Path("runs"))
+@click.option("--algorithm", help="Only runs of this one.")
+@click.option("--dataset", metavar="WORD", help="Only runs whose dataset's id contains this.")
+@click.option("--state", help="Only runs in this state: evaluated, complete, killed, ...")
+@json_option
+def runs(folder: Path, algorithm: str | None, dataset: str | None, state: str | None, as_json: bool) -> None:
+    """List the runs under a folder [runs], with what is no run, or no longer one.
+
+    \b
+    dom2 runs
+    dom2 runs runs/reproduce --dataset tag-medium --state evaluated --json
+
+    States: evaluated, complete (not evaluated yet), running, interrupted, failed, new; killed (no process is
+    at it any more, dom2 fit --resume goes on); broken (its files cannot be read); foreign (other files).
+    """
+    from dom2 import results
+
+    if not folder.is_dir():
+        raise UserError(f"expected a folder of runs, found none at {folder}; dom2 fit --dataset ID makes one")
+    listed = []
+    for place in results.scan(folder):
+        found, word = None, results.state(place)
+        if word not in ("broken", "foreign"):
+            found = results.read(place)
+        if algorithm and (found is None or found.algorithm != algorithm):
+            continue
+        if dataset and (found is None or dataset not in found.dataset["id"]):
+            continue
+        if state in (None, word):
+            listed.append((place, word, found))
+    if as_json:
+        ui.print_json(
+            [
+                found.to_json() if found else {"folder": str(place), "state": word}
+                for place, word, found in listed
+            ]
+        )
+        return
+    header = ("run", "state", "algorithm", "dataset", "seeds", "updates", "return", "score")
+    ui.table(header, [run_row(place, word, found) for place, word, found in listed])
+
+
+def run_row(folder: Path, word: str, found: Result | None) -> tuple[str, ...]:
+    """A run's line; dashes where there is nothing to say."""
+    if found is None:
+        return (str(folder), word, *["–"] * 6)
+    import numpy as np
+
+    from dom2.tables import normalized
+
+    values = np.array(found.returns["none"]) if word == "evaluated" and "none" in found.returns else None
+    score = None if values is None else normalized(found.dataset["env"], values)
+    return (
+        str(folder),
+        word,
+        found.algorithm,
+        found.dataset["id"],
+        str(len(found.seeds)),
+        f"{found.updates:,}",
+        "–" if values is None else f"{values.mean():.1f} ± {values.std():.1f}",
+        ui.number(None if score is None else float(score.mean())),
+    )
+
+
+@click.command()
+@click.argument("folders", metavar="RUN RUN ...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--shift", default="none", show_default=True, help="Compare evaluations under this one.")
+@json_option
+def compare(folders: tuple[Path, ...], shift: str, as_json: bool) -> None:
+    """Compare evaluated runs: returns over seeds with intervals, and how likely each is to beat the first.
+
+    \b
+    dom2 compare runs/tag-medium-v0-dom2 runs/tag-medium-v0-omar
+
+    Runs whose data or environment differ although they have one name are refused (exit code 3).
+    """
+    from dom2 import results, statistics
+    from dom2.tables import normalized
+
+    found = [results.read(folder) for folder in folders]
+    for folder, each in zip(folders, found, strict=True):
+        if each.state != "evaluated" or shift not in each.returns:
+            extra = "" if shift == "none" else f" --shift {shift}"
+            what = f"one that is {each.state}" if each.state != "evaluated" else f"none under shift {shift}"
+            raise UserError(
+                f"{folder}: expected an evaluated run, found {what}; dom2 evaluate {folder}{extra}"
+            )
+    results.comparable(found)
+    import numpy as np
+
+    rows: list[dict[str, Any]] = []
+    first = np.array(found[0].returns[shift])
+    for each in found:
+        values = np.array(each.returns[shift])
+        score = normalized(each.dataset["env"], values)
+        same = each.dataset["env"] == found[0].dataset["env"] and each is not found[0]
+        rows.append(
+            {
+                "run": each.folder,
+                "algorithm": each.algorithm,
+                "dataset": each.dataset["id"],
+                "updates": each.updates,
+                "seeds": len(values),
+                "episodes": each.episodes[shift],
+                "mean": float(values.mean()),
+                "std": float(values.std()),
+                "iqm": float(statistics.iqm(values)),
+                "ci": statistics.interval(statistics.iqm, [values]),
+                "score": None if score is None else float(score.mean()),
+                "improvement": statistics.improvement([values], [first]) if same else None,
+            }
+        )
+    if as_json:
+        ui.print_json(rows)
+        return
+    header = (
+        "run",
+        "algorithm",
+        "dataset",
+        "updates",
+        "seeds",
+        "return",
+        "IQM",
+        "95 %",
+        "score",
+        "P(> first)",
+    )
+    ui.table(header, [compare_row(row) for row in rows])
+
+
+def compare_row(row: dict[str, Any]) -> tuple[str, ...]:
+    better = row["improvement"]
+    return (
+        row["run"],
+        row["algorithm"],
+        row["dataset"],
+        f"{row['updates']:,}",
+        str(row["seeds"]),
+        f"{row['mean']:.1f} ± {row['std']:.1f}",
+        ui.number(row["iqm"]),
+        "–" if row["ci"] is None else "[{:.1f}, {:.1f}]".format(*row["ci"]),
+        ui.number(row["score"]),
+        "–" if better is None else f"{better['mean']:.2f}",
+    )
+
+
+@click.command()
+@run_argument
+@click.option(
+    "--video",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File to write, .gif or .mp4 [RUN/play.gif].",
+)
+@click.option("--agents", type=int, help="Those trained with this seed [the run's first].")
+@click.option(
+    "--episodes", type=click.IntRange(1, 20), default=2, show_default=True, help="One after another."
+)
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of initial states and noise."
+)
+@click.option("--shift", metavar="NAME", default="none", show_default=True, help="Change of the environment.")
+@click.option("--stride", type=int, help="Steps from one frame to the next [as few as give 200 frames].")
+@click.option("--fps", type=click.IntRange(1, 50), default=10, show_default=True, help="Frames per second.")
+@click.option("--force", is_flag=True, help="Replace what is there.")
+@mismatch_option
+def play(
+    folder: Path,
+    video: Path | None,
+    agents: int | None,
+    episodes: int,
+    seed: int,
+    shift: str,
+    stride: int | None,
+    fps: int,
+    force: bool,
+    allow_mismatch: bool,
+) -> None:
+    """Let a run's agents act, and write what they do as a GIF or, with imageio[ffmpeg] installed, an MP4.
+
+    \b
+    dom2 play runs/tag-medium-v0-dom2 --video chase.gif
+    dom2 play runs/tag-medium-v0-dom2 --shift speed --episodes 4
+    """
+    from dom2 import film
+    from dom2 import run as described
+    from dom2data.look import play as video_files
+
+    found = described.read(folder)
+    file = video or folder / "play.gif"
+    video_files.check(file, force)
+    chosen = found.seeds[0] if agents is None else agents
+    pictures, returns = film.frames(found, chosen, episodes, seed, shift, stride, allow_mismatch)
+    video_files.write(pictures, file, fps, force)
+    facts = {
+        "run": str(folder),
+        "agents": f"seed {chosen}, shift {shift}",
+        "returns": ", ".join(f"{value:.1f}" for value in returns),
+        "video": str(file),
+        "frames": str(len(pictures)),
+    }
+    click.echo(ui.rows(facts))
+
+
+COMMANDS = (runs, compare, play)

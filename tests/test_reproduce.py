@@ -1,0 +1,216 @@
+"""Grids: what is there, what is made, what is refused, and that a kill changes nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from dom2 import checkpoint, experiments, reproduce, run
+from dom2.experiments import SCALES, Cell, Scale
+from dom2.reproduce import Grid, Job
+from dom2data import dataset, envs, generate, ids
+from dom2data.errors import UserError
+
+TINY = Scale("compact", 2, 16, {"": 8}, {"": 3}, 2, steps=1250)
+SMALL = {"actor_widths": (8, 8), "critic_widths": (8, 8)}
+CELLS = tuple(
+    Cell("tag", "random", algorithm, algorithm, (("actor_widths", (8, 8)),)) for algorithm in ("bc", "ma-cql")
+)
+
+
+@pytest.fixture(autouse=True)
+def _tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SCALES, "smoke", TINY)
+
+
+def grid(runs: Path, cells: tuple[Cell, ...] = CELLS, target: str = "table2") -> Grid:
+    return Grid(target, "smoke", cells, 2, runs)
+
+
+def weights(job: Job) -> dict[str, list[float]]:
+    folder = checkpoint.latest(job.folder)
+    assert folder is not None
+    return {name: value.tolist() for name, value in load_file(folder / "weights.safetensors").items()}
+
+
+def make(asked: Grid, workers: int = 1) -> list[reproduce.Outcome]:
+    reproduce.prepare(asked)
+    return list(reproduce.carry_out(asked.jobs(), workers))
+
+
+def test_every_target_consists_of_known_cells() -> None:
+    for name, target in experiments.TARGETS.items():
+        cells = experiments.cells(name)
+        assert cells
+        assert {cell.env for cell in cells} <= {*envs.NAMES, *envs.VARIANTS}
+        for scale in SCALES:
+            Grid(name, scale, tuple(cells), 1, Path("runs")).jobs()  # every setting is one of its algorithm
+        assert set(target.shifts) >= {"none"}
+    assert len(experiments.cells("table1")) == 18 * 6
+
+
+def test_only_narrows_by_kind() -> None:
+    found = experiments.cells("table1", ["tag", "spread", "medium", "dom2"])
+    assert [(cell.data, cell.label) for cell in found] == [("tag-medium", "dom2"), ("spread-medium", "dom2")]
+    assert {cell.data for cell in experiments.cells("table1", ["world-expert"])} == {"world-expert"}
+    with pytest.raises(UserError, match="expected --only of tag, .*found 'cheetah'"):
+        experiments.cells("table1", ["tag", "cheetah"])
+    with pytest.raises(UserError, match="expected a target .*'table9'"):
+        experiments.cells("table9")
+    with pytest.raises(UserError, match="expected an algorithm"):
+        experiments.cells("table1", columns=["bcc"])
+
+
+def test_a_setting_that_is_the_default_shares_its_run() -> None:
+    found = {cell.label: cell.folder for cell in experiments.cells("sensitivity", ["tag-medium"])}
+    plain = Path("tag-medium/dom2")
+    assert {label for label, folder in found.items() if folder == plain} == {
+        "eta 1.0", "zeta 0.5", "n_steps 5", "rho 0.02", "grid quadratic", "thresholds 0.5_0.75_0.9_0.95"
+    }  # fmt: skip
+    assert found["eta 2.0"] == Path("tag-medium/dom2,eta=2.0")
+    assert len({cell.folder for cell in experiments.cells("table1")}) == 18 * 6
+
+
+def test_from_nothing_to_done_and_nothing_twice(tmp_path: Path) -> None:
+    asked = grid(tmp_path)
+    assert reproduce.datasets_missing(asked) in ([], ["tag-random-smoke"])
+    assert [reproduce.stage(job) for job in asked.jobs()] == ["missing", "missing"]
+    assert [outcome.word for outcome in make(asked)] == ["done", "done"]
+    assert [reproduce.stage(job) for job in asked.jobs()] == ["done", "done"]
+    job = asked.jobs()[0]
+    files = [job.folder / "evaluation.json", job.folder / "evaluation-speed.json"]
+    before = [path.stat().st_mtime_ns for path in files]
+    files[1].unlink()
+    assert reproduce.stage(job) == "fitted"
+    saved = weights(job)
+    assert [outcome.word for outcome in make(asked)] == ["done", "done"]
+    assert files[0].stat().st_mtime_ns == before[0]
+    assert files[1].exists()
+    assert weights(job) == saved
+
+
+def test_two_at_once_make_the_same(tmp_path: Path) -> None:
+    one, two = grid(tmp_path / "one"), grid(tmp_path / "two")
+    make(one)
+    make(two, workers=2)
+    for left, right in zip(one.jobs(), two.jobs(), strict=True):
+        assert weights(left) == weights(right)
+        assert [
+            json.loads((job.folder / "evaluation.json").read_text())["per_seed"] for job in (left, right)
+        ].count(json.loads((left.folder / "evaluation.json").read_text())["per_seed"]) == 2
+
+
+def test_begun_runs_go_on_bit_for_bit(tmp_path: Path) -> None:
+    whole, parts = grid(tmp_path / "whole"), grid(tmp_path / "parts")
+    make(whole)
+    for job in parts.jobs():
+        short = dataclasses.replace(job, settings=job.settings | {"updates": 3})
+        assert reproduce.work(short).word == "done"
+        assert reproduce.stage(job) == "begun"
+    make(parts)
+    for left, right in zip(whole.jobs(), parts.jobs(), strict=True):
+        assert weights(left) == weights(right)
+        assert reproduce.stage(right) == "done"
+
+
+def test_another_run_in_the_folder_is_refused_and_kept(tmp_path: Path) -> None:
+    asked = grid(tmp_path)
+    make(asked)
+    job = asked.jobs()[0]
+    other = dataclasses.replace(job, config=job.config | {"lr": 0.5})
+    assert reproduce.stage(other) == "other"
+    outcome = reproduce.work(other)
+    assert outcome.word == "failed"
+    assert "lr: expected 0.5, found " in outcome.error
+    assert reproduce.stage(job) == "done"
+    (job.folder / "config.json").write_text("{")
+    assert reproduce.stage(job) == "other"
+    assert reproduce.work(job).word == "failed"
+
+
+def test_fewer_updates_than_are_there_are_refused(tmp_path: Path) -> None:
+    asked = grid(tmp_path, CELLS[:1])
+    make(asked)
+    job = asked.jobs()[0]
+    fewer = dataclasses.replace(job, settings=job.settings | {"updates": 4})
+    assert reproduce.stage(fewer) == "other"
+    assert "updates: expected 4, found 8" in reproduce.work(fewer).error
+
+
+def test_changed_data_are_refused(tmp_path: Path) -> None:
+    asked = dataclasses.replace(grid(tmp_path, CELLS[:1]), root=tmp_path / "data")
+    make(asked)
+    job = asked.jobs()[0]
+    (job.folder / "evaluation.json").unlink()
+    plan = generate.plan("tag", "random", steps=1250, seed=9, out=job.dataset, root=asked.root)
+    generate.generate(plan, force=True)
+    outcome = reproduce.work(job)
+    assert outcome.word == "failed"
+    assert f"hash of the data: expected {dataset.open(job.dataset, asked.root).hash}" in outcome.error
+
+
+def test_one_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
+    asked = grid(tmp_path)
+    reproduce.prepare(asked)
+    bad, good = asked.jobs()
+    bad = dataclasses.replace(bad, settings=bad.settings | {"updates": -1})
+    words = {o.job.folder: o for o in reproduce.carry_out([bad, good], 1)}
+    assert words[bad.folder].word == "failed"
+    assert "updates: expected 1 or more" in words[bad.folder].error
+    assert words[good.folder].word == "done"
+
+
+def test_a_part_of_the_trajectories_is_a_dataset_with_its_lineage(tmp_path: Path) -> None:
+    cell = dataclasses.replace(CELLS[0], fraction=0.2)
+    asked = grid(tmp_path, (cell,))
+    make(asked)
+    data = dataset.open(asked.jobs()[0].dataset)
+    assert data.id == "dom2/tag-random-smoke-20pct-v0"
+    assert data.n_episodes == 10
+    assert data.manifest["parents"][0]["id"] == "dom2/tag-random-smoke-v0"
+    assert run.read(asked.folder(cell)).document["dataset"]["id"] == data.id
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_killed_or_interrupted_it_goes_on_to_the_same_end(tmp_path: Path, number: int) -> None:
+    """The command itself, two jobs at once, ended at a random moment of the fitting."""
+    words = [sys.executable, "-c", "from dom2_cli.learn import main; main()", "reproduce", "table1"]
+    words += ["--scale", "smoke", "--only", "tag-random", "--algorithms", "bc,ma-cql", "--jobs", "2"]
+    root = ids.root()
+    environment = os.environ | {"MINARI_DATASETS_PATH": str(root)}
+
+    def call(runs: Path) -> subprocess.Popen[str]:
+        where = ["--runs", str(runs)]
+        return subprocess.Popen(
+            [*words, *where], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+
+    assert call(tmp_path / "whole").wait() == 0
+    stopped = call(tmp_path / "stopped")
+    config = tmp_path / "stopped/smoke/tag-random/ma-cql/config.json"
+    while not config.exists() and stopped.poll() is None:
+        time.sleep(0.01)
+    stopped.send_signal(number)
+    stopped.wait(60)
+    if number == signal.SIGINT:
+        assert stopped.returncode in (0, 130)
+    again = call(tmp_path / "stopped")
+    _, errors = again.communicate()
+    assert again.returncode == 0, errors
+    for name in ("bc", "ma-cql"):
+        jobs = [tmp_path / which / "smoke/tag-random" / name for which in ("whole", "stopped")]
+        left, right = (checkpoint.latest(folder) for folder in jobs)
+        assert left is not None
+        assert right is not None
+        assert (left / "weights.safetensors").read_bytes() == (right / "weights.safetensors").read_bytes()
+    results = [json.loads((tmp_path / w / "smoke/table1.json").read_text()) for w in ("whole", "stopped")]
+    assert results[0]["entries"] == results[1]["entries"]

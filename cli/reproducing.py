@@ -54,6 +54,7 @@ WORDS = {
     "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the report [RUNS/SCALE]."
 )
 @click.option("--dry-run", is_flag=True, help="Print what is there, what is missing and the time it takes.")
+@click.option("--report-only", is_flag=True, help="Write the report of what is there, and make nothing.")
 @root_option
 @json_option
 def reproduce(
@@ -66,6 +67,7 @@ def reproduce(
     runs: Path,
     out: Path | None,
     dry_run: bool,
+    report_only: bool,
     root: Path | None,
     as_json: bool,
 ) -> None:
@@ -97,7 +99,7 @@ def reproduce(
     if dry_run:
         estimate(grid, left, workers, as_json, stages)
         return
-    failed = carry_out(grid, left, workers) if left else []
+    failed = carry_out(grid, left, workers) if left and not report_only else []
     finish(grid, out or grid.base, as_json)
     if failed:
         raise UserError(

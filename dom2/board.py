@@ -27,8 +27,8 @@ class Matrix(NamedTuple):
 
     title: str
     columns: list[str]
-    rows: list[tuple[str, float, list[Entry | None], str, bool]]
-    """quality, the data's mean return, an entry for each column, the best column, whether that is certain"""
+    rows: list[tuple[str, Entry, list[Entry | None], str, bool]]
+    """quality, an entry that knows the data, one for each column, the best column, whether that is certain"""
 
 
 class Board(NamedTuple):
@@ -104,7 +104,7 @@ def matrices(listed: Sequence[Entry]) -> list[Matrix]:
         shown = [c for c in columns if any(c in row for row in chosen.values())]
         share = "" if fraction == 1.0 else f", {100 * fraction:g} % of the trajectories"
         body = [
-            (quality, next(iter(row.values())).data, [row.get(c) for c in shown], *tables.best(row))
+            (quality, next(iter(row.values())), [row.get(c) for c in shown], *tables.best(row))
             for (_, quality, _, _), row in chosen.items()
         ]
         found.append(Matrix(f"{env}, {figures.environment(shift)}{share}", shown, body))

@@ -51,7 +51,7 @@ def returns(listed: Sequence[Entry]) -> list[Picture]:
             axes.plot(
                 [at for at, _ in known], levels, marker, mfc="none", mec=colour, alpha=0.45, ls="", ms=6
             )
-        axes.set_xticks(range(len(qualities)), qualities, fontsize=8)
+        axes.set_xticks(range(len(qualities)), [each.replace("-", "-\n") for each in qualities], fontsize=8)
         axes.set_ylabel("return per episode")
         axes.legend(frameon=False, fontsize=7, ncols=min(4, len(names)))
         found.append((f"{env}, {environment(shift)}", svg(figure)))

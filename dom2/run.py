@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import shutil
+import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -175,9 +176,21 @@ def mismatch(spec: EnvSpec, env: str, allow: bool = False) -> list[dict[str, Any
 def versions() -> dict[str, str]:
     """What the numbers may depend on besides the settings."""
     packages = ("dom2", "torch", "numpy", "scipy", "numba", "zarr", "safetensors")
-    return {"python": platform.python_version(), "platform": platform.platform()} | {
+    found = {"python": platform.python_version(), "platform": platform.platform()} | {
         name: importlib.metadata.version(name) for name in packages
     }
+    return found | commit(Path(__file__).resolve().parent.parent)
+
+
+def commit(checkout: Path) -> dict[str, str]:
+    """``commit`` where this code runs from a git checkout, with ``+`` where files in it are changed."""
+    if not (checkout / ".git").exists():
+        return {}
+    try:
+        call = ["git", "-C", str(checkout), "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
+        return {"commit": subprocess.run(call, capture_output=True, text=True, check=True).stdout.strip()}
+    except (OSError, subprocess.CalledProcessError):  # no git, or a checkout of someone else's
+        return {}
 
 
 def create(folder: Path, document: dict[str, Any], force: bool = False) -> Run:

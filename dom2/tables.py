@@ -17,6 +17,9 @@ from dom2.statistics import Interval, Values
 from dom2data import scores
 from dom2data.errors import UserError
 
+LEAST_SEEDS = 3
+"""Two values have no interval worth the name: resampling gives back the values themselves."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -36,12 +39,13 @@ class Entry:
     std: float
     iqm: float
     ci: Interval | None
-    """of the iqm, 95 %, resampling seeds"""
+    """of the iqm, 95 %, resampling seeds; None for fewer than ``LEAST_SEEDS``"""
     score: float | None
     """the mean, normalised by the published references"""
     score_std: float | None
     data: float
     """mean return of the data"""
+    data_score: float | None
     paper: dict[str, Any] | None
     """``mean``, ``std``, and ``unit``, return or score"""
     difference: float | None
@@ -79,7 +83,7 @@ def entry(cell: Cell, result: Result, shift: str, table: paper.Table | None, bas
     values = np.array(result.returns[shift])
     normal = normalized(cell.env, values)
     published = table.find(cell.env, cell.quality, shift, cell.label) if table else None
-    ours = float(values.mean())
+    ours, level = float(values.mean()), result.dataset["return"]["mean"]
     if table and published and table.unit == "score":
         ours = math.nan if normal is None else float(normal.mean())
     return Entry(
@@ -95,10 +99,11 @@ def entry(cell: Cell, result: Result, shift: str, table: paper.Table | None, bas
         mean=float(values.mean()),
         std=float(values.std()),
         iqm=float(statistics.iqm(values)),
-        ci=statistics.interval(statistics.iqm, [values]),
+        ci=statistics.interval(statistics.iqm, [values]) if len(values) >= LEAST_SEEDS else None,
         score=None if normal is None else float(normal.mean()),
         score_std=None if normal is None else float(normal.std()),
-        data=result.dataset["return"]["mean"],
+        data=level,
+        data_score=None if normal is None else float(scores.normalize(cell.env, level)),
         paper=published._asdict() | {"unit": table.unit} if table and published else None,
         difference=ours - published.mean if published else None,
         training=last_best_mean(result),

@@ -34,6 +34,8 @@ SMALLER = {
     **dict.fromkeys(("dom2data export", "dom2data push", "dom2data pull"), "--force"),
     "dom2 fit": "--updates 3 --batch-size 16",
     "dom2 evaluate": "--episodes 4",
+    "dom2 reproduce": "--report-only",
+    "dom2 play": "--force",
 }
 # These train for minutes: only their plan or their options are checked.
 ONLY = {

@@ -62,9 +62,9 @@ def test_only_narrows_by_kind() -> None:
     found = experiments.cells("table1", ["tag", "spread", "medium", "dom2"])
     assert [(cell.data, cell.label) for cell in found] == [("tag-medium", "dom2"), ("spread-medium", "dom2")]
     assert {cell.data for cell in experiments.cells("table1", ["world-expert"])} == {"world-expert"}
-    with pytest.raises(UserError, match="expected --only of tag, .*found 'cheetah'"):
+    with pytest.raises(UserError, match=r"expected --only of tag, .*found 'cheetah'"):
         experiments.cells("table1", ["tag", "cheetah"])
-    with pytest.raises(UserError, match="expected a target .*'table9'"):
+    with pytest.raises(UserError, match=r"expected a target .*'table9'"):
         experiments.cells("table9")
     with pytest.raises(UserError, match="expected an algorithm"):
         experiments.cells("table1", columns=["bcc"])

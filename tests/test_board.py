@@ -1,0 +1,223 @@
+"""States of run folders, the numbers of a grid, and its report as a reader sees it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from filelock import FileLock
+from PIL import Image
+from test_report import page
+from tiny import new_run
+
+from dom2 import board, evaluate, experiments, fit, reproduce, results, run, tables
+from dom2.experiments import SCALES, Cell, Scale
+from dom2.reproduce import Grid
+from dom2.tables import Entry
+from dom2_cli.learn import main
+from dom2data.errors import UserError
+
+WIDTHS = (("actor_widths", (8, 8)),)
+ENTRY = Entry(
+    env="tag", quality="medium", fraction=1.0, label="dom2", shift="none", seeds=5, updates=10, episodes=2,
+    per_seed=[10.0] * 5, mean=10.0, std=0.0, iqm=10.0, ci=[9.0, 11.0], score=7.4, score_std=0.0, data=100.0,
+    data_score=54.9, paper=None, difference=None, training=None, folder="tag-medium/dom2",
+    dataset="dom2/tag-medium-v0", hash="h",
+)  # fmt: skip
+
+
+def another(mean: float, **changes: object) -> Entry:
+    values: dict[str, Any] = {"mean": mean, "iqm": mean, "per_seed": [mean] * 5, "ci": [mean - 1, mean + 1]}
+    return dataclasses.replace(ENTRY, **values | changes)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Grid:
+    """Three columns on one dataset, the third of which is not there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SCALES, "smoke", Scale("compact", 3, 16, {"": 6}, {"": 3}, 2, steps=1250))
+        cells = [Cell("tag", "random", name, name, WIDTHS) for name in ("bc", "ma-cql")]
+        cells.append(Cell("tag", "random", "omar", "omar", WIDTHS))
+        asked = Grid("table2", "smoke", tuple(cells), 3, tmp_path_factory.mktemp("board"))
+        reproduce.prepare(asked)
+        assert all(o.word == "done" for o in reproduce.carry_out(asked.jobs()[:2], 1))
+        yield asked
+
+
+def test_states_of_folders(tmp_path: Path) -> None:
+    begun = new_run(tmp_path / "run")
+    assert results.state(begun.folder) == "new"
+    fit.fit(begun)
+    assert results.state(begun.folder) == "complete"
+    run.write(evaluate.file(begun.folder, "none"), json.dumps(evaluate.evaluate(begun, episodes=2)))
+    assert results.state(begun.folder) == "evaluated"
+    begun.amend(updates=6)
+    begun.status = "running"
+    assert results.state(begun.folder) == "killed"
+    with FileLock(begun.folder / ".lock"):
+        assert results.state(begun.folder) == "running"
+    (begun.folder / "config.json").write_text('{"schema": 1')
+    assert results.state(begun.folder) == "broken"
+    (begun.folder / "config.json").unlink()
+    assert results.state(begun.folder) == "broken"  # a checkpoint without its description
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes/a.txt").write_text("x")
+    assert results.state(tmp_path / "notes") == "foreign"
+    assert list(results.scan(tmp_path)) == [tmp_path / "notes", tmp_path / "run"]
+
+
+def test_an_evaluation_of_fewer_updates_is_not_a_result(tmp_path: Path) -> None:
+    begun = new_run(tmp_path / "run")
+    fit.fit(begun)
+    run.write(evaluate.file(begun.folder, "none"), json.dumps(evaluate.evaluate(begun, episodes=2)))
+    assert set(results.read(begun.folder).returns) == {"none"}
+    begun.amend(updates=6)
+    fit.fit(begun)
+    assert results.read(begun.folder).returns == {}
+    assert results.state(begun.folder) == "complete"
+
+
+@pytest.mark.parametrize("what", ["hash", "fingerprint"])
+def test_other_data_or_another_environment_is_refused_by_name(tmp_path: Path, what: str) -> None:
+    one = results.read(new_run(tmp_path / "one").folder)
+    data = one.dataset | {"hash": "f" * 64} if what == "hash" else one.dataset
+    other = dataclasses.replace(
+        one, folder="two", dataset=data, fingerprint="0" * 64 if what == "fingerprint" else one.fingerprint
+    )
+    results.comparable([one, one])
+    with pytest.raises(UserError, match=f"expected one {what}, .*{one.folder}.* in two") as refused:
+        results.comparable([one, other])
+    assert refused.value.code == 3
+
+
+def test_entries_are_what_the_runs_evaluated_to(made: Grid) -> None:
+    listed, missing = tables.entries(made)
+    assert [(each.label, each.shift) for each in listed] == [
+        ("bc", "none"), ("bc", "speed"), ("ma-cql", "none"), ("ma-cql", "speed")
+    ]  # fmt: skip
+    assert [cell.label for cell in missing] == ["omar"]
+    kept = json.loads((made.folder(made.cells[1]) / "evaluation-speed.json").read_text())
+    cell = listed[3]
+    assert cell.per_seed == [seed["mean"] for seed in kept["per_seed"]]
+    assert cell.std == pytest.approx(np.std(cell.per_seed))
+    assert cell.paper == {"mean": 1.8, "std": 5.7, "unit": "return"}  # Table 2, tag, random, MA-CQL
+    assert cell.difference == pytest.approx(cell.mean - 1.8)
+    assert cell.training is not None
+    assert cell.training["best"] >= cell.training["last five"] >= min(cell.training.values())
+    assert listed[0].paper is None  # the paper has no BC
+
+
+def test_wins_are_counted_plainly_and_where_intervals_say_so() -> None:
+    listed = [
+        another(10.0), another(5.0, label="bc"),
+        another(10.0, quality="expert"), another(9.0, label="bc", quality="expert"),
+        another(1.0, quality="random"), another(2.0, label="bc", quality="random", ci=None),
+        another(9.0, label="dom2", quality="medium-expert"),
+    ]  # fmt: skip
+    counted = tables.wins(listed)
+    assert counted == {
+        "dom2": {"highest": 2, "certain": 1, "of": 3}, "bc": {"highest": 1, "certain": 0, "of": 3}
+    }  # fmt: skip
+    (row, *_) = tables.aggregate(listed)
+    assert row["rows"] == 3  # medium-expert lacks a column and is left out
+
+
+def test_training_evaluations_are_last_best_and_mean() -> None:
+    found = results.last_best_mean(
+        dataclasses.replace(RESULT, curve={"updates": [1, 2], "returns": [[1.0, 9.0], [3.0, 5.0]]})
+    )
+    assert found == {"last": 4.0, "best": 6.0, "last five": 4.5}
+    assert results.last_best_mean(RESULT) is None
+
+
+RESULT = results.Result(
+    "r", "evaluated", "bc", {}, "", [0, 1], 2, {}, {}, {}, {}, {}, [], {"updates": [], "returns": []}
+)
+
+
+def test_report_is_one_file_with_everything_in_it(made: Grid, tmp_path: Path) -> None:
+    files = board.write(made, "dom2 reproduce table2", tmp_path)
+    found, text = page(files["html"]), files["html"].read_text()
+    assert found.open == []
+    assert found.links
+    assert all(link.startswith("data:image/") for link in found.links)
+    assert "Its numbers mean nothing" in text
+    assert "1 cells are not there yet" in text
+    assert "1.8 ± 5.7" in text
+    markdown = files["md"].read_text()
+    assert "Its numbers mean nothing" in markdown
+    lines = [line for line in markdown.splitlines() if line.startswith("| random")]
+    assert len(lines) == 2
+    assert all(line.count("|") == 4 for line in lines)  # data, bc, ma-cql
+    document = json.loads(files["json"].read_text())
+    assert document["missing"] == ["tag-random omar"]
+    assert {each["label"] for each in document["aggregate"]} == {"bc", "ma-cql"}
+
+
+def test_an_empty_grid_has_a_report_that_says_so(tmp_path: Path) -> None:
+    cells = tuple(experiments.cells("figure6", ["tag-medium"]))
+    files = board.write(Grid("figure6", "compact", cells, 5, tmp_path), "dom2 reproduce figure6", tmp_path)
+    assert "No cell is done yet" in files["html"].read_text()
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs a browser")
+@pytest.mark.parametrize("width", [400, 1200])
+def test_report_in_a_browser(made: Grid, tmp_path: Path, width: int) -> None:
+    """The page draws, and nothing is wider than a phone's screen."""
+    files = board.write(made, "dom2 reproduce table2", tmp_path)
+    shot, profile = tmp_path / "shot.png", tmp_path / "profile"
+    quiet = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"]
+    quiet += ["--disable-background-networking", "--disable-component-update", f"--user-data-dir={profile}"]
+    probe = "<script>document.title = document.documentElement.scrollWidth + '/' + innerWidth</script>"
+    files["html"].write_text(files["html"].read_text().replace("</body>", f"{probe}</body>"))
+    call = ["chromium", *quiet, f"--window-size={width},2000"]
+    subprocess.run([*call, f"--screenshot={shot}", files["html"].as_uri()], check=True, capture_output=True)
+    with Image.open(shot) as image:
+        assert image.width == width
+        assert len(image.convert("RGB").getcolors(1 << 24) or ()) > 50
+    dump = subprocess.run([*call, "--dump-dom", files["html"].as_uri()], check=True, capture_output=True)
+    wide = re.search(r"<title>(\d+)/(\d+)</title>", dump.stdout.decode())
+    assert wide is not None
+    assert int(wide[1]) <= int(wide[2])
+
+
+def test_commands_about_runs(made: Grid, tmp_path: Path) -> None:
+    bc, cql = (str(made.folder(cell)) for cell in made.cells[:2])
+    call = CliRunner().invoke
+    listed = json.loads(call(main, ["runs", str(made.runs), "--algorithm", "bc", "--json"]).stdout)
+    assert [(each["folder"], each["state"]) for each in listed] == [(bc, "evaluated")]
+    assert "ma-cql" in call(main, ["runs", str(made.runs)]).stdout
+    compared = json.loads(call(main, ["compare", bc, cql, "--json"]).stdout)
+    assert [row["algorithm"] for row in compared] == ["bc", "ma-cql"]
+    assert compared[0]["improvement"] is None
+    assert 0.0 <= compared[1]["improvement"]["mean"] <= 1.0
+    shifted = json.loads(call(main, ["compare", bc, cql, "--shift", "speed", "--json"]).stdout)
+    assert shifted[0]["mean"] != compared[0]["mean"]
+    refused = call(main, ["compare", bc, str(new_run(tmp_path / "new").folder)])
+    assert refused.exit_code == 2
+    assert "expected an evaluated run, found one that is new" in refused.stderr
+    video = tmp_path / "chase.gif"
+    played = call(main, ["play", bc, "--video", str(video), "--episodes", "1", "--shift", "speed"])
+    assert played.exit_code == 0, played.output
+    with Image.open(video) as film:
+        assert film.n_frames == 26
+    assert call(main, ["play", bc, "--video", str(video)]).exit_code == 2
+    assert "of a seed of the run (0, 1, 2), found 7" in call(main, ["play", bc, "--agents", "7"]).stderr
+
+
+def test_a_films_returns_are_those_of_the_evaluation(made: Grid) -> None:
+    """Row e of an evaluation by as many episodes is episode e of the film."""
+    from dom2 import film
+
+    found = run.read(made.folder(made.cells[0]))
+    document = evaluate.evaluate(found, episodes=3)
+    _, returns = film.frames(found, agents=1, episodes=3)
+    assert returns == pytest.approx(document["per_seed"][1]["returns"])

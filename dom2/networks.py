@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import mish, silu
+from torch.nn.functional import silu
 
-from dom2_policies.stacked import Activation, StackedLinear, StackedMLP
+from dom2_policies.stacked import ALL, Activation, StackedLinear, StackedMLP
 
 Index = int | Tensor
 Noise = Callable[[Tensor, Index], Tensor]
@@ -66,9 +66,36 @@ class Narrow(torch.autograd.Function):
         )
 
 
-def narrow(layer: StackedLinear, x: Tensor) -> Tensor:
+def narrow(layer: StackedLinear, x: Tensor, members: slice = ALL) -> Tensor:
     """What ``layer`` makes of x [M, B, in], for a layer of one output or a few: [M, B, out]."""
-    return Narrow.apply(x, layer.weight, layer.bias) if x.device.type == "cpu" else layer(x)
+    if x.device.type == "cpu":
+        return Narrow.apply(x, layer.weight[members], layer.bias[members])
+    return layer(x, members)
+
+
+class Mish(torch.autograd.Function):
+    """x tanh(softplus(x)) with tanh(softplus(x)) = n / (n + 2), n = e^x (e^x + 2): one exponential, kept.
+
+    PyTorch's own takes 2.5 times as long on a CPU, forward and backward, where it is a tenth of an update.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        e = x.clamp(max=20.0).exp_()  # beyond, the ratio is 1
+        n = (e + 2.0).mul_(e)
+        ratio = n.div_(n + 2.0)
+        ctx.save_for_backward(x, e, ratio)
+        return x * ratio
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        x, e, ratio = ctx.saved_tensors
+        return (1.0 - ratio * ratio).mul_(e / (e + 1.0)).mul_(x).add_(ratio).mul_(gradient)
+
+
+def mish(x: Tensor) -> Tensor:
+    """The activation of Diffusion-QL's and MADiff's networks."""
+    return Mish.apply(x) if x.device.type == "cpu" else torch.nn.functional.mish(x)
 
 
 def at(times: Tensor, i: Index) -> Tensor:
@@ -186,16 +213,24 @@ class TwinCritics(nn.Module):
 
     def forward(self, obs: Tensor, actions: Tensor) -> Tensor:
         """obs [M, B, O], actions [M, K, B, A] (K actions for each observation) -> Q [M, 2, K, B]."""
+        twice = (values.repeat_interleave(2, dim=0) for values in (obs, actions))
+        return self._q(*twice, ALL).unflatten(0, (-1, 2))
+
+    def first(self, obs: Tensor, actions: Tensor) -> Tensor:
+        """Q [M, K, B] of each member's first critic, by half of the work."""
+        return self._q(obs, actions, slice(None, None, 2))
+
+    def _q(self, obs: Tensor, actions: Tensor, chosen: slice) -> Tensor:
         layers = [layer for layer in self.mlp.layers if isinstance(layer, StackedLinear)]
         first, *hidden, last = layers
-        weight_obs, weight_act = first.weight.split(self.dims, dim=1)
-        from_obs = torch.baddbmm(first.bias, obs.repeat_interleave(2, dim=0), weight_obs)
+        weight_obs, weight_act = first.weight[chosen].split(self.dims, dim=1)
+        from_obs = torch.baddbmm(first.bias[chosen], obs, weight_obs)
         # One action at a time: the observation's share is computed once, and every intermediate result
         # stays small enough for the cache (all K at once take a third longer on a CPU).
         values = []
-        for action in actions.repeat_interleave(2, dim=0).unbind(dim=1):
+        for action in actions.unbind(dim=1):
             h = self.activation(torch.baddbmm(from_obs, action, weight_act))
             for layer in hidden:
-                h = self.activation(layer(h))
-            values.append(narrow(last, h).squeeze(-1))
-        return torch.stack(values, dim=1).unflatten(0, (-1, 2))
+                h = self.activation(layer(h, chosen))
+            values.append(narrow(last, h, chosen).squeeze(-1))
+        return torch.stack(values, dim=1)

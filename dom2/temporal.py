@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import layer_norm, mish, pad
+from torch.nn.functional import layer_norm, pad
 
-from dom2.networks import Generators, Index, TimeEmbedding, at
+from dom2.networks import Generators, Index, TimeEmbedding, at, mish
 from dom2_policies.stacked import StackedLinear, StackedMLP
 
 HEADS = 4

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +39,51 @@ class StackedLinear(nn.Module):
 
     def forward(self, x: Tensor, members: slice = ALL) -> Tensor:
         """x [M, B, in] -> [M, B, out], or as many rows as ``members`` selects, through those alone."""
-        return torch.baddbmm(self.bias[members], x, self.weight[members])
+        return product(self.bias[members], x, self.weight[members])
+
+
+def product(bias: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """bias [M, 1, out] + x [M, B, in] weight [M, in, out]."""
+    members, (rows, columns), threads = len(x), weight.shape[1:], torch.get_num_threads()
+    # A batched product deals whole members out to the threads: of three members and two threads, one has two.
+    uneven = members % threads and members < 4 * threads and rows * columns >= _LARGE
+    if uneven and x.device.type == "cpu":
+        return OneByOne.apply(bias, x, weight)
+    return torch.baddbmm(bias, x, weight)
+
+
+_LARGE = 128 * 128
+"""Elements of a matrix from which on it is worth being shared out among threads."""
+
+
+class OneByOne(torch.autograd.Function):
+    """``baddbmm`` member after member, all threads at each: on two threads and three members 1.3 times as fast
+    for matrices of 512 x 512, 1.1 times for 128 x 128. On more than one thread it may round otherwise."""
+
+    @staticmethod
+    def forward(ctx: Any, bias: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        out = x.new_empty(*x.shape[:2], weight.shape[2])
+        for member in zip(bias, x, weight, out, strict=True):
+            torch.addmm(*member[:3], out=member[3])
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        to_bias, to_x, to_weight = ctx.needs_input_grad
+        return (
+            gradient.sum(dim=1, keepdim=True) if to_bias else None,
+            _each(gradient, weight.mT) if to_x else None,
+            _each(x.mT, gradient) if to_weight else None,
+        )
+
+
+def _each(left: Tensor, right: Tensor) -> Tensor:
+    out = left.new_empty(len(left), left.shape[1], right.shape[2])
+    for member in zip(left, right, out, strict=True):
+        torch.mm(*member[:2], out=member[2])
+    return out
 
 
 class StackedMLP(nn.Module):

@@ -2,9 +2,9 @@ import pytest
 import torch
 from tiny import generators
 
-from dom2.networks import MLPNoise, ResidualNoise, TwinCritics, narrow
+from dom2.networks import MLPNoise, ResidualNoise, TwinCritics, mish, narrow
 from dom2.schedule import time_grid
-from dom2_policies.stacked import StackedLinear
+from dom2_policies.stacked import OneByOne, StackedLinear
 
 GRID = time_grid("quadratic", 5)
 
@@ -66,3 +66,46 @@ def test_narrow_is_the_layer_and_its_gradients(out: int) -> None:
         torch.autograd.grad(fast, inputs, up), torch.autograd.grad(plain, inputs, up), strict=True
     ):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("activation", [torch.relu, mish])
+def test_the_first_critic_alone_is_the_first_of_both(activation: object) -> None:
+    critics = TwinCritics(4, 5, 2, generators(0, 1), (16, 16), activation)  # type: ignore[arg-type]
+    obs, actions = torch.randn(4, 8, 5), torch.randn(4, 3, 8, 2, requires_grad=True)
+    both, alone = critics(obs, actions)[:, 0], critics.first(obs, actions)
+    assert torch.equal(both, alone)
+    gradients = [torch.autograd.grad(q.sum(), [actions, *critics.parameters()]) for q in (both, alone)]
+    for left, right in zip(*gradients, strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("shape", [(3, 256, 128, 256), (5, 7, 130, 128), (1, 64, 512, 512)])
+def test_member_by_member_is_the_batched_product(shape: tuple[int, int, int, int], threads: int) -> None:
+    members, rows, inner, out = shape
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        x = torch.randn(members, rows, inner, requires_grad=True)
+        weight = torch.randn(members, inner, out, requires_grad=True)
+        bias, cotangent = torch.randn(members, 1, out, requires_grad=True), torch.randn(members, rows, out)
+        results = []
+        for product in (torch.baddbmm, OneByOne.apply):
+            y = product(bias, x, weight)
+            results.append((y, *torch.autograd.grad(y, (bias, x, weight), cotangent)))
+    finally:
+        torch.set_num_threads(before)
+    for batched, single in zip(*results, strict=True):
+        assert threads == 2 or torch.equal(batched, single)
+        torch.testing.assert_close(batched, single, rtol=1e-5, atol=1e-4)
+
+
+def test_mish_is_pytorchs_with_its_gradient() -> None:
+    x = torch.cat([torch.linspace(-95.0, 95.0, 40001), torch.tensor([0.0, -1e30, 1e30])]).requires_grad_()
+    exact = x.detach().double().requires_grad_()
+    expected = torch.nn.functional.mish(exact)
+    (slope,) = torch.autograd.grad(expected.sum(), exact)
+    found = mish(x)
+    (gradient,) = torch.autograd.grad(found.sum(), x)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(gradient.double(), slope, rtol=1e-5, atol=2e-6)

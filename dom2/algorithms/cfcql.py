@@ -166,7 +166,7 @@ class CFCQL:
             batch.actions.unflatten(0, lead), actions.unflatten(0, lead).unsqueeze(2)
         )
         state = joint.side_by_side(batch.obs, self.members.n_seeds)
-        q = self.critics(state, deviating)[:, 0].mean(dim=-1).flatten()  # [S, N, B] -> [M]
+        q = self.critics.first(state, deviating).mean(dim=-1).flatten()  # [S, N, B] -> [M]
         size = raw.square().mean(dim=(1, 2))
         return (self.config.action_penalty * size - q).sum(), {"actor/q": q.detach()}
 

@@ -33,11 +33,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dom2.critic import conservative_penalty, td_loss, td_target
 from dom2.members import Members
-from dom2.networks import MLPNoise, Noise, ResidualNoise, TwinCritics
+from dom2.networks import MLPNoise, Noise, ResidualNoise, TwinCritics, mish
 from dom2.schedule import VP, GridKind, time_grid
 from dom2.solver import sample
 from dom2_policies.stacked import polyak_
@@ -138,7 +138,7 @@ class DOM2:
             noise = ResidualNoise(*shape, grid, members.generators, config.widths, config.embed_dim)
         else:
             noise = MLPNoise(*shape, grid, members.generators, config.widths)
-        activation = getattr(nn.functional, config.critic_activation)
+        activation = {"relu": torch.relu, "mish": mish}[config.critic_activation]
         critics = TwinCritics(*shape, members.generators, config.critic_widths, activation)
         self.noise = members.learned("noise", noise, config.lr)
         self.critics = members.learned("critics", critics, config.lr)
@@ -200,8 +200,9 @@ class DOM2:
             actions = self.chain(eps_fn, self.members.normal(batch.actions))
         else:
             actions = ((noisy - sigma * predicted) / alpha).clamp(-1.0, 1.0)
-        q = self.critics(batch.obs, torch.stack([actions, batch.actions], dim=1))[:, 0]
-        q_policy, q_data = q[:, 0].mean(dim=-1), q[:, 1].detach()
+        q_policy = self.critics.first(batch.obs, actions.unsqueeze(1))[:, 0].mean(dim=-1)
+        with torch.no_grad():
+            q_data = self.critics.first(batch.obs, batch.actions.unsqueeze(1))[:, 0]
         eta_tilde = self._eta() / q_data.abs().mean(dim=-1).clamp_min(1e-6)
         metrics = {"actor/bc": bc, "actor/q": q_policy, "actor/eta_tilde": eta_tilde}
         loss = (self.config.bc_weight * bc - eta_tilde * q_policy).sum()

@@ -152,7 +152,7 @@ class MACQL:
     def actor_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
         """Less Q of the actor's action, with a penalty on what its tanh is of; a mean per member, summed."""
         raw = self.actor.mlp(batch.obs)
-        q = self.critics(batch.obs, raw.tanh().unsqueeze(1))[:, 0, 0].mean(dim=-1)
+        q = self.critics.first(batch.obs, raw.tanh().unsqueeze(1))[:, 0].mean(dim=-1)
         size = raw.square().mean(dim=(1, 2))
         return (self.config.action_penalty * size - q).sum(), {"actor/q": q.detach()}
 

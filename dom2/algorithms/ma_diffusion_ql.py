@@ -26,13 +26,12 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import mish
 
 from dom2 import config
 from dom2.algorithms.dom2 import DiffusionPolicy
 from dom2.critic import td_loss, td_target
 from dom2.members import Members
-from dom2.networks import MLPNoise, Noise, TwinCritics
+from dom2.networks import MLPNoise, Noise, TwinCritics, mish
 from dom2.schedule import VP
 from dom2.solver import ancestral
 from dom2_policies.stacked import polyak_

@@ -135,7 +135,7 @@ class MATD3BC:
         """Cloning less normalised Q, a mean for each member, summed over members."""
         actions = self.actor(batch.obs)
         bc = (actions - batch.actions).square().mean(dim=(1, 2))
-        q = self.critics(batch.obs, actions.unsqueeze(1))[:, 0, 0]
+        q = self.critics.first(batch.obs, actions.unsqueeze(1))[:, 0]
         scale = self.config.alpha / q.detach().abs().mean(dim=-1).clamp_min(1e-6)
         metrics = {"actor/bc": bc, "actor/q": q.mean(dim=-1), "actor/lambda": scale}
         return (bc - scale * q.mean(dim=-1)).sum(), {k: v.detach() for k, v in metrics.items()}

@@ -164,7 +164,7 @@ class OMAR:
         """Regression on the action found, less Q; a mean for each member, summed over members."""
         c, raw = self.config, self.actor.mlp(batch.obs)
         actions = raw.tanh()
-        q = self.critics(batch.obs, actions.unsqueeze(1))[:, 0, 0].mean(dim=-1)
+        q = self.critics.first(batch.obs, actions.unsqueeze(1))[:, 0].mean(dim=-1)
         size = raw.square().mean(dim=(1, 2))
         loss = (1.0 - c.coe) * (c.action_penalty * size - q)
         if c.coe == 0.0:  # no search, no draws: MA-CQL
@@ -184,7 +184,7 @@ class OMAR:
         for _ in range(c.iterations):
             noise = self.members.normal(mean.expand(-1, c.samples, -1, -1))
             pool = torch.cat([(mean + std * noise).clamp_(-1.0, 1.0), kept], dim=1)
-            q = self.critics(obs, pool)[:, 0]  # [M, K, B]
+            q = self.critics.first(obs, pool)  # [M, K, B]
             if c.elites:
                 best = q.topk(min(c.elites, pool.shape[1]), dim=1).indices.unsqueeze(-1)
                 kept = pool.take_along_dim(best, dim=1)
@@ -194,7 +194,7 @@ class OMAR:
                 std = (pool - mean).square().mean(dim=1, keepdim=True).sqrt()
             std = std.clamp_min(1e-3)
         pool = torch.cat([pool, actions.unsqueeze(1)], dim=1)
-        q = torch.cat([q, self.critics(obs, actions.unsqueeze(1))[:, 0]], dim=1)
+        q = torch.cat([q, self.critics.first(obs, actions.unsqueeze(1))], dim=1)
         best = q.argmax(dim=1, keepdim=True)
         found = pool.take_along_dim(best.unsqueeze(-1), dim=1).squeeze(1)
         return found, q.take_along_dim(best, dim=1).mean(dim=(1, 2))

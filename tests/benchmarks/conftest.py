@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
+import dom2_cli.learn  # noqa: F401  (sets how torch's idle threads wait, as the command does)
+
 Record = Callable[[str, float, str], None]
 ROWS = pytest.StashKey[list[tuple[str, float, str]]]()
 
@@ -26,4 +28,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         write = terminalreporter.write_line
         write(f"\n| measured on {machine} | value | unit |\n|---|---:|---|")
         for what, value, unit in rows:
-            write(f"| {what} | {value:,.0f} | {unit} |")
+            digits = 0 if value >= 100 else 1 if value >= 10 else 2
+            write(f"| {what} | {value:,.{digits}f} | {unit} |")

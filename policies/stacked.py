@@ -57,8 +57,10 @@ _LARGE = 128 * 128
 
 
 class OneByOne(torch.autograd.Function):
-    """``baddbmm`` member after member, all threads at each: on two threads and three members 1.3 times as fast
-    for matrices of 512 x 512, 1.1 times for 128 x 128. On more than one thread it may round otherwise."""
+    """``baddbmm`` member after member, all threads at each; it may round otherwise.
+
+    On two threads and three members 1.3 times as fast for matrices of 512 x 512, 1.1 times for 128 x 128.
+    """
 
     @staticmethod
     def forward(ctx: Any, bias: Tensor, x: Tensor, weight: Tensor) -> Tensor:

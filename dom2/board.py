@@ -84,7 +84,7 @@ def render(name: str, board: Board) -> str:
 
 def number(value: float | None) -> str:
     """12.3, or a dash; a true minus sign."""
-    return "–" if value is None else f"{value:.1f}".replace("-", "−")
+    return "–" if value is None else f"{round(value, 1) + 0.0:.1f}".replace("-", "−")
 
 
 def signed(value: float | None) -> str:
@@ -114,14 +114,18 @@ def matrices(listed: Sequence[Entry]) -> list[Matrix]:
 def sections(grid: Grid, listed: Sequence[Entry]) -> list[tuple[str, list[figures.Picture]]]:
     """Figures under their headings, those that there is something for."""
     kind = experiments.TARGETS[grid.target].figure
-    own = {"fractions": figures.fractions, "sweep": figures.sweeps}.get(kind, figures.returns)
+    own = {
+        "fractions": ("Fewer trajectories", figures.fractions),
+        "sweep": ("Settings moved one at a time", figures.sweeps),
+    }
+    heading, draw_own = own.get(kind, ("Returns as pictures", figures.returns))
     done = {grid.base / each.folder: each for each in listed}
     logs = [(each.dataset.split("/")[1], each.label, results.read(folder)) for folder, each in done.items()]
     found = [
-        ("Returns", own(listed)),
+        (heading, draw_own(listed)),
         ("Performance profiles", figures.profiles(listed) if kind == "scores" else []),
         ("Standard and shifted", figures.gaps(listed)),
-        ("While training", figures.curves(logs)),
+        ("While training", figures.curves(logs) if kind != "sweep" else []),
     ]
     return [(title, pictures) for title, pictures in found if pictures]
 

@@ -130,7 +130,9 @@ def curves(results: Sequence[tuple[str, str, Result]]) -> list[Picture]:
     found = []
     names = list(dict.fromkeys(label for _, label, _ in results))
     for data in dict.fromkeys(data for data, _, _ in results):
-        mine = [(label, each) for its, label, each in results if its == data and each.curve["updates"]]
+        mine = [
+            (label, each) for its, label, each in results if its == data and len(each.curve["updates"]) > 1
+        ]
         if not mine:
             continue
         figure, axes = canvas(4.0, 2.4)

@@ -213,8 +213,8 @@ class TwinCritics(nn.Module):
 
     def forward(self, obs: Tensor, actions: Tensor) -> Tensor:
         """obs [M, B, O], actions [M, K, B, A] (K actions for each observation) -> Q [M, 2, K, B]."""
-        twice = (values.repeat_interleave(2, dim=0) for values in (obs, actions))
-        return self._q(*twice, ALL).unflatten(0, (-1, 2))
+        obs, actions = (values.repeat_interleave(2, dim=0) for values in (obs, actions))
+        return self._q(obs, actions, ALL).unflatten(0, (-1, 2))
 
     def first(self, obs: Tensor, actions: Tensor) -> Tensor:
         """Q [M, K, B] of each member's first critic, by half of the work."""

@@ -144,10 +144,11 @@ def prepare(grid: Grid, progress: generate.Progress | None = None) -> None:
     for cell in {grid.share(cell): cell for cell in grid.cells}.values():
         name, part = grid.dataset(cell), grid.share(cell)
         if not _there(name, grid.root):
-            shipped = cell.env in envs.NAMES
+            quality = recipes.quality(cell.quality)
+            shipped = cell.env in envs.NAMES or quality.parts == ((recipes.UNIFORM, 1.0),)
             base = ids.root(grid.root)
             folder = zoo.FOLDER if shipped else retrain.retrained(cell.env, 0, base, progress)
-            steps = None if recipes.quality(cell.quality).replay else grid.scale.steps
+            steps = None if quality.replay else grid.scale.steps
             plan = generate.plan(
                 cell.env, cell.quality, steps=steps, out=name, root=grid.root, checkpoints_in=folder
             )

@@ -162,6 +162,24 @@ def test_report_is_one_file_with_everything_in_it(made: Grid, tmp_path: Path) ->
     assert {each["label"] for each in document["aggregate"]} == {"bc", "ma-cql"}
 
 
+def test_solutions_are_counted_and_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figure 2, on uniform data, which need no policies."""
+    monkeypatch.setitem(SCALES, "smoke", Scale("compact", 1, 16, {"": 4}, {"": 2}, 1, steps=1250))
+    cells = (Cell("spread-6-landmarks", "random", "bc", "bc", WIDTHS),)
+    asked = Grid("figure2", "smoke", cells, 1, tmp_path)
+    reproduce.prepare(asked)
+    assert [outcome.word for outcome in reproduce.carry_out(asked.jobs(), 1)] == ["done"]
+    files = board.write(asked, "dom2 reproduce figure2", tmp_path)
+    text = files["html"].read_text()
+    assert "Solutions found" in text
+    assert text.count('width="120"') == 4
+    assert "| bc on spread-6-landmarks-random-smoke-v0 |" in files["md"].read_text()
+    document = json.loads(files["json"].read_text())
+    assert {each["shift"] for each in document["entries"]} == {"none", "dismiss"}
+    assert all(each["score"] is None for each in document["entries"])  # no references are published
+    assert document["aggregate"] == []
+
+
 def test_an_empty_grid_has_a_report_that_says_so(tmp_path: Path) -> None:
     cells = tuple(experiments.cells("figure6", ["tag-medium"]))
     files = board.write(Grid("figure6", "compact", cells, 5, tmp_path), "dom2 reproduce figure6", tmp_path)

@@ -26,9 +26,6 @@ class Table(NamedTuple):
     notes: tuple[str, ...] = ()
     """What is inconsistent in the table itself, or to be known before comparing with it."""
 
-    def find(self, env: str, quality: str, shift: str, algorithm: str) -> Published | None:
-        return self.cells.get((env, quality, shift, algorithm))
-
 
 def _cells(columns: tuple[str, ...], text: str) -> dict[tuple[str, str, str, str], Published]:
     """Rows of ``mean±std`` under lines that name an environment and a shift."""
@@ -204,3 +201,13 @@ TABLES: dict[str, Table] = {
         ),
     ),
 }
+
+_STANDARD = {"table2": "table1", "table4": "table3"}
+"""The tables that have the same runs in the standard environment."""
+
+
+def find(target: str, env: str, quality: str, shift: str, algorithm: str) -> Published | None:
+    """A published cell of a target; of Tables 2 and 4 also the standard environment's, from 1 and 3."""
+    names = [name for name in (target, _STANDARD.get(target)) if name in TABLES]
+    found = (TABLES[name].cells.get((env, quality, shift, algorithm)) for name in names)
+    return next((cell for cell in found if cell is not None), None)

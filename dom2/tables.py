@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -70,22 +69,21 @@ def entries(grid: Grid) -> tuple[list[Entry], list[Cell]]:
     found = {folder: read(folder) for folder in ready}
     comparable(found.values())
     done = [cell for cell in grid.cells if grid.folder(cell) in ready]
-    table = paper.TABLES.get(grid.target)
     shifts = experiments.TARGETS[grid.target].shifts
-    listed = [
-        entry(cell, found[grid.folder(cell)], shift, table, grid.base) for cell in done for shift in shifts
-    ]
+    listed = [entry(cell, found[grid.folder(cell)], shift, grid.target) for cell in done for shift in shifts]
     return listed, [cell for cell in grid.cells if cell not in done]
 
 
-def entry(cell: Cell, result: Result, shift: str, table: paper.Table | None, base: Any) -> Entry:
+def entry(cell: Cell, result: Result, shift: str, target: str) -> Entry:
     """One cell under one shift."""
     values = np.array(result.returns[shift])
     normal = normalized(cell.env, values)
-    published = table.find(cell.env, cell.quality, shift, cell.label) if table else None
-    ours, level = float(values.mean()), result.dataset["return"]["mean"]
-    if table and published and table.unit == "score":
-        ours = math.nan if normal is None else float(normal.mean())
+    published = paper.find(target, cell.env, cell.quality, shift, cell.label)
+    level, difference, unit = result.dataset["return"]["mean"], None, None
+    if published:
+        unit = paper.TABLES[target].unit
+        compared = values if unit == "return" or normal is None else normal
+        difference = float(compared.mean()) - published.mean
     return Entry(
         env=cell.env,
         quality=cell.quality,
@@ -104,8 +102,8 @@ def entry(cell: Cell, result: Result, shift: str, table: paper.Table | None, bas
         score_std=None if normal is None else float(normal.std()),
         data=level,
         data_score=None if normal is None else float(scores.normalize(cell.env, level)),
-        paper=published._asdict() | {"unit": table.unit} if table and published else None,
-        difference=ours - published.mean if published else None,
+        paper=published._asdict() | {"unit": unit} if published else None,
+        difference=difference,
         training=last_best_mean(result),
         folder=str(cell.folder),
         dataset=result.dataset["id"],

@@ -60,8 +60,10 @@ def test_the_papers_tables_say_what_its_text_says() -> None:
         assert all(len(row) == 4 for row in rows.values())
         wins[name] = (sum(max(row, key=row.__getitem__) == "dom2" for row in rows.values()), len(rows))
     assert wins == {"table1": (18, 18), "table2": (17, 18), "table3": (6, 6), "table4": (11, 12)}
-    assert paper.TABLES["table1"].find("spread", "expert", "none", "omar") == (564.6, 8.6)
-    assert paper.TABLES["table2"].find("world", "random", "speed", "ma-cql") == (-2.7, 3.2)
-    assert paper.TABLES["table4"].find("halfcheetah", "expert", "extreme", "ma-sfbc") == (2757.2, 200.6)
-    assert paper.TABLES["table1"].find("tag", "medium", "none", "bc") is None
+    assert paper.find("table1", "spread", "expert", "none", "omar") == (564.6, 8.6)
+    assert paper.find("table2", "world", "random", "speed", "ma-cql") == (-2.7, 3.2)
+    assert paper.find("table2", "world", "random", "none", "ma-cql") == (-3.8, 3.0)  # Table 1's
+    assert paper.find("table4", "halfcheetah", "expert", "extreme", "ma-sfbc") == (2757.2, 200.6)
+    assert paper.find("table1", "tag", "medium", "none", "bc") is None
+    assert paper.find("figure6", "tag", "medium", "none", "dom2") is None
     assert len(paper.TABLES["comparison"].cells) == 84

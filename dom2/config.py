@@ -25,12 +25,17 @@ class Field:
     doc: str
 
 
-def fields(config: type[Any]) -> list[Field]:
+_KNOWN: dict[type[Any], tuple[Field, ...]] = {}  # a grid asks hundreds of times, and a source file is parsed
+
+
+def fields(config: type[Any]) -> tuple[Field, ...]:
     """The fields of a dataclass in order, documented by the string literal that follows each."""
-    types_, docs = typing.get_type_hints(config), _docstrings(config)
-    return [
-        Field(f.name, types_[f.name], f.default, docs.get(f.name, "")) for f in dataclasses.fields(config)
-    ]
+    if config not in _KNOWN:
+        types_, docs = typing.get_type_hints(config), _docstrings(config)
+        _KNOWN[config] = tuple(
+            Field(f.name, types_[f.name], f.default, docs.get(f.name, "")) for f in dataclasses.fields(config)
+        )
+    return _KNOWN[config]
 
 
 def build(config: type[Any], values: dict[str, Any]) -> Any:

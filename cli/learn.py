@@ -268,8 +268,6 @@ def evaluate(
 
     Also written to RUN/evaluation.json, or RUN/evaluation-NAME.json under a shift.
     """
-    import json
-
     import torch
 
     from dom2 import evaluate as evaluation
@@ -284,7 +282,7 @@ def evaluate(
         if shift == "all":
             ui.note(f"shift {name} ({number} of {len(names)})")
         result = evaluation.evaluate(run, episodes, seed, candidates, name, allow_mismatch)
-        runs.write(evaluation.file(folder, name), json.dumps(result, indent=2) + "\n")
+        evaluation.keep(folder, result)
         results.append(result)
     if as_json:
         ui.print_json(results if shift == "all" else results[0])

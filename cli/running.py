@@ -120,10 +120,7 @@ def compare(folders: tuple[Path, ...], shift: str, as_json: bool) -> None:
                 "updates": each.updates,
                 "seeds": len(values),
                 "episodes": each.episodes[shift],
-                "mean": float(values.mean()),
-                "std": float(values.std()),
-                "iqm": float(statistics.iqm(values)),
-                "ci": statistics.interval(statistics.iqm, [values]),
+                **statistics.spread(values[None]),
                 "score": None if score is None else float(score.mean()),
                 "improvement": statistics.improvement([values], [first]) if same else None,
             }

@@ -16,7 +16,7 @@ from dom2.reproduce import Grid
 from dom2.tables import Entry
 from dom2data import envs
 from dom2data.envs.render import draw
-from dom2data.look.pictures import png
+from dom2data.look.pictures import PAGES, png
 
 REPEATS = 16
 """episodes from each beginning, when solutions are counted"""
@@ -72,7 +72,7 @@ def write(grid: Grid, command: str, out: Path) -> dict[str, Path]:
 def render(name: str, board: Board) -> str:
     """A template of this folder, filled in."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader([Path(__file__).parent, PAGES]),
         autoescape=name.endswith(".html"),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -119,13 +119,13 @@ def sections(grid: Grid, listed: Sequence[Entry]) -> list[tuple[str, list[figure
         "sweep": ("Settings moved one at a time", figures.sweeps),
     }
     heading, draw_own = own.get(kind, ("Returns as pictures", figures.returns))
-    done = {grid.base / each.folder: each for each in listed}
+    done = {} if kind == "sweep" else {grid.base / each.folder: each for each in listed}
     logs = [(each.dataset.split("/")[1], each.label, results.read(folder)) for folder, each in done.items()]
     found = [
         (heading, draw_own(listed)),
         ("Performance profiles", figures.profiles(listed) if kind == "scores" else []),
         ("Standard and shifted", figures.gaps(listed)),
-        ("While training", figures.curves(logs) if kind != "sweep" else []),
+        ("While training", figures.curves(logs)),
     ]
     return [(title, pictures) for title, pictures in found if pictures]
 

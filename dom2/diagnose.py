@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dom2 import algorithms, evaluate, fit, seeding
+from dom2 import algorithms, evaluate, fit
 from dom2data.envs import games
 from dom2data.sampler import Thresholds
 
@@ -46,14 +46,12 @@ def examine(name: str, game: str, kind: games.Kind, updates: int = 1000, seeds: 
 
     Augmentation is the algorithm's own choice. Raises UserError like ``fit.configure``.
     """
-    dataset, device = games.data(game, kind), torch.device("cpu")
+    dataset = games.data(game, kind)
     config = fit.configure(name, "compact", dataset.env, dataset.quality, _shorter(name, updates))
-    algorithm_type = algorithms.load(name)
-    algorithm = algorithm_type.create(
-        config, dataset.spec, seeds, device, seeding.generators(range(seeds), seeding.LEARNING, device)
+    thresholds = Thresholds(algorithms.load(name).augment)
+    algorithm, sampler = fit.assemble(
+        name, config, dataset, thresholds, BATCH_SIZE, range(seeds), torch.device("cpu")
     )
-    batches = seeding.generators(range(seeds), seeding.BATCHES, device)
-    sampler = fit.minibatches(algorithm, dataset, Thresholds(algorithm.augment), BATCH_SIZE, batches, device)
     for _ in range(updates):
         algorithm.update(sampler.sample())
     returns = evaluate.play(algorithm, seeds, games.Game(game, EPISODES)).returns

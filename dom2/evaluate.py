@@ -47,12 +47,19 @@ def play(
     device = algorithm.members.device
     returns, parameters = [], []
     for index in range(n_seeds):
-        start, noise = np.random.SeedSequence(seed, spawn_key=(purpose, index)).spawn(2)
-        policy = algorithm.policy(index, candidates)
-        returns.append(rollout(env, policy, seeding.generator(noise, device), start))
+        start, generator = streams(seed, index, device, purpose)
+        returns.append(rollout(env, algorithm.policy(index, candidates), generator, start))
         drawn = env.parameters if isinstance(env, Shifted) else {}
         parameters.append({name: values.tolist() for name, values in drawn.items()})
     return Played(np.stack(returns), parameters)
+
+
+def streams(
+    seed: int, index: int, device: torch.device, purpose: int = seeding.EVALUATION
+) -> tuple[np.random.SeedSequence, torch.Generator]:
+    """What the episodes of a run's ``index``-th seed follow from: initial states, and the policies' noise."""
+    start, noise = np.random.SeedSequence(seed, spawn_key=(purpose, index)).spawn(2)
+    return start, seeding.generator(noise, device)
 
 
 def rollout(
@@ -99,6 +106,11 @@ def report(run: Run, played: Played, env: VectorEnv, candidates: int, seed: int)
 def file(folder: Path, shift: str) -> Path:
     """Where the evaluation of a run under a shift is kept: each shift has a file of its own."""
     return folder / ("evaluation.json" if shift == "none" else f"evaluation-{shift}.json")
+
+
+def keep(folder: Path, document: dict[str, Any]) -> None:
+    """Write an evaluation into its run's folder, in place of the one before under the same shift."""
+    runs.write(file(folder, document["shift"]), json.dumps(document, indent=2) + "\n")
 
 
 def kept(folder: Path) -> list[dict[str, Any]]:

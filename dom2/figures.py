@@ -12,7 +12,7 @@ from dom2 import statistics, tables
 from dom2.results import Result
 from dom2.tables import Entry
 from dom2data import scores
-from dom2data.look.pictures import blank, canvas, plain, svg
+from dom2data.look.pictures import canvas, svg
 
 Picture = tuple[str, str]
 """Its title, and itself as a data URI."""
@@ -182,9 +182,7 @@ def sweeps(listed: Sequence[Entry]) -> list[Picture]:
 
 def sweep(mine: Sequence[Entry], values: Sequence[str], rows: Sequence[tuple[str, str]]) -> Figure:
     """One setting: its values along x, scores along y."""
-    figure = blank(4.8, 2.8)
-    axes = figure.add_subplot()
-    plain(axes)
+    figure, axes = canvas()
     names = [f"{env}-{quality}" for env, quality in rows]
     for row, name in zip(rows, names, strict=True):
         by_value = {each.label.split()[1]: each for each in mine if (each.env, each.quality) == row}

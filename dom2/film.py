@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from dom2 import evaluate, run, seeding
+from dom2 import evaluate, run
 from dom2.run import Run
 from dom2data import envs
 from dom2data.envs.render import Picture, draw
@@ -34,9 +34,9 @@ def frames(
     name = folder_run.document["dataset"]["env"]
     run.mismatch(folder_run.spec, name, allow_mismatch)
     env = envs.make(name, num_envs=episodes, shift=shift)
-    start, noise = np.random.SeedSequence(seed, spawn_key=(seeding.EVALUATION, agents)).spawn(2)
-    generator = seeding.generator(noise, torch.device("cpu"))
-    policy = evaluate.trained(folder_run).policy(folder_run.seeds.index(agents))
+    index = folder_run.seeds.index(agents)
+    start, generator = evaluate.streams(seed, index, torch.device("cpu"))
+    policy = evaluate.trained(folder_run).policy(index)
     obs, earned = env.reset(start), np.zeros((episodes, env.spec.n_agents))
     times = set(shown(env.spec.horizon, stride).tolist())
     pictures: list[list[Picture]] = [[] for _ in range(episodes)]

@@ -86,6 +86,23 @@ def _train(run: Run, on_update: OnUpdate | None, root: Path | None) -> Status:
     return run.status
 
 
+def assemble(
+    name: str,
+    config: Any,
+    dataset: Dataset,
+    thresholds: Thresholds,
+    batch_size: int,
+    seeds: range,
+    device: torch.device,
+) -> tuple[Algorithm, Minibatches]:
+    """An untrained algorithm and what it learns from, outside of any run."""
+    learning, batches = (
+        seeding.generators(seeds, purpose, device) for purpose in (seeding.LEARNING, seeding.BATCHES)
+    )
+    algorithm = algorithms.load(name).create(config, dataset.spec, len(seeds), device, learning)
+    return algorithm, minibatches(algorithm, dataset, thresholds, batch_size, batches, device)
+
+
 def minibatches(
     algorithm: Algorithm,
     dataset: Dataset,

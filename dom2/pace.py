@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from dom2 import algorithms, checkpoint, fit, seeding, track
+from dom2 import algorithms, checkpoint, fit, track
 from dom2.config import build
 from dom2.reproduce import Job
 from dom2.run import Settings
@@ -45,16 +45,12 @@ def logged(job: Job) -> float | None:
 
 def measured(job: Job, updates: int = 3) -> float:
     """Seconds of an update on noise in the shape of the environment's data, after one to warm up."""
-    data, device = noise(job.env), torch.device("cpu")
     settings: Settings = build(Settings, job.settings)
-    kind = algorithms.load(settings.algorithm)
-    learning, batches = (
-        seeding.generators(range(settings.seeds), purpose, device)
-        for purpose in (seeding.LEARNING, seeding.BATCHES)
+    name, seeds = settings.algorithm, range(settings.seeds)
+    config = build(algorithms.load(name).config_type, job.config)
+    algorithm, sampler = fit.assemble(
+        name, config, noise(job.env), Thresholds("none"), settings.batch_size, seeds, torch.device("cpu")
     )
-    config = build(kind.config_type, job.config)
-    algorithm = kind.create(config, data.spec, settings.seeds, device, learning)
-    sampler = fit.minibatches(algorithm, data, Thresholds("none"), settings.batch_size, batches, device)
     with pool.one_thread():
         algorithm.update(sampler.sample())
         started = time.perf_counter()

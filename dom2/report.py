@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,12 @@ import numpy as np
 from PIL import Image
 
 from dom2 import checkpoint, evaluate, track
+from dom2 import run as runs
 from dom2.run import Run
 from dom2data import dataset as datasets
 from dom2data import envs
 from dom2data.errors import UserError
-from dom2data.look.pictures import BLUE, RED, canvas, gif, png, svg, uri
+from dom2data.look.pictures import BLUE, PAGES, RED, canvas, gif, png, svg, uri
 from dom2data.spec import Float32
 
 _CURVES = {
@@ -35,7 +35,7 @@ def write(run: Run, path: Path, root: Path | None = None) -> None:
     evaluations = evaluate.kept(run.folder)
     evaluation = next((each for each in evaluations if each["shift"] == "none"), None)
     animation, stills = pictures(run)
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    loader = jinja2.FileSystemLoader([Path(__file__).parent, PAGES])
     template = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
     text = template.get_template("report.html").render(
         document=run.document,
@@ -49,9 +49,7 @@ def write(run: Run, path: Path, root: Path | None = None) -> None:
         animation=animation,
         stills=stills,
     )
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    runs.write(path, text)
 
 
 def data_returns(run: Run, root: Path | None) -> Float32 | None:

@@ -221,8 +221,7 @@ def work(job: Job) -> Outcome:
             fitted = checkpoint.updates(found.folder) == found.settings.updates
             for shift in pending(job) if fitted else ():
                 if not interrupts.requested:
-                    document = evaluate.evaluate(found, job.episodes, shift=shift)
-                    run.write(evaluate.file(found.folder, shift), json.dumps(document, indent=2) + "\n")
+                    evaluate.keep(found.folder, evaluate.evaluate(found, job.episodes, shift=shift))
         return outcome("interrupted" if pending(job) else "done")
     except UserError as error:
         return outcome("failed", error.message)

@@ -43,15 +43,20 @@ def interval(
     return [float(found.low), float(found.high)]
 
 
-def summary(values: Values, seed: int = 0) -> dict[str, Any]:
-    """Mean, standard deviation, interquartile mean and its 95 % interval of samples [S, E]."""
-    middle = float(iqm(values.reshape(-1)))
+def spread(values: Values, seed: int = 0) -> dict[str, Any]:
+    """Mean, standard deviation, interquartile mean and its 95 % interval, or None, of samples [S, E]."""
     return {
         "mean": float(values.mean()),
         "std": float(values.std()),
-        "iqm": middle,
-        "ci": interval(iqm, list(values), seed) or [middle, middle],
+        "iqm": float(iqm(values.reshape(-1))),
+        "ci": interval(iqm, list(values), seed),
     }
+
+
+def summary(values: Values, seed: int = 0) -> dict[str, Any]:
+    """``spread``, the interval of no width where there is none."""
+    found = spread(values, seed)
+    return found | {"ci": found["ci"] or [found["iqm"], found["iqm"]]}
 
 
 def improvement(ours: Sequence[Values], theirs: Sequence[Values], seed: int = 0) -> dict[str, Any]:

@@ -79,6 +79,9 @@ def entry(cell: Cell, result: Result, shift: str, target: str) -> Entry:
     values = np.array(result.returns[shift])
     normal = normalized(cell.env, values)
     published = paper.find(target, cell.env, cell.quality, shift, cell.label)
+    spread = statistics.spread(values[None])
+    if len(values) < LEAST_SEEDS:
+        spread["ci"] = None
     level, difference, unit = result.dataset["return"]["mean"], None, None
     if published:
         unit = paper.TABLES[target].unit
@@ -94,10 +97,7 @@ def entry(cell: Cell, result: Result, shift: str, target: str) -> Entry:
         updates=result.updates,
         episodes=result.episodes[shift],
         per_seed=values.tolist(),
-        mean=float(values.mean()),
-        std=float(values.std()),
-        iqm=float(statistics.iqm(values)),
-        ci=statistics.interval(statistics.iqm, [values]) if len(values) >= LEAST_SEEDS else None,
+        **spread,
         score=None if normal is None else float(normal.mean()),
         score_std=None if normal is None else float(normal.std()),
         data=level,
@@ -157,14 +157,13 @@ def wins(listed: Sequence[Entry]) -> dict[str, dict[str, int]]:
     return counted
 
 
-def complete_rows(listed: Sequence[Entry], shift: str, env: str | None = None) -> list[dict[str, Entry]]:
+def complete_rows(listed: Sequence[Entry], shift: str) -> list[dict[str, Entry]]:
     """The rows that have every column and scores: only these can be averaged for a fair comparison."""
     every = set(labels(listed))
     return [
         row
-        for (its_env, _, _, its_shift), row in rows(listed).items()
-        if set(row) == every and its_shift == shift and env in (None, its_env)
-        if all(each.score is not None for each in row.values())
+        for (*_, its_shift), row in rows(listed).items()
+        if set(row) == every and its_shift == shift and all(each.score is not None for each in row.values())
     ]
 
 
@@ -179,13 +178,11 @@ def aggregate(listed: Sequence[Entry], reference: str = "dom2") -> list[dict[str
     found = []
     for shift in dict.fromkeys(each.shift for each in listed):
         chosen = complete_rows(listed, shift)
-        if not chosen:
-            continue
-        for label in labels(listed):
-            values = samples(chosen, label)
+        scored = {label: samples(chosen, label) for label in labels(listed)} if chosen else {}
+        for label, values in scored.items():
             versus = None
-            if label != reference and reference in labels(listed):
-                versus = statistics.improvement(samples(chosen, reference), values)
+            if label != reference and reference in scored:
+                versus = statistics.improvement(scored[reference], values)
             found.append(
                 {
                     "shift": shift,

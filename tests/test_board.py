@@ -239,3 +239,13 @@ def test_a_films_returns_are_those_of_the_evaluation(made: Grid) -> None:
     document = evaluate.evaluate(found, episodes=3)
     _, returns = film.frames(found, agents=1, episodes=3)
     assert returns == pytest.approx(document["per_seed"][1]["returns"])
+
+
+def test_so_are_those_of_a_run_whose_seeds_begin_elsewhere(tmp_path: Path) -> None:
+    from dom2 import film
+
+    found = new_run(tmp_path / "run", seeds=2, seed=5)
+    fit.fit(found)
+    document = evaluate.evaluate(found, episodes=3)
+    _, returns = film.frames(found, agents=6, episodes=3)
+    assert returns == pytest.approx(document["per_seed"][1]["returns"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,6 +14,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
+PAGES = Path(__file__).parent
+"""Templates, and what the pages of both commands share: ``page.css``."""
 RED, BLUE = "#c8503c", "#4878a8"  # the agents, as in their pictures; the data
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,9 @@ import naive
 import numpy as np
 import pytest
 import torch
+from timing import best
 
-from dom2 import algorithms, evaluate, fit, pace, seeding
-from dom2.algorithms import Algorithm
+from dom2 import algorithms, evaluate, fit, pace
 from dom2data import envs, pool
 from dom2data.envs import parallel
 from dom2data.sampler import Thresholds
@@ -28,6 +28,7 @@ pytestmark = pytest.mark.benchmark
 
 Record = Callable[[str, float, str], None]
 CPU = torch.device("cpu")
+quick = partial(best, times=6)
 B, N = 256, 3
 THREADS = pool.cores()
 
@@ -44,24 +45,7 @@ def build(name: str = "dom2", preset: str = "compact", seeds: int = 1, env: str 
     """(algorithm, sampler) on noise in the shape of an environment's data."""
     data = pace.noise(env, 2000)
     config = fit.configure(name, preset, env, "medium", hyper)
-    learning, drawing = (
-        seeding.generators(range(seeds), purpose, CPU) for purpose in (seeding.LEARNING, seeding.BATCHES)
-    )
-    made: Algorithm = algorithms.load(name).create(config, data.spec, seeds, CPU, learning)
-    return made, fit.minibatches(made, data, Thresholds("none"), B, drawing, CPU)
-
-
-def seconds(*calls: Callable[[], object], times: int = 5) -> list[float]:
-    """Of the quickest of several runs of each, in turn, after one that warms up."""
-    for call in calls:
-        call()
-    best = [float("inf")] * len(calls)
-    for _ in range(times):
-        for number, call in enumerate(calls):
-            start = time.perf_counter()
-            call()
-            best[number] = min(best[number], time.perf_counter() - start)
-    return best
+    return fit.assemble(name, config, data, Thresholds("none"), B, range(seeds), CPU)
 
 
 def gflop(made: Any, sampler: Any) -> float:
@@ -77,8 +61,8 @@ def gflop(made: Any, sampler: Any) -> float:
 def matrix_rate() -> float:
     """GFLOP/s of a large float32 product here."""
     a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
-    (best,) = seconds(lambda: a @ b)
-    return 2 * 2048**3 / best / 1e9
+    (spent,) = quick(lambda: a @ b)
+    return 2 * 2048**3 / spent / 1e9
 
 
 @pytest.mark.parametrize("preset", ["compact", "wide"])
@@ -88,7 +72,7 @@ def test_update_against_a_loop_over_agents(record: Record, preset: str, threads:
     made, sampler = build(preset=preset)
     spec = made.spec
     team = naive.Team(spec.obs_dim, spec.act_dim, N, made.config)
-    ours, loop = seconds(lambda: made.update(sampler.sample()), lambda: team.update(sampler.sample()))
+    ours, loop = quick(lambda: made.update(sampler.sample()), lambda: team.update(sampler.sample()))
     name = f"{preset}, {threads} thread{'s' * (threads > 1)}"
     record(f"DOM2 update, 3 agents, {name}: a loop over agents", 1e3 * loop, "ms")
     record("… stacked", 1e3 * ours, "ms")
@@ -102,7 +86,7 @@ def test_seeds_at_once(record: Record) -> None:
     for threads in sorted({1, THREADS}):
         torch.set_num_threads(threads)
         one, five = build(), build(seeds=5)
-        alone, together = seconds(*(lambda m=m, s=s: m.update(s.sample()) for m, s in (one, five)))
+        alone, together = quick(*(lambda m=m, s=s: m.update(s.sample()) for m, s in (one, five)))
         record(f"DOM2 update, compact, {threads} threads: one seed", 1e3 * alone, "ms")
         record("… five seeds, for each", 1e3 * together / 5, "ms")
         record("… times as fast for each", 5 * alone / together, "×")
@@ -110,7 +94,7 @@ def test_seeds_at_once(record: Record) -> None:
 
 def test_one_step_against_the_chain(record: Record) -> None:
     chain, one = build(), build(q_action="one_step")
-    slow, fast = seconds(*(lambda m=m, s=s: m.update(s.sample()) for m, s in (chain, one)))
+    slow, fast = quick(*(lambda m=m, s=s: m.update(s.sample()) for m, s in (chain, one)))
     record("DOM2 update, compact: Q of the chain's action", 1e3 * slow, "ms")
     record("… Q of the one-step prediction", 1e3 * fast, "ms")
     record("… times as fast", slow / fast, "×")
@@ -135,7 +119,7 @@ def test_evaluation_against_one_environment(record: Record) -> None:
                 actions = policy.act(obs.unsqueeze(0), generator)[0].numpy()
                 seen, *_ = env.step(dict(zip(env.agents, actions, strict=True)))
 
-    fast, slow = seconds(ours, loop, times=2)
+    fast, slow = quick(ours, loop, times=3)
     record("1,000 episodes of tag with DOM2, one environment at a time", slow * 100, "s")
     record("… all at once", fast, "s")
     record("… times as fast", slow * 100 / fast, "×")
@@ -145,7 +129,7 @@ def test_updates_of_every_algorithm(record: Record) -> None:
     torch.set_num_threads(1)
     for name in algorithms.ALGORITHMS:
         made, sampler = build(name, seeds=5)
-        (spent,) = seconds(lambda m=made, s=sampler: m.update(s.sample()), times=3)  # type: ignore[misc]
+        (spent,) = quick(lambda m=made, s=sampler: m.update(s.sample()), times=3)  # type: ignore[misc]
         record(f"{name}, compact, five seeds, 1 thread", 1.0 / spent, "updates/s")
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from timing import best
 
 from dom2data import dataset
 from dom2data.dataset import Dataset
@@ -29,18 +29,6 @@ BATCH = 1024
 def million(tmp_path_factory: pytest.TempPathFactory) -> tuple[Dataset, Path]:
     root = tmp_path_factory.mktemp("speed")
     return generate(plan("tag", "medium", root=root)), root
-
-
-def best(*calls: Callable[[], object], times: int = 30) -> list[float]:
-    """Seconds of the quickest of several runs of each, in turn, because other programs may be running."""
-    seconds: list[list[float]] = [[] for _ in calls]
-    for _ in range(times):
-        for call, measured in zip(calls, seconds, strict=True):
-            start = time.perf_counter()
-            kept = call()
-            measured.append(time.perf_counter() - start)
-            del kept
-    return [min(measured) for measured in seconds]
 
 
 def test_load_against_npy(record: Record, million: tuple[Dataset, Path]) -> None:

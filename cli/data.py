@@ -9,7 +9,7 @@ import click
 from dom2_cli import converting, describe, generating, looking, sharing, subsets
 from dom2_cli import show as ui
 from dom2_cli.generating import finish
-from dom2_cli.options import json_option, root_option
+from dom2_cli.options import Where, executor_options, json_option, root_option
 from dom2data import envs
 from dom2data.errors import CHECK_FAILED, INTERRUPTED, UserError
 
@@ -58,6 +58,8 @@ def main(debug: bool) -> None:
 )
 @click.option("--out", metavar="ID", help="Dataset id [dom2/<env>-<quality>-v0].")
 @click.option("--workers", type=click.IntRange(1), help="Processes, whatever the bytes [as many as pay].")
+@executor_options
+@click.option("--shard", metavar="K/N", help="Collect the K-th of N parts; `dom2data merge ID` joins them.")
 @checkpoints_option
 @click.option(
     "--retrain", is_flag=True, help="Train the behaviour policies anew instead of using the shipped ones."
@@ -78,6 +80,9 @@ def generate(
     store: str,
     out: str | None,
     workers: int | None,
+    executor: str | None,
+    address: str | None,
+    shard: str | None,
     checkpoints: Path | None,
     retrain: bool,
     dry_run: bool,
@@ -94,24 +99,61 @@ def generate(
     dom2data generate --env tag --quality expert --steps 100000 --seed 1 --dry-run
     dom2data generate --env my_module:make --quality random --steps 100000
     dom2data generate --env tag --quality medium --store minari
+    dom2data generate --env tag --quality medium --shard 3/8
 
     An interrupted run continues where it stopped when the same command is given again. Of many datasets,
     those that are there and complete are kept.
     """
     asked = generating.Asked(env, quality, steps, seed, out, root, checkpoints, retrain)
+    where = Where(executor, workers, address)
     todo = generating.plans(asked, dry_run)
+    if shard:
+        generating.shard(todo, shard, where, dry_run, as_json)
+        return
     if asked.many:
-        records = generating.many(todo, workers, force, rehash, dry_run)
+        records = generating.many(todo, where, force, rehash, dry_run)
         if not dry_run:
             if store == "minari":
                 generating.for_minari([record["id"] for record in records], root, force)
             ui.print_json(records) if as_json else describe.catalog(records)
         return
-    made = generating.one(todo[0], workers, force, retrain, dry_run, keep=store == "minari")
+    made = generating.one(todo[0], where, force, retrain, dry_run, keep=store == "minari")
     if made is not None:
         if store == "minari":
             generating.for_minari([made.id], root, force)
         finish(made, root, as_json)
+
+
+@main.command()
+@click.argument("dataset", metavar="ID")
+@click.option(
+    "--from",
+    "others",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    multiple=True,
+    help="Another root with shards; may be repeated.",
+)
+@checkpoints_option
+@force_option
+@root_option
+@json_option
+def merge(
+    dataset: str,
+    others: tuple[Path, ...],
+    checkpoints: Path | None,
+    force: bool,
+    root: Path | None,
+    as_json: bool,
+) -> None:
+    """Join the shards of `generate --shard K/N` into the dataset, the same as if made at once.
+
+    \b
+    dom2data merge tag-medium
+    dom2data merge tag-medium --from /scratch/node1 --from /scratch/node2
+
+    Shards of other roots are copied and stay there.
+    """
+    finish(generating.merge(dataset, others, checkpoints, force, root), root, as_json)
 
 
 @main.command()

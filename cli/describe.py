@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dom2_cli import show as ui
@@ -18,7 +19,10 @@ def plan(todo: Plan, workers: int, retrain: bool) -> str:
     """What ``generate`` is about to do, as text."""
     from shutil import disk_usage
 
-    base = next(folder for folder in (todo.base, *todo.base.parents) if folder.exists())
+    free = ""
+    if isinstance(todo.base, Path):
+        there = next(folder for folder in (todo.base, *todo.base.parents) if folder.exists())
+        free = f", {ui.size(disk_usage(there).free)} free"
     policies = [f"{name} ({digest[:12]})" for name, digest in todo.recipe.policies.items()]
     least = "at least " if todo.ragged else ""
     amount = f"{todo.expected_steps:,} in {least}{todo.episodes:,} episodes"
@@ -31,7 +35,7 @@ def plan(todo: Plan, workers: int, retrain: bool) -> str:
         "dataset": f"{todo.dataset_id} in {todo.base}",
         "policies": ", ".join(policies) or "uniform actions",
         "steps": amount,
-        "disk": f"{ui.size(todo.nbytes)} at most, {ui.size(disk_usage(base).free)} free",
+        "disk": f"{ui.size(todo.nbytes)} at most{free}",
         "time": f"about {ui.duration(todo.seconds(workers))} with {workers} worker{'s'[: workers > 1]}",
     }
     return ui.rows(rows)

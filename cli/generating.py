@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,9 @@ from dom2_cli import show as ui
 from dom2data.errors import FAILED, INTERRUPTED, UserError
 
 if TYPE_CHECKING:
+    from dom2_cli.options import Where
     from dom2data.dataset import Dataset
+    from dom2data.executors import Executor
     from dom2data.plan import Plan, State
 
 ALL = "all"
@@ -91,20 +94,53 @@ def plans(asked: Asked, dry_run: bool) -> list[Plan]:
 
 
 def one(
-    todo: Plan, workers: int | None, force: bool, retrain: bool, dry_run: bool, keep: bool = False
+    todo: Plan, where: Where, force: bool, retrain: bool, dry_run: bool, keep: bool = False
 ) -> Dataset | None:
     """Announce a plan and carry it out; ``keep``: not, if it was carried out before (and not ``force``)."""
     from dom2data import dataset
     from dom2data.plan import state
 
-    processes = workers or best_workers(todo)
-    click.echo(describe.plan(todo, processes, retrain), err=not dry_run)
+    click.echo(describe.plan(todo, where.workers or best_workers(todo), retrain), err=not dry_run)
     if dry_run:
         return None
     if keep and not force and state(todo) == "complete":
         ui.note(f"{todo.dataset_id} is complete already: kept")
         return dataset.open(todo.dataset_id, todo.base)
-    return carry_out(todo, processes, force)
+    return carry_out(todo, where.made(best_workers(todo)), force)
+
+
+def shard(todo: list[Plan], text: str, where: Where, dry_run: bool, as_json: bool) -> None:
+    """Collect one shard of a dataset and say what comes next."""
+    from dom2data import shards
+
+    k, n = shards.parse(text)
+    if len(todo) > 1:
+        raise UserError(f"expected one dataset with --shard, found {len(todo)}; name one --env and --quality")
+    plan = todo[0]
+    click.echo(describe.plan(plan, where.workers or best_workers(plan), retrain=False), err=not dry_run)
+    if dry_run:
+        return
+    with ui.progress_bar() as progress, resumable("every finished block is", plan):
+        folder, blocks = shards.collect(
+            plan, k, n, executor=where.made(best_workers(plan)), progress=progress
+        )
+    facts = {"id": plan.dataset_id, "shard": f"{k}/{n}", "blocks": blocks, "folder": str(folder)}
+    ui.print_json(facts) if as_json else click.echo(ui.rows({key: str(f) for key, f in facts.items()}))
+    ui.note(f"with all {n} shards there: dom2data merge {plan.dataset_id}")
+
+
+def merge(
+    name: str, others: Sequence[Path], checkpoints: Path | None, force: bool, root: Path | None
+) -> Dataset:
+    """Join the shards of an id, from its root and others."""
+    from dom2_policies import zoo
+    from dom2data import ids, shards
+
+    base = ids.root(root)
+    found = shards.found(ids.full(name), [base, *(other.absolute() for other in others)])
+    plan = shards.planned(found, base, checkpoints or zoo.FOLDER)
+    with ui.progress_bar() as progress, resumable("every block is", plan):
+        return shards.merge(plan, found, force=force, progress=progress)
 
 
 def for_minari(made: Sequence[str], root: Path | None, force: bool) -> None:
@@ -119,9 +155,7 @@ def for_minari(made: Sequence[str], root: Path | None, force: bool) -> None:
         ui.note(f"minari.load_dataset({path.relative_to(base).as_posix()!r}) opens it")
 
 
-def many(
-    todo: list[Plan], workers: int | None, force: bool, rehash: bool, dry_run: bool
-) -> list[dict[str, Any]]:
+def many(todo: list[Plan], where: Where, force: bool, rehash: bool, dry_run: bool) -> list[dict[str, Any]]:
     """Announce the plans in a table and carry out those whose datasets are not there; records of all.
 
     What fails is noted, and the others are made. Raises UserError: code 2, before anything is made, when ids
@@ -131,7 +165,7 @@ def many(
     from dom2data.plan import state
 
     states = {plan.dataset_id: state(plan, rehash) for plan in todo}
-    processes = {plan.dataset_id: workers or best_workers(plan) for plan in todo}
+    processes = {plan.dataset_id: where.workers or best_workers(plan) for plan in todo}
     describe.plans(todo, states, processes, err=not dry_run)
     if dry_run:
         return []
@@ -146,7 +180,7 @@ def many(
         try:
             if force or states[plan.dataset_id] != "complete":
                 replace = force or states[plan.dataset_id] == "damaged"
-                carry_out(plan, processes[plan.dataset_id], replace)
+                carry_out(plan, where.made(processes[plan.dataset_id]), replace)
             records.append(catalog.summary(dataset.open(plan.dataset_id, plan.base).manifest, plan.base))
             ui.note(_done(records[-1], states[plan.dataset_id], force))
         except UserError as error:
@@ -172,22 +206,28 @@ def _done(record: dict[str, Any], before: State, force: bool) -> str:
 
 def best_workers(todo: Plan) -> int:
     """As many worker processes as pay for their start."""
-    from dom2data import pool
+    from dom2data import executors
 
-    return todo.best_workers(pool.cores())
+    return todo.best_workers(executors.cores())
 
 
-def carry_out(plan: Plan, workers: int, force: bool) -> Dataset:
+def carry_out(plan: Plan, executor: Executor, force: bool) -> Dataset:
     """Generate with a progress bar; says what is kept when interrupted."""
     from dom2data.generate import generate
 
+    kept = "the state of training, saved every minute, is" if plan.replay else "every finished block is"
+    with ui.progress_bar() as progress, resumable(kept, plan):
+        return generate(plan, executor=executor, force=force, progress=progress)
+
+
+@contextmanager
+def resumable(kept: str, plan: Plan) -> Iterator[None]:
+    """An interrupt is no loss: say so."""
     try:
-        with ui.progress_bar() as progress:
-            return generate(plan, workers=workers, force=force, progress=progress)
+        yield
     except KeyboardInterrupt as error:
-        kept = "the state of training, saved every minute," if plan.replay else "every finished block"
         raise UserError(
-            f"{plan.dataset_id}: interrupted; {kept} is kept, the same command continues", INTERRUPTED
+            f"{plan.dataset_id}: interrupted; {kept} kept, the same command continues", INTERRUPTED
         ) from error
 
 
@@ -195,7 +235,7 @@ def finish(made: Dataset, root: Path | None, as_json: bool = False) -> None:
     """The last words of a command that made a dataset."""
     from dom2data import catalog, ids
 
-    summary = catalog.summary(made.manifest, ids.root(root))
+    summary = catalog.summary(made.manifest, ids.place(root))
     if as_json:
         ui.print_json(summary)
     else:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from dom2data.executors import Executor
 
 root_option = click.option(
     "--root",
@@ -18,3 +24,34 @@ mismatch_option = click.option(
     is_flag=True,
     help="Go on although the environment is not the data's; the result says so.",
 )
+
+
+@dataclass(frozen=True)
+class Where:
+    """The options that say where jobs are done."""
+
+    executor: str | None
+    workers: int | None
+    address: str | None
+    gpus: float = 0.0
+
+    def made(self, best: int) -> Executor:
+        """The executor; ``best`` workers where none were asked for (on Ray, as many as it has cores)."""
+        from dom2data import executors
+
+        workers = self.workers or (0 if self.executor == "ray" else 1 if self.executor == "local" else best)
+        return executors.choose(self.executor, workers, self.address, self.gpus)
+
+
+def executor_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--executor`` and ``--address``; the number of workers has another name in some commands."""
+    for option in (
+        click.option("--address", help="Ray cluster: host:port, auto or ray://... [one started here]."),
+        click.option(
+            "--executor",
+            metavar="NAME",
+            help="local, processes or ray [processes, where more than one worker pays].",
+        ),
+    ):
+        command = option(command)
+    return command

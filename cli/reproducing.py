@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dom2_cli import show as ui
-from dom2_cli.options import json_option, root_option
+from dom2_cli.options import Where, executor_options, json_option, root_option
 from dom2data.errors import FAILED, INTERRUPTED, UserError
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ WORDS = {
 @click.option("--algorithms", metavar="NAMES", help="Columns, with commas, instead of the target's own.")
 @click.option("--seeds", type=click.IntRange(1), help="Of each cell [as many as the scale has].")
 @click.option("--jobs", type=click.IntRange(1), help="Cells at once, on one thread each [one for each core].")
+@executor_options
+@click.option("--gpus", type=click.FloatRange(0), default=0.0, help="GPUs of each cell on Ray, such as 0.25.")
 @click.option(
     "--runs",
     type=click.Path(path_type=Path, file_okay=False),
@@ -64,6 +66,9 @@ def reproduce(
     algorithms: str | None,
     seeds: int | None,
     jobs: int | None,
+    executor: str | None,
+    address: str | None,
+    gpus: float,
     runs: Path,
     out: Path | None,
     dry_run: bool,
@@ -84,14 +89,14 @@ def reproduce(
     """
     from dom2 import experiments
     from dom2 import reproduce as making
-    from dom2data import pool
+    from dom2data import executors
 
     if scale not in experiments.SCALES:
         raise UserError(f"expected a scale ({', '.join(experiments.SCALES)}), found {scale!r}; choose one")
     columns = algorithms.split(",") if algorithms else None
     cells = tuple(experiments.cells(target, only, columns))
     grid = making.Grid(target, scale, cells, seeds or experiments.SCALES[scale].seeds, runs.absolute(), root)
-    workers = jobs or pool.cores()
+    where, workers = Where(executor, jobs, address, gpus), jobs or executors.cores()
     todo = grid.jobs()
     stages = {job.folder: making.stage(job) for job in todo}
     left = [job for job in todo if stages[job.folder] != "done"]
@@ -99,7 +104,7 @@ def reproduce(
     if dry_run:
         estimate(grid, left, workers, as_json, stages)
         return
-    failed = carry_out(grid, left, workers) if left and not report_only else []
+    failed = carry_out(grid, left, where) if left and not report_only else []
     finish(grid, out or grid.base, as_json)
     if failed:
         raise UserError(
@@ -146,26 +151,31 @@ def estimate(grid: Grid, left: Sequence[Job], workers: int, as_json: bool, stage
     click.echo(f"fitting takes about {ui.duration(wall)} here with --jobs {workers}, evaluations not counted")
 
 
-def carry_out(grid: Grid, left: Sequence[Job], workers: int) -> list[str]:
+def carry_out(grid: Grid, left: Sequence[Job], where: Where) -> list[str]:
     """Generate, fit, evaluate, with a bar; the folders of what failed."""
     from dom2 import reproduce
+    from dom2data import executors
+
+    executor = where.made(executors.cores())
 
     with ui.progress_bar() as progress:
         reproduce.prepare(grid, progress)
     failed: list[str] = []
     with ui.progress_bar() as progress:
         progress("runs", 0, len(left))
-        for number, outcome in enumerate(reproduce.carry_out(list(left), workers), 1):
-            where = outcome.job.folder.relative_to(grid.base)
+        for number, outcome in enumerate(reproduce.carry_out(list(left), executor), 1):
+            name = outcome.job.folder.relative_to(grid.base)
             if outcome.word == "interrupted":
                 raise UserError(
                     "interrupted; everything begun is saved, the same command continues", INTERRUPTED
                 )
-            if outcome.word == "failed":
-                failed.append(str(where))
-                ui.note(f"{where} failed: {outcome.error}")
+            if outcome.word == "elsewhere":
+                ui.note(f"{name} is being made by another process: left to it")
+            elif outcome.word == "failed":
+                failed.append(str(name))
+                ui.note(f"{name} failed: {outcome.error}")
             else:
-                ui.note(f"{where} done in {ui.duration(outcome.seconds)}")
+                ui.note(f"{name} done in {ui.duration(outcome.seconds)}")
             progress("runs", number, len(left))
     return failed
 

@@ -18,7 +18,8 @@ force_option = click.option("--force", is_flag=True, help="Replace what is there
 def delivered(make: Callable[..., None]) -> Callable[..., None]:
     """Let a command that makes datasets take a URL as its root: made in a folder here, sent, removed here.
 
-    What an interrupted upload has left is sent when the command is given again.
+    What an interrupted upload has left is sent when the command is given again. Workers of Ray, on many
+    machines, send their blocks there themselves.
     """
 
     @functools.wraps(make)
@@ -26,7 +27,7 @@ def delivered(make: Callable[..., None]) -> Callable[..., None]:
         from dom2data import ids, share
 
         place = ids.place(root)
-        if isinstance(place, Path):
+        if isinstance(place, Path) or given.get("executor") == "ray":
             return make(root=root, force=force, dry_run=dry_run, **given)
         here = share.outgoing(place)
         if not (waiting := list(ids.existing(here))):

@@ -13,7 +13,7 @@ from dom2.config import build
 from dom2.reproduce import Job
 from dom2.run import Settings
 from dom2data import dataset as datasets
-from dom2data import envs, pool
+from dom2data import envs, executors
 from dom2data.dataset import Dataset
 from dom2data.sampler import Thresholds
 
@@ -51,7 +51,7 @@ def measured(job: Job, updates: int = 3) -> float:
     algorithm, sampler = fit.assemble(
         name, config, noise(job.env), Thresholds("none"), settings.batch_size, seeds, torch.device("cpu")
     )
-    with pool.one_thread():
+    with executors.one_thread():
         algorithm.update(sampler.sample())
         started = time.perf_counter()
         for _ in range(updates):

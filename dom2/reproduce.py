@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+
+from filelock import FileLock, Timeout
 
 from dom2 import algorithms, checkpoint, evaluate, experiments, fit, results, run
 from dom2.config import build
@@ -21,15 +23,16 @@ from dom2.experiments import Cell, Scale
 from dom2.run import Run, Settings
 from dom2_policies import zoo
 from dom2data import dataset as datasets
-from dom2data import envs, generate, ids, pool, recipes, retrain, subsample
+from dom2data import envs, executors, generate, ids, recipes, retrain, subsample
 from dom2data.errors import CHECK_FAILED, UserError
+from dom2data.store import manifest as manifests
 
 EVAL_EPISODES = 20
 """of each seed, in an evaluation while training"""
 _SCHEDULE = ("updates", "log_every", "checkpoint_every", "eval_every", "eval_episodes", "threads", "device")
 """settings that may differ between what is asked for and what is there"""
 
-Word = Literal["done", "interrupted", "failed"]
+Word = Literal["done", "interrupted", "failed", "elsewhere"]
 Stage = Literal["missing", "begun", "fitted", "done", "other"]
 
 
@@ -152,7 +155,8 @@ def prepare(grid: Grid, progress: generate.Progress | None = None) -> None:
             plan = generate.plan(
                 cell.env, cell.quality, steps=steps, out=name, root=grid.root, checkpoints_in=folder
             )
-            generate.generate(plan, workers=plan.best_workers(pool.cores()), progress=progress)
+            executor = executors.choose(workers=plan.best_workers(executors.cores()))
+            generate.generate(plan, executor=executor, progress=progress)
         if part != name and not _there(part, grid.root):
             subsample.subsample(datasets.open(name, grid.root), cell.fraction, root=grid.root)
 
@@ -193,21 +197,40 @@ def pending(job: Job) -> list[str]:
     return [s for s in job.shifts if s not in kept or (kept[s]["updates"], kept[s]["episodes"]) != wanted]
 
 
-def carry_out(jobs: list[Job], workers: int) -> Iterator[Outcome]:
-    """Fit and evaluate, as many at once as ``workers``; outcomes in the order of completion.
+def carry_out(jobs: list[Job], executor: executors.Executor) -> Iterator[Outcome]:
+    """Fit and evaluate; outcomes in the order of completion.
 
     A job that fails is reported and the others go on. The first interrupt saves and stops all of them; then
-    the last outcomes are ``interrupted``.
+    the last outcomes are ``interrupted``. What another process is at is left to it, as ``elsewhere``.
     """
-    with closing(pool.run(work, jobs, workers)) as outcomes:
+    with closing(executor.map(work, jobs, needs(jobs))) as outcomes:
         for outcome in outcomes:
             yield outcome
             if outcome.word == "interrupted":
                 return
 
 
+def needs(jobs: Sequence[Job]) -> list[str]:
+    """The files by which a worker elsewhere shows that it has the same data: the datasets' markers."""
+    found = {(job.dataset, ids.root(job.root)) for job in jobs}
+    return sorted(
+        str(ids.directory(ids.resolve(name, base), base) / manifests.MARKER) for name, base in found
+    )
+
+
 def work(job: Job) -> Outcome:
-    """Fit what is not fitted and evaluate what is not evaluated."""
+    """Fit what is not fitted and evaluate what is not evaluated, unless another process is at it."""
+    claim = job.folder.with_name(f".{job.folder.name}.claim")
+    claim.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        # Before anything of the run is looked at: two that begin the same one would destroy each other's.
+        with FileLock(claim, timeout=0):
+            return _work(job)
+    except Timeout:
+        return Outcome(job, "elsewhere", 0.0)
+
+
+def _work(job: Job) -> Outcome:
     started = time.monotonic()
 
     def outcome(word: Word, error: str = "") -> Outcome:

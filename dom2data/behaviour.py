@@ -27,7 +27,7 @@ from dom2_policies import zoo
 from dom2_policies.policy import Actor, Policy, Uniform, load_actor, save_actor
 from dom2data import envs, scores
 from dom2data.errors import FAILED, UserError
-from dom2data.pool import one_thread
+from dom2data.executors import one_thread
 from dom2data.prey import train_prey
 from dom2data.rollout import Rows
 from dom2data.spec import VectorEnv

@@ -1,11 +1,11 @@
-"""Recipe -> dataset: plan, blocks over worker processes, resume, commit."""
+"""Recipe -> dataset: plan, blocks over an executor, resume, commit."""
 
 from __future__ import annotations
 
 import errno
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
@@ -18,12 +18,13 @@ from dom2data import ragged, recipes
 from dom2data.collect import Job, collect_block, flatten, share
 from dom2data.dataset import Dataset
 from dom2data.errors import FAILED, UserError
+from dom2data.executors import Executor, Local
 from dom2data.plan import Plan, plan
-from dom2data.pool import run
 from dom2data.publish import Origin, publish
 from dom2data.recipes import UNIFORM
 from dom2data.store import zarr
 from dom2data.store.layout import ArrayLayout, block_episodes, layout
+from dom2data.store.remote_stage import RemoteStage
 from dom2data.store.stage import Leaves, Stage, open_stage
 
 Progress = Callable[[str, int, int], None]
@@ -32,25 +33,29 @@ Progress = Callable[[str, int, int], None]
 Written = tuple[dict[str, ArrayLayout], dict[str, list[str]], dict[str, Any]]
 """Layouts, leaves, and what is recorded of the policies."""
 
-MakeJob = Callable[[int], Job]
+LOCAL = Local()
 
 __all__ = ["Plan", "generate", "plan"]
 
 
 def generate(
-    todo: Plan, *, workers: int = 1, force: bool = False, progress: Progress | None = None
+    todo: Plan, *, executor: Executor = LOCAL, force: bool = False, progress: Progress | None = None
 ) -> Dataset:
     """Carry out a plan; blocks that an interrupted run of the same recipe has finished are kept.
+
+    A plan under a URL sends its blocks there from wherever they are collected.
 
     Raises UserError: code 2 when the id is taken (and not ``force``), 1 when the disk is full, a worker dies,
     or another process writes the same id. A dataset that is replaced goes only when the new one is complete.
     """
     started, recipe = time.perf_counter(), todo.recipe.to_json()
     progress = progress or (lambda what, done, total: None)
-    with open_stage(todo.dataset_id, todo.base) as stage, full_disk(stage):
+    with _opened(todo) as stage, full_disk(stage):
         stage.check(recipe, force)
-        write = _write_replay if recipes.quality(todo.recipe.quality).replay else _write_blocks
-        layouts, leaves, policies = write(stage, todo, workers, progress)
+        if isinstance(stage, Stage) and todo.replay:
+            layouts, leaves, policies = _write_replay(stage, todo, progress)
+        else:
+            layouts, leaves, policies = _write_blocks(stage, todo, executor, progress)
         parts = recipes.quality(todo.recipe.quality).parts or (("replay", 1.0),)
         own = recipes.entry(todo.recipe.env, todo.zoo)["references"] if todo.zoo != zoo.FOLDER else None
         sources = [name for name, _ in parts]
@@ -58,38 +63,66 @@ def generate(
         return publish(stage, todo.spec, layouts, leaves, origin, started)
 
 
-def _write_blocks(stage: Stage, todo: Plan, workers: int, progress: Progress) -> Written:
-    require_space(stage.base, todo.nbytes)
-    how = (todo.recipe.to_json(), partial(_job, todo), workers, progress)
-    if todo.ragged:
-        layouts, leaves = ragged.write(stage, todo.spec, *how, require_space)
+@contextmanager
+def _opened(todo: Plan) -> Iterator[Stage | RemoteStage]:
+    if isinstance(todo.base, str):
+        if todo.replay or todo.ragged:
+            raise UserError(
+                f"expected a folder for {todo.dataset_id}, whose size is not known beforehand, found the URL "
+                f"{todo.base}; make it in a folder, then `dom2data push`"
+            )
+        yield RemoteStage(todo.dataset_id, todo.base)
+        return
+    with open_stage(todo.dataset_id, todo.base) as stage:
+        yield stage
+
+
+def _write_blocks(stage: Stage | RemoteStage, todo: Plan, executor: Executor, progress: Progress) -> Written:
+    if isinstance(stage, Stage):
+        require_space(stage.base, todo.nbytes)
+    if isinstance(stage, Stage) and todo.ragged:
+        layouts, leaves = ragged.write(
+            stage, todo.spec, todo.recipe.to_json(), partial(job, todo), executor, progress, require_space
+        )
     else:
-        layouts, leaves = _write_whole(stage, todo, *how)
+        layouts, leaves = _write_whole(stage, todo, executor, progress)
     known = recipes.entry(todo.recipe.env, todo.zoo)["policies"] if todo.checkpoints else {}
     return layouts, leaves, {name: known[name] for name in todo.checkpoints}
 
 
 def _write_whole(
-    stage: Stage, todo: Plan, recipe: Mapping[str, Any], job: MakeJob, workers: int, progress: Progress
+    stage: Stage | RemoteStage, todo: Plan, executor: Executor, progress: Progress
 ) -> tuple[dict[str, ArrayLayout], dict[str, list[str]]]:
-    """Episodes of equal length: every block is one chunk of every array, written where it belongs."""
-    layouts, steps = todo.layouts, todo.layouts["actions"].shape[0]
-    done = stage.begin(recipe, partial(zarr.create, layouts=layouts))
-    done = {block: noted for block, noted in done.items() if _intact(stage, layouts, block, noted)}
-    rows = layouts["actions"].chunk_rows
+    done = collect(stage, todo, range(todo.n_blocks), executor, progress)
+    blocks = [done[block] for block in sorted(done)]
+    leaves = {name: [block[name] for block in blocks] for name in blocks[0]}
+    offsets = np.arange(todo.layouts["offsets"].shape[0]) * todo.spec.horizon
+    return todo.layouts, leaves | stage.write_arrays(todo.layouts, {"offsets": offsets})
+
+
+def collect(
+    stage: Stage | RemoteStage, todo: Plan, blocks: Sequence[int], executor: Executor, progress: Progress
+) -> dict[int, Leaves]:
+    """Collect those of ``blocks`` that are not there; the leaves of all that are then.
+
+    Episodes are of equal length: every block is one chunk of every array, written where it belongs.
+    """
+    layouts, rows = todo.layouts, todo.layouts["actions"].chunk_rows
+    steps = min(layouts["actions"].shape[0], len(blocks) * rows)
+    done = stage.begin(todo.recipe.to_json(), partial(zarr.create, layouts=layouts))
+    done = {block: noted for block, noted in done.items() if stage.intact(layouts, block, noted)}
     progress("collecting", min(steps, len(done) * rows), steps)
-    jobs = [job(block) for block in range(layouts["actions"].n_chunks) if block not in done]
-    with closing(run(partial(_write_block, stage, layouts), jobs, workers)) as results:
+    jobs = [job(todo, block) for block in blocks if block not in done]
+    needs = stage.needs + [str(path) for path in todo.checkpoints.values()]
+    with closing(executor.map(partial(_write_block, stage, layouts), jobs, needs)) as results:
         for block, its_leaves in results:
             done[block] = its_leaves
             progress("collecting", min(steps, len(done) * rows), steps)
-    blocks = [done[block] for block in sorted(done)]
-    leaves = {name: [block[name] for block in blocks] for name in blocks[0]}
-    offsets = np.arange(layouts["offsets"].shape[0]) * todo.spec.horizon
-    return layouts, leaves | zarr.write_arrays(stage.data, layouts, {"offsets": offsets})
+    return done
 
 
-def _job(todo: Plan, block: int) -> Job:
+def job(todo: Plan, block: int) -> Job:
+    """What collecting a block of a plan takes."""
     parts, horizon = recipes.quality(todo.recipe.quality).parts, todo.spec.horizon
     files = tuple(None if name == UNIFORM else todo.checkpoints[name] for name, _ in parts)
     size = ragged.block_episodes(horizon) if todo.ragged else block_episodes(horizon)
@@ -98,24 +131,16 @@ def _job(todo: Plan, block: int) -> Job:
     return Job(todo.recipe.env, files, episodes, todo.recipe.noise, todo.recipe.seed, block)
 
 
-def _write_block(stage: Stage, layouts: Mapping[str, ArrayLayout], job: Job) -> tuple[int, Leaves]:
+def _write_block(
+    stage: Stage | RemoteStage, layouts: Mapping[str, ArrayLayout], job: Job
+) -> tuple[int, Leaves]:
     arrays = collect_block(job)
     del arrays["offsets"]  # known beforehand, and written at the end
-    leaves = {n: zarr.write_chunk(stage.data, n, layouts[n], job.block, a) for n, a in arrays.items()}
-    stage.record(job.block, leaves)
-    return job.block, leaves
+    return job.block, stage.write_block(layouts, job.block, arrays)
 
 
-def _intact(stage: Stage, layouts: Mapping[str, ArrayLayout], block: int, leaves: Leaves) -> bool:
-    """Whether a block noted as finished is really there (a power cut may have lost its bytes)."""
-    try:
-        return all(zarr.leaf(stage.data, name, layouts[name], block) == leaf for name, leaf in leaves.items())
-    except UserError:
-        return False
-
-
-def _write_replay(stage: Stage, todo: Plan, workers: int, progress: Progress) -> Written:
-    """Training is one process whatever ``workers`` says; its state is kept in the stage."""
+def _write_replay(stage: Stage, todo: Plan, progress: Progress) -> Written:
+    """Training is one process whatever the executor; its state is kept in the stage."""
     from dom2data import behaviour
 
     recipe = todo.recipe
@@ -142,7 +167,7 @@ def require_space(base: Path, nbytes: int) -> None:
 
 
 @contextmanager
-def full_disk(stage: Stage) -> Iterator[None]:
+def full_disk(stage: Stage | RemoteStage) -> Iterator[None]:
     """Turn "no space left" into a UserError (code 1) that says what is kept."""
     try:
         yield

@@ -33,7 +33,8 @@ class Plan:
     """What ``generate`` is about to do."""
 
     dataset_id: str
-    base: Path
+    base: Path | str
+    """a folder, or a URL"""
     spec: EnvSpec
     recipe: Recipe
     checkpoints: Mapping[str, Path]
@@ -60,6 +61,11 @@ class Plan:
     def layouts(self) -> dict[str, ArrayLayout]:
         """The arrays to be written, if they are as expected."""
         return layout(self.spec, self.episodes, self.episodes * self.spec.horizon)
+
+    @property
+    def n_blocks(self) -> int:
+        """Blocks to collect, where episodes are of equal length."""
+        return self.layouts["actions"].n_chunks
 
     @property
     def nbytes(self) -> int:
@@ -127,7 +133,7 @@ def plan(
     name = out or f"{spec.env_id}-{quality}" + (f"-s{seed}" if seed else "")
     expected = recipe.steps or recipes.entry(env, checkpoints_in)["policies"]["medium"]["env_steps"]
     expected = math.ceil(expected / spec.horizon) * spec.horizon
-    return Plan(ids.full(name), ids.root(root), spec, recipe, found, checkpoints_in, expected)
+    return Plan(ids.full(name), ids.place(root), spec, recipe, found, checkpoints_in, expected)
 
 
 def state(todo: Plan, rehash: bool = False) -> State:
@@ -135,6 +141,8 @@ def state(todo: Plan, rehash: bool = False) -> State:
 
     ``rehash`` reads everything and checks every hash, too.
     """
+    if isinstance(todo.base, str):
+        return _remote_state(todo, todo.base)
     data = ids.directory(todo.dataset_id, todo.base)
     if not data.parent.exists():
         return "missing"
@@ -152,3 +160,19 @@ def state(todo: Plan, rehash: bool = False) -> State:
         except UserError:
             return "damaged"
     return "complete"
+
+
+def _remote_state(todo: Plan, url: str) -> State:
+    from dom2data.store import remote
+
+    place = remote.Place(url)
+    if todo.dataset_id not in place.existing():
+        return "missing"
+    try:
+        return (
+            "complete"
+            if remote.open(todo.dataset_id, url).manifest["recipe"] == todo.recipe.to_json()
+            else "other"
+        )
+    except UserError:
+        return "other"

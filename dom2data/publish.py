@@ -15,8 +15,8 @@ from dom2data.dataset import Dataset
 from dom2data.errors import UserError
 from dom2data.spec import EnvSpec
 from dom2data.store import manifest as manifests
-from dom2data.store import zarr
 from dom2data.store.layout import ArrayLayout
+from dom2data.store.remote_stage import RemoteStage
 from dom2data.store.stage import Stage
 
 _RECORDED = ("dom2", "numpy", "torch", "numba", "mujoco", "pettingzoo", "zarr", "numcodecs")
@@ -39,7 +39,7 @@ class Origin:
 
 
 def publish(
-    stage: Stage,
+    stage: Stage | RemoteStage,
     spec: EnvSpec,
     layouts: Mapping[str, ArrayLayout],
     leaves: Mapping[str, list[str]],
@@ -48,7 +48,7 @@ def publish(
 ) -> Dataset:
     """Commit a stage whose arrays are all written; ``leaves`` are their hashes, ``started`` is
     ``time.perf_counter()`` of the beginning."""
-    team, agents = (zarr.read_array(stage.data, name, layouts[name]) for name in ("returns", "agent_returns"))
+    team, agents = (stage.read(name, layouts[name]) for name in ("returns", "agent_returns"))
     arrays = manifests.array_entries(layouts, leaves)
     manifest = {
         "schema": manifests.SCHEMA,
@@ -66,7 +66,7 @@ def publish(
         "parents": list(origin.parents),
         "arrays": arrays,
         "hash": manifests.content_hash(spec, arrays),
-        "size_bytes": sum(file.stat().st_size for file in stage.data.rglob("*") if file.is_file()),
+        "size_bytes": stage.size(),
         "created": datetime.now(UTC).isoformat(timespec="microseconds"),
         "wall_s": round(time.perf_counter() - started, 3),
         "versions": {"python": python_version()} | {name: version(name) for name in _RECORDED},

@@ -19,13 +19,14 @@ import numpy as np
 
 from dom2data import collect
 from dom2data.collect import Job
-from dom2data.pool import run
+from dom2data.executors import Executor
 from dom2data.spec import EnvSpec
 from dom2data.store import zarr
 from dom2data.store.layout import ArrayLayout, layout
 from dom2data.store.manifest import digest
 from dom2data.store.stage import Stage
 
+Progress = Callable[[str, int, int], None]
 Written = tuple[dict[str, ArrayLayout], dict[str, list[str]]]
 
 
@@ -42,22 +43,39 @@ def write(
     spec: EnvSpec,
     recipe: Mapping[str, Any],
     job: Callable[[int], Job],
-    workers: int,
-    progress: Callable[[str, int, int], None],
+    executor: Executor,
+    progress: Progress,
     require_space: Callable[[Path, int], None],
 ) -> Written:
     """Play blocks ``job(0)``, ``job(1)``, ... until they hold ``recipe["steps"]`` steps, and merge them."""
-    noted = stage.begin(recipe, lambda data: None)
+    steps = play(stage, spec, recipe, job, executor, progress)
+    return _merge(stage, spec, len(steps), recipe["steps"], require_space)
+
+
+def play(
+    stage: Stage,
+    spec: EnvSpec,
+    recipe: Mapping[str, Any],
+    job: Callable[[int], Job],
+    executor: Executor,
+    progress: Progress,
+    shard: tuple[int, int] = (0, 1),
+) -> dict[int, int]:
+    """Play the blocks of a shard (k, n), which are k, k + n, k + 2 n, ..., until they hold its share of the
+    steps; the steps of each block played."""
+    (first, every), noted = shard, stage.begin(recipe, lambda data: None)
     (stage.folder / "parts").mkdir(exist_ok=True)
-    steps = {block: _steps(stage, block) for block, note in noted.items() if _intact(stage, block, note)}
-    wanted = recipe["steps"]
-    while blocks := missing(steps, wanted, block_episodes(spec.horizon) * spec.horizon):
+    steps = {block: _steps(stage, block) for block, note in noted.items() if intact(stage, block, note)}
+    wanted, at_most = math.ceil(recipe["steps"] / every), block_episodes(spec.horizon) * spec.horizon
+    own = {(block - first) // every: n for block, n in steps.items()}
+    while numbers := missing(own, wanted, at_most):
         progress("collecting", min(wanted, sum(steps.values())), wanted)
-        with closing(run(partial(_play, stage), [job(block) for block in blocks], workers)) as results:
+        jobs = [job(first + number * every) for number in numbers]
+        with closing(executor.map(partial(_play, stage), jobs, stage.needs)) as results:
             for block, its_steps in results:
-                steps[block] = its_steps
+                steps[block] = own[(block - first) // every] = its_steps
                 progress("collecting", min(wanted, sum(steps.values())), wanted)
-    return _merge(stage, spec, len(steps), wanted, require_space)
+    return steps
 
 
 def missing(steps: Mapping[int, int], wanted: int, at_most: int) -> list[int]:
@@ -69,12 +87,13 @@ def missing(steps: Mapping[int, int], wanted: int, at_most: int) -> list[int]:
     return list(range(len(steps), len(steps) + math.ceil(max(short, 0) / per_block)))
 
 
-def _part(stage: Stage, block: int) -> Path:
+def file_of(stage: Stage, block: int) -> Path:
+    """The file of a block."""
     return stage.folder / "parts" / f"{block}.npz"
 
 
 def _play(stage: Stage, job: Job) -> tuple[int, int]:
-    arrays, file = collect.collect_block(job), _part(stage, job.block)
+    arrays, file = collect.collect_block(job), file_of(stage, job.block)
     unfinished = file.with_suffix(".partial.npz")
     np.savez(unfinished, **arrays)  # type: ignore[arg-type]
     os.replace(unfinished, file)
@@ -82,13 +101,14 @@ def _play(stage: Stage, job: Job) -> tuple[int, int]:
     return job.block, len(arrays["actions"])
 
 
-def _intact(stage: Stage, block: int, note: Mapping[str, str]) -> bool:
-    file = _part(stage, block)
+def intact(stage: Stage, block: int, note: Mapping[str, str]) -> bool:
+    """Whether a block noted as finished is really there."""
+    file = file_of(stage, block)
     return file.is_file() and digest(file.read_bytes()) == note["part"]
 
 
 def _steps(stage: Stage, block: int) -> int:
-    with np.load(_part(stage, block), allow_pickle=False) as part:
+    with np.load(file_of(stage, block), allow_pickle=False) as part:
         return int(part["offsets"][-1])
 
 
@@ -100,7 +120,7 @@ def _merge(
     def values(name: str) -> list[Any]:
         found = []
         for block in range(blocks):
-            with np.load(_part(stage, block), allow_pickle=False) as part:
+            with np.load(file_of(stage, block), allow_pickle=False) as part:
                 found.append(part[name])
         return found
 

@@ -51,7 +51,7 @@ def replay(dataset: Dataset, share: float, seed: int = 0) -> Replayed:
     on a dataset's word; data made elsewhere; another environment than the one here), or when an episode's
     length is not the environment's.
     """
-    from dom2data.pool import one_thread
+    from dom2data.executors import one_thread
 
     if not 0.0 < share <= 1.0:
         raise UserError(f"expected to replay a share in (0%, 100%], found {100 * share:g}%")

@@ -23,6 +23,7 @@ from dom2data.dataset import Dataset
 from dom2data.envs import foreign
 from dom2data.envs.foreign import ForeignEnv
 from dom2data.errors import UserError
+from dom2data.executors import Processes
 from dom2data.sampler import Sampler, Thresholds
 from dom2data.verify import verify
 
@@ -37,7 +38,7 @@ def meet(tmp_path: Path) -> str:
 
 
 def generated(name: str, root: Path, quality: str = "random", **how: Any) -> Dataset:
-    options = {key: how.pop(key) for key in ("workers", "force", "progress") if key in how}
+    options = {key: how.pop(key) for key in ("executor", "force", "progress") if key in how}
     return make.generate(make.plan(name, quality, **({"steps": STEPS} | how), root=root), **options)
 
 
@@ -218,7 +219,7 @@ def test_a_name_that_leads_nowhere_is_one_line(name: str, says: str) -> None:
 
 def test_the_bytes_do_not_depend_on_the_workers(tmp_path: Path, meet: str) -> None:
     one = generated(meet, tmp_path / "one", steps=MANY)
-    assert generated(meet, tmp_path / "two", steps=MANY, workers=2).hash == one.hash
+    assert generated(meet, tmp_path / "two", steps=MANY, executor=Processes(2)).hash == one.hash
     assert verify(one)
     assert MANY <= len(one) < MANY + one.lengths[-1]
     assert len(set(one.lengths.tolist())) > 5

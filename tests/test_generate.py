@@ -19,6 +19,7 @@ from dom2data import generate as make
 from dom2data.dataset import Dataset
 from dom2data.dataset import open as open_dataset
 from dom2data.errors import UserError
+from dom2data.executors import Processes
 from dom2data.plan import state
 from dom2data.rollout import Rows
 from dom2data.store import layout as layouts
@@ -34,7 +35,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def generated(root: Path, quality: str = "medium-expert", **how: Any) -> Dataset:
-    options = {key: how.pop(key) for key in ("workers", "force", "progress") if key in how}
+    options = {key: how.pop(key) for key in ("executor", "force", "progress") if key in how}
     return make.generate(make.plan("tag", quality, **({"steps": 2_125} | how), root=root), **options)
 
 
@@ -43,7 +44,7 @@ def test_the_hash_depends_on_the_recipe_and_not_on_the_workers(tmp_path: Path) -
     one = generated(tmp_path / "one")
     assert len(one.manifest["arrays"]["actions"]["leaves"]) == 5
     assert generated(tmp_path / "again").hash == one.hash
-    assert generated(tmp_path / "two", workers=2).hash == one.hash
+    assert generated(tmp_path / "two", executor=Processes(2)).hash == one.hash
     others = [
         generated(tmp_path / str(i), **how).hash for i, how in enumerate(({"seed": 1}, {"steps": 2_000}))
     ]
@@ -54,7 +55,7 @@ def test_the_hash_depends_on_the_recipe_and_not_on_the_workers(tmp_path: Path) -
 @pytest.mark.usefixtures("small_blocks")
 def test_a_block_in_the_dataset_is_the_block_collected_alone(tmp_path: Path) -> None:
     found = generated(tmp_path)
-    alone = collect.collect_block(make._job(make.plan("tag", "medium-expert", steps=2_125), 2))
+    alone = collect.collect_block(make.job(make.plan("tag", "medium-expert", steps=2_125), 2))
     np.testing.assert_array_equal(alone.pop("offsets"), 25 * np.arange(21))
     for name, values in alone.items():
         rows = {"observations": 20 * 26, "actions": 500, "rewards": 500}.get(name, 20)

@@ -74,7 +74,7 @@ def test_observations_that_no_state_gives_have_no_picture() -> None:
 
 def test_halfcheetah_is_played_again_and_compared(tmp_path: Path) -> None:
     plan = generate.plan("halfcheetah", "random", steps=2000, out="cheetah-v0", root=tmp_path)
-    found = generate.generate(plan, workers=1)
+    found = generate.generate(plan)
     pictures = play.frames(found, 1, stride=250)
     assert len(pictures) == 5
     assert (pictures[0] != pictures[4]).any()

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from dom2 import checkpoint, experiments, reproduce, run
 from dom2.experiments import SCALES, Cell, Scale
 from dom2.reproduce import Grid, Job
-from dom2data import dataset, envs, generate, ids
+from dom2data import dataset, envs, executors, generate, ids
 from dom2data.errors import UserError
 
 TINY = Scale("compact", 2, 16, {"": 8}, {"": 3}, 2, steps=1250)
@@ -44,7 +44,7 @@ def weights(job: Job) -> dict[str, list[float]]:
 
 def make(asked: Grid, workers: int = 1) -> list[reproduce.Outcome]:
     reproduce.prepare(asked)
-    return list(reproduce.carry_out(asked.jobs(), workers))
+    return list(reproduce.carry_out(asked.jobs(), executors.choose(workers=workers)))
 
 
 def test_every_target_consists_of_known_cells() -> None:
@@ -163,7 +163,7 @@ def test_one_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     reproduce.prepare(asked)
     bad, good = asked.jobs()
     bad = dataclasses.replace(bad, settings=bad.settings | {"updates": -1})
-    words = {o.job.folder: o for o in reproduce.carry_out([bad, good], 1)}
+    words = {o.job.folder: o for o in reproduce.carry_out([bad, good], executors.Local())}
     assert words[bad.folder].word == "failed"
     assert "updates: expected 1 or more" in words[bad.folder].error
     assert words[good.folder].word == "done"

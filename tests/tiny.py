@@ -88,7 +88,7 @@ def window(horizon: int, size: int, seed: int) -> Windows:
 def tag_random() -> str:
     """The id of a small dataset of uniform actions in tag, made on first use in the tests' own root."""
     plan = generate.plan("tag", "random", steps=1250, seed=0, out="tiny-random-v0")
-    return generate.generate(plan, workers=1).id
+    return generate.generate(plan).id
 
 
 def new_run(folder: Path, *, hyper: dict[str, Any] | None = None, **settings: Any) -> run.Run:

@@ -88,8 +88,12 @@ def files(layouts: Mapping[str, ArrayLayout]) -> list[str]:
 
 def array_files(name: str, array: ArrayLayout) -> list[str]:
     """The metadata and the chunks of one array."""
-    rest = ["0"] * (len(array.shape) - 1)
-    return [f"{name}/zarr.json", *(f"{name}/c/" + "/".join([str(c), *rest]) for c in range(array.n_chunks))]
+    return [f"{name}/zarr.json", *(chunk_file(name, array, c) for c in range(array.n_chunks))]
+
+
+def chunk_file(name: str, array: ArrayLayout, chunk: int) -> str:
+    """One chunk of one array."""
+    return f"{name}/c/" + "/".join([str(chunk), *["0"] * (len(array.shape) - 1)])
 
 
 def layouts_of(manifest: Mapping[str, Any]) -> dict[str, ArrayLayout]:

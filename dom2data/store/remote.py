@@ -193,7 +193,7 @@ def upload(
             # The marker goes first: from here on there is no dataset until the new marker is there.
             for name in sorted(source.sizes, key=lambda name: name != manifests.MARKER):
                 place.fs.rm_file(f"{there}/{name}")
-            _write(place, mine, f"{there}/{UPLOADING}")
+            write(place, mine, f"{there}/{UPLOADING}")
         kept = source.sizes if begun else {}
         for done, name in enumerate(names[:-1]):
             progress("uploading", done, len(names))
@@ -206,10 +206,11 @@ def upload(
 
 
 def _put(place: Place, file: Path, target: str) -> None:
-    _write(place, file.read_bytes(), target)
+    write(place, file.read_bytes(), target)
 
 
-def _write(place: Place, content: bytes, target: str) -> None:
+def write(place: Place, content: bytes, target: str) -> None:
+    """Write one object, with the folders above it where the place has folders."""
     if place.url.partition("://")[0] not in OBJECTS:
         place.fs.makedirs(target.rpartition("/")[0], exist_ok=True)
     place.fs.pipe_file(target, content)

@@ -15,9 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from dom2data.errors import UserError
 from dom2data.store import manifest as manifests
-from dom2data.store import minari
+from dom2data.store import minari, zarr
+from dom2data.store.layout import ArrayLayout
 from dom2data.store.lock import only_writer
 
 Leaves = dict[str, str]
@@ -26,13 +29,17 @@ Leaves = dict[str, str]
 
 @dataclass(frozen=True)
 class Stage:
-    """The unfinished dataset of one id; only the holder of the lock has one."""
+    """The unfinished dataset of one id, or a shard of it; only the holder of the lock has one."""
 
     dataset_id: str
     base: Path
+    shard: str = ""
+    """such as ``3-of-8``; a shard is never committed, ``shards.merge`` adopts its blocks"""
 
     @property
     def folder(self) -> Path:
+        if self.shard:
+            return shards_folder(self.dataset_id, self.base) / self.shard
         return self.base / ".dom2data" / "stage" / self.dataset_id
 
     @property
@@ -57,7 +64,7 @@ class Stage:
                 f"expected a new id, found {self.dataset_id} in {self.base}; "
                 "--force replaces it, --out names another"
             )
-        found = self._recipe()
+        found = self.recipe()
         if found is not None and found != recipe:
             if not force:
                 other = ", ".join(f"{k} {v}" for k, v in found.items() if v != recipe.get(k))
@@ -74,13 +81,17 @@ class Stage:
 
     def begin(self, recipe: Mapping[str, Any], create: Callable[[Path], None]) -> dict[int, Leaves]:
         """The finished blocks of a stage of this recipe; a new one is made with ``create(data)``."""
-        if self._recipe() is None:
+        if self.recipe() is None:
             self.discard()
             (self.folder / "blocks").mkdir(parents=True)
             self.data.mkdir(parents=True)
             create(self.data)
             _write(self.folder / "recipe.json", recipe)
         self._clean()
+        return self.blocks()
+
+    def blocks(self) -> dict[int, Leaves]:
+        """The notes of finished blocks."""
         return {int(p.stem): json.loads(p.read_text()) for p in (self.folder / "blocks").glob("*.json")}
 
     def _clean(self) -> None:
@@ -90,13 +101,52 @@ class Stage:
         for file in self.data.rglob("*.partial"):
             file.unlink()
 
-    def _recipe(self) -> dict[str, Any] | None:
+    def recipe(self) -> dict[str, Any] | None:
+        """The recipe of what was begun here."""
         file = self.folder / "recipe.json"
         return json.loads(file.read_text()) if file.exists() else None
+
+    @property
+    def needs(self) -> list[str]:
+        """What anyone must see who is to write a block."""
+        return [str(self.folder / "recipe.json")]
+
+    def write_block(
+        self, layouts: Mapping[str, ArrayLayout], block: int, arrays: Mapping[str, NDArray[Any]]
+    ) -> Leaves:
+        """Write one chunk of every array given, each where it belongs, and note that it is finished."""
+        leaves = {
+            name: zarr.write_chunk(self.data, name, layouts[name], block, arrays[name]) for name in arrays
+        }
+        self.record(block, leaves)
+        return leaves
 
     def record(self, block: int, leaves: Leaves) -> None:
         """Note that all chunks of a block are written and checked."""
         _write(self.folder / "blocks" / f"{block}.json", leaves)
+
+    def intact(self, layouts: Mapping[str, ArrayLayout], block: int, leaves: Leaves) -> bool:
+        """Whether a block noted as finished is really there (a power cut may have lost its bytes)."""
+        try:
+            return all(
+                zarr.leaf(self.data, name, layouts[name], block) == leaf for name, leaf in leaves.items()
+            )
+        except (UserError, KeyError):
+            return False
+
+    def write_arrays(
+        self, layouts: Mapping[str, ArrayLayout], values: Mapping[str, NDArray[Any]]
+    ) -> dict[str, list[str]]:
+        """Write whole arrays; their leaves by name."""
+        return zarr.write_arrays(self.data, layouts, values)
+
+    def read(self, name: str, array: ArrayLayout) -> NDArray[Any]:
+        """A whole array, all of it written."""
+        return zarr.read_array(self.data, name, array)
+
+    def size(self) -> int:
+        """Bytes of all files of the arrays."""
+        return sum(file.stat().st_size for file in self.data.rglob("*") if file.is_file())
 
     def commit(self, manifest: Mapping[str, Any]) -> None:
         """Write the manifest and the marker, and move the dataset into place; a replaced one goes last."""
@@ -116,14 +166,19 @@ class Stage:
             self.discard()
 
 
+def shards_folder(dataset_id: str, base: Path) -> Path:
+    """Where the shards of an id lie under a root."""
+    return base / ".dom2data" / "shards" / dataset_id
+
+
 @contextmanager
-def open_stage(dataset_id: str, base: Path) -> Iterator[Stage]:
-    """The stage of an id, under its lock.
+def open_stage(dataset_id: str, base: Path, shard: str = "") -> Iterator[Stage]:
+    """The stage of an id, or of a shard of it, under its lock.
 
     Raises UserError (code 1) when another process holds the lock or the root cannot be written.
     """
-    with only_writer(dataset_id, base):
-        stage = Stage(dataset_id, base)
+    with only_writer(f"{dataset_id}--shard-{shard}" if shard else dataset_id, base):
+        stage = Stage(dataset_id, base, shard)
         stage.recover()  # after a kill
         try:
             yield stage

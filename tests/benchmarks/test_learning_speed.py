@@ -20,7 +20,7 @@ import torch
 from timing import best
 
 from dom2 import algorithms, evaluate, fit, pace
-from dom2data import envs, pool
+from dom2data import envs, executors
 from dom2data.envs import parallel
 from dom2data.sampler import Thresholds
 
@@ -30,7 +30,7 @@ Record = Callable[[str, float, str], None]
 CPU = torch.device("cpu")
 quick = partial(best, times=6)
 B, N = 256, 3
-THREADS = pool.cores()
+THREADS = executors.cores()
 
 
 @pytest.fixture(autouse=True)

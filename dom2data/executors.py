@@ -1,0 +1,173 @@
+"""One ``map`` over jobs, in this process, over spawned workers, or over a Ray cluster.
+
+A job is a block to collect or a run to train: it stands for itself, so it may be done again, and anywhere.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import active_children, connection, get_context, parent_process
+from typing import Any, Protocol, TypeVar
+
+from dom2data.errors import FAILED, UserError
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+RETRIES = 2
+"""how often jobs are done again whose worker was killed"""
+NAMES = ("local", "processes", "ray")
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+
+
+class Executor(Protocol):
+    """Where jobs are done. ``function`` must be a module's function, or a ``partial`` of one."""
+
+    def map(
+        self, function: Callable[[Job], Result], jobs: Sequence[Job], needs: Sequence[str] = ()
+    ) -> Generator[Result]:
+        """``function(job)`` for every job, in the order of completion.
+
+        ``needs`` are files (paths or URLs) that wherever a job is done must be the same as here. An exception
+        of a job ends it; interrupted, it drops the jobs not yet begun. Raises UserError: code 1 when a worker
+        dies again and again, 3 when a worker has other code or other files.
+        """
+        ...
+
+
+def choose(
+    name: str | None = None, workers: int = 1, address: str | None = None, gpus: float = 0.0
+) -> Executor:
+    """The executor of a command line; without a name, processes where there is more than one worker.
+
+    ``address`` of a Ray cluster; ``gpus`` that one of its jobs takes. Raises UserError for an unknown name,
+    or where Ray's options are given to another.
+    """
+    name = name or ("processes" if workers > 1 else "local")
+    if name not in NAMES:
+        raise UserError(f"expected an executor ({', '.join(NAMES)}), found {name!r}; choose one")
+    if name == "ray":
+        from dom2data.on_ray import Ray
+
+        return Ray(workers, address, gpus)
+    if address:
+        raise UserError(f"expected --executor ray with --address, found {name}; give both or neither")
+    if name == "local" and workers > 1:
+        raise UserError(f"expected one worker with --executor local, found {workers}; processes has many")
+    return Local() if name == "local" else Processes(workers)
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class Local:
+    """In this process, one job after another, in their order."""
+
+    def map(
+        self, function: Callable[[Job], Result], jobs: Sequence[Job], needs: Sequence[str] = ()
+    ) -> Generator[Result]:
+        with one_thread():
+            yield from map(function, jobs)
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Over spawned processes on this machine, of one thread each."""
+
+    workers: int
+
+    def map(
+        self, function: Callable[[Job], Result], jobs: Sequence[Job], needs: Sequence[str] = ()
+    ) -> Generator[Result]:
+        if min(self.workers, len(jobs)) <= 1:
+            yield from Local().map(function, jobs)  # a process would take longer to start
+            return
+        left = deque(jobs)
+        for _ in range(RETRIES + 1):
+            try:
+                yield from self._attempt(function, left)
+                return
+            except BrokenProcessPool:
+                continue
+        raise UserError(
+            f"expected every worker to finish, found one killed {RETRIES + 1} times (out of memory?); "
+            "rerun with --workers 1",
+            FAILED,
+        )
+
+    def _attempt(self, function: Callable[[Job], Result], left: deque[Job]) -> Generator[Result]:
+        """Do the jobs in ``left``; those lost with a killed worker are put back, then it raises."""
+        count = min(self.workers, len(left))
+        pool = ProcessPoolExecutor(count, get_context("spawn"), _start_worker)
+        running: dict[Future[Result], Job] = {}
+        try:
+            while left or running:
+                # Never more than are being worked at: a job handed over can no longer be dropped.
+                while left and len(running) < count:
+                    running[pool.submit(function, left[0])] = left[0]
+                    left.popleft()
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    if isinstance(future.exception(), BrokenProcessPool):
+                        raise future.exception() or BrokenProcessPool
+                    del running[future]
+                    yield future.result()
+        except BrokenProcessPool:
+            left.extendleft(reversed(running.values()))
+            raise
+        except KeyboardInterrupt:
+            for worker in active_children():
+                os.kill(worker.pid or 0, signal.SIGINT)
+            raise
+        finally:
+            _close(pool)
+
+
+def _close(pool: ProcessPoolExecutor) -> None:
+    try:
+        pool.shutdown(wait=True, cancel_futures=True)
+    except KeyboardInterrupt:  # the second one
+        for worker in active_children():
+            worker.kill()
+        raise
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch on one thread: small batches gain nothing from more, and the order of sums stays fixed."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _start_worker() -> None:
+    os.environ.update(dict.fromkeys(_THREADS, "1"))  # before numpy, torch and numba are imported
+    os.setpgrp()  # a terminal's Ctrl-C goes to the parent alone, which passes it on once
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a worker finishes its block, unless its job knows better
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _die_with_parent() -> None:
+    """A killed parent would leave its workers waiting for jobs for ever."""
+    parent: Any = parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(FAILED)

@@ -1,0 +1,190 @@
+"""The executor over a Ray cluster: one started here, or one that is there.
+
+Ray places jobs, starts them again when a worker or a node dies, and moves their results; this module only
+asks it to, and looks first whether the other nodes would compute the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import fsspec
+
+from dom2data.errors import CHECK_FAILED, FAILED, UserError
+from dom2data.executors import RETRIES, one_thread
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+LOOK_S = 60.0
+"""seconds that the look at the nodes may take"""
+_VERSIONS = ("dom2", "numpy", "torch", "numba", "mujoco", "zarr")
+
+
+@dataclass(frozen=True)
+class Ray:
+    """``workers`` jobs at once (0: as many as the cluster has cores), each with one core and ``gpus`` GPUs.
+
+    Without ``address`` (``host:port``, ``auto``, ``ray://...``) Ray is started here for as long as this
+    process lives.
+    """
+
+    workers: int = 0
+    address: str | None = None
+    gpus: float = 0.0
+
+    def map(
+        self, function: Callable[[Job], Result], jobs: Sequence[Job], needs: Sequence[str] = ()
+    ) -> Generator[Result]:
+        ray = connect(self.address, self.workers)
+        look(ray, needs)
+        task = ray.remote(_do).options(num_cpus=1, num_gpus=self.gpus, max_retries=RETRIES)
+        self._require_room(ray)
+        count = self.workers or int(ray.cluster_resources().get("CPU", 1))
+        waiting = iter(jobs)
+        running = [task.remote(function, job) for job in islice(waiting, count)]
+        try:
+            while running:
+                done, running = ray.wait(running)
+                running += [task.remote(function, job) for job in islice(waiting, len(done))]
+                for reference in done:
+                    yield _result(ray, reference)
+        finally:
+            for reference in running:  # interrupted, or a job failed: what is on its way may be done again
+                with suppress(Exception):
+                    ray.cancel(reference)
+
+    def _require_room(self, ray: Any) -> None:
+        """A job that asks for more than any node has would wait for ever."""
+        most = max((node["Resources"].get("GPU", 0.0) for node in _alive(ray)), default=0.0)
+        if self.gpus > most:
+            raise UserError(f"expected a node with {self.gpus:g} GPUs, found at most {most:g}; ask for fewer")
+
+
+def connect(address: str | None, workers: int) -> Any:
+    """Ray, connected to. Raises UserError: code 2 where it is not installed, 1 where it cannot be reached, 3
+    where the cluster has another version of Ray or of Python."""
+    try:
+        import ray
+    except ImportError as error:
+        raise UserError("expected Ray, found it not installed; pip install 'dom2[ray]'") from error
+    if ray.is_initialized():
+        return ray
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+    if not address:
+        quiet |= {"num_cpus": workers or None, "include_dashboard": False, "object_store_memory": 100_000_000}
+    try:
+        ray.init(address or "local", **quiet)
+    except Exception as error:  # of many kinds
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if "ersion mismatch" in reason:
+            message = f"expected the Ray and Python of this machine on {address}, found: {reason[:300]}"
+            raise UserError(f"{message}; install the same versions", CHECK_FAILED) from error
+        raise UserError(
+            f"expected to reach Ray at {address or 'this machine'}, found: {reason[:300]}; "
+            "`ray status --address ADDRESS` tells whether a cluster is there",
+            FAILED,
+        ) from error
+    return ray
+
+
+def look(ray: Any, needs: Sequence[str]) -> None:
+    """Raises UserError (code 3) when a node has other code, versions or files than this machine."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    expected = identity(needs)
+    asked = {
+        ray.remote(identity)
+        .options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
+        .remote(needs): node["NodeManagerHostname"]
+        for node in _alive(ray)
+    }
+    for reference, host in asked.items():
+        try:
+            found = ray.get(reference, timeout=LOOK_S)
+        except Exception as error:
+            reason = " ".join(str(error).split())[-200:]
+            message = f"node {host}: expected dom2 of this version, found: {reason}; install it there"
+            raise UserError(message, CHECK_FAILED) from error
+        _compare(host, expected, found)
+
+
+def _compare(host: str, expected: Mapping[str, str], found: Mapping[str, str]) -> None:
+    for name, value in expected.items():
+        if found.get(name) != value:
+            there = found.get(name, "none")
+            hint = "use a place that all nodes reach" if "/" in name else "install the same there"
+            raise UserError(
+                f"node {host}: expected {name} = {value[:40]} as here, found {there[:100]}; {hint}",
+                CHECK_FAILED,
+            )
+
+
+def identity(needs: Sequence[str]) -> dict[str, str]:
+    """What this machine computes with: versions, the hash of this package's code, and of each file needed."""
+    found = {name: importlib.metadata.version(name) for name in _VERSIONS}
+    found |= {"python": platform.python_version(), "code": code_hash()}
+    for name in needs:
+        try:
+            with fsspec.open(name, "rb") as file:
+                found[name] = hashlib.sha256(file.read()).hexdigest()
+        except Exception as error:  # each filesystem has its own kinds
+            found[name] = " ".join(str(error).split()) or type(error).__name__
+    return found
+
+
+def code_hash() -> str:
+    """Of the Python files and the behaviour policies installed here, in hex."""
+    import dom2_policies
+    import dom2data
+
+    digest = hashlib.sha256()
+    for package in (dom2_policies, dom2data):
+        folder = Path(str(package.__file__)).parent
+        for file in sorted(folder.rglob("*")):
+            if file.suffix in (".py", ".json", ".safetensors"):
+                digest.update(f"{file.relative_to(folder)}\0".encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+def _alive(ray: Any) -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def _do(function: Callable[[Job], Result], job: Job) -> Result | UserError:
+    """On a worker: an error meant for the user is a result, so that it comes back as it is."""
+    try:
+        with one_thread():
+            return function(job)
+    except UserError as error:
+        return error
+
+
+def _result(ray: Any, reference: Any) -> Any:
+    try:
+        found = ray.get(reference)
+    except ray.exceptions.RayTaskError as error:  # the job's own exception
+        raise error.cause from error
+    except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError) as error:
+        raise UserError(
+            f"expected every worker to finish, found one killed {RETRIES + 1} times (out of memory?); "
+            "the same command continues",
+            FAILED,
+        ) from error
+    except ray.exceptions.RayError as error:
+        reason = " ".join(str(error).split())[:300]
+        message = f"expected Ray to finish every job, found: {reason}; the same command continues"
+        raise UserError(message, FAILED) from error
+    if isinstance(found, UserError):
+        raise found
+    return found

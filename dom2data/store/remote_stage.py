@@ -1,0 +1,204 @@
+"""A stage behind a URL: blocks go straight to where the dataset will be, from wherever they are made.
+
+Such a store has no rename and no lock. What lies under ``<url>/<id>/data`` is a dataset once the marker is
+there, which goes last; until then ``<url>/.dom2data/stage/<id>`` holds the recipe and a note for every
+finished block, as in a folder. Two writers of one recipe write the same bytes; one of another is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dom2data.errors import FAILED, UserError
+from dom2data.store import contents, remote, zarr
+from dom2data.store import manifest as manifests
+from dom2data.store.layout import ArrayLayout
+from dom2data.store.remote import Place
+from dom2data.store.stage import Leaves
+
+
+@dataclass(frozen=True)
+class RemoteStage:
+    """The unfinished dataset of one id under a URL; the counterpart of ``stage.Stage``."""
+
+    dataset_id: str
+    base: str
+
+    @property
+    def place(self) -> Place:
+        return Place(self.base)
+
+    @property
+    def data(self) -> str:
+        return self.place.folder(self.dataset_id)
+
+    @property
+    def notes(self) -> str:
+        return f"{self.place.path}/.dom2data/stage/{self.dataset_id}"
+
+    @property
+    def needs(self) -> list[str]:
+        """What anyone must reach who is to write a block."""
+        return [f"{self.base.rstrip('/')}/.dom2data/stage/{self.dataset_id}/recipe.json"]
+
+    def check(self, recipe: Mapping[str, Any], force: bool) -> None:
+        """Make sure that this recipe may be written here; with ``force``, discard what is in the way.
+
+        Raises UserError when a dataset of this id exists, or an unfinished one of another recipe or made by
+        an upload.
+        """
+        there = self.place.source(self.dataset_id)
+        if not force and manifests.MARKER in there.sizes:
+            raise UserError(
+                f"expected a new id, found {there.where}; --force replaces it, --out names another"
+            )
+        found = self._recipe()
+        if not force and (found not in (None, recipe) or remote.UPLOADING in there.sizes):
+            raise UserError(
+                f"expected to continue {there.where} as it was begun, found another recipe or an upload "
+                "there; finish that one first, or --force discards it"
+            )
+        if found != recipe or manifests.MARKER in there.sizes:
+            self.discard()
+
+    def discard(self) -> None:
+        """Remove all that is there of this id: the marker first, without which the rest is no dataset."""
+        place, data = self.place, self.data
+        with place.reached():
+            for name in sorted(place.source(self.dataset_id).sizes, key=lambda n: n != manifests.MARKER):
+                place.fs.rm_file(f"{data}/{name}")
+            for name in [f"{self.notes}/recipe.json", *self._blocks()]:
+                if place.fs.exists(name):
+                    place.fs.rm_file(name)
+
+    def begin(self, recipe: Mapping[str, Any], create: Callable[[Path], None]) -> dict[int, Leaves]:
+        """The finished blocks of a stage of this recipe; ``create(data)`` makes the arrays' metadata."""
+        place = self.place
+        if self._recipe() is None:
+            self.discard()
+            with tempfile.TemporaryDirectory(prefix="dom2data-") as folder:
+                create(Path(folder))
+                self._send(Path(folder))
+            with place.reached():
+                remote.write(place, json.dumps(recipe, sort_keys=True).encode(), f"{self.notes}/recipe.json")
+        with place.reached():
+            found = place.fs.cat(names) if (names := self._blocks()) else {}
+        return {int(Path(name).stem): json.loads(text) for name, text in found.items()}
+
+    def write_block(
+        self, layouts: Mapping[str, ArrayLayout], block: int, arrays: Mapping[str, NDArray[Any]]
+    ) -> Leaves:
+        """Send one chunk of every array given, and then the note that the block is finished."""
+        with tempfile.TemporaryDirectory(prefix="dom2data-") as folder:
+            data, mine = Path(folder), {name: layouts[name] for name in arrays}
+            zarr.create(data, mine)
+            leaves = {name: zarr.write_chunk(data, name, mine[name], block, arrays[name]) for name in arrays}
+            for metadata in data.rglob("zarr.json"):
+                metadata.unlink()
+            self._send(data)
+        place = self.place
+        with place.reached():
+            remote.write(place, json.dumps(leaves).encode(), f"{self.notes}/blocks/{block}.json")
+        return leaves
+
+    def intact(self, layouts: Mapping[str, ArrayLayout], block: int, leaves: Leaves) -> bool:
+        """A note follows its chunks, and an object is whole or absent; ``commit`` looks at all of them."""
+        return set(leaves) == set(layouts) - {"offsets"}
+
+    def write_arrays(
+        self, layouts: Mapping[str, ArrayLayout], values: Mapping[str, NDArray[Any]]
+    ) -> dict[str, list[str]]:
+        """Send whole arrays; their leaves by name."""
+        mine = {name: layouts[name] for name in values}
+        with tempfile.TemporaryDirectory(prefix="dom2data-") as folder:
+            zarr.create(Path(folder), mine)
+            leaves = zarr.write_arrays(Path(folder), mine, values)
+            (Path(folder) / "zarr.json").unlink()  # the whole group's is there already
+            self._send(Path(folder))
+        return leaves
+
+    def read(self, name: str, array: ArrayLayout) -> NDArray[Any]:
+        """A whole array, all of it sent."""
+        source = self.place.source(self.dataset_id)
+        with tempfile.TemporaryDirectory(prefix="dom2data-") as folder:
+            remote.fetch(source, contents.array_files(name, array), Path(folder))
+            return np.array(zarr.read_array(Path(folder), name, array))
+
+    def size(self) -> int:
+        """Bytes of all files of the arrays."""
+        return sum(self.place.source(self.dataset_id).sizes.values())
+
+    def commit(self, manifest: Mapping[str, Any]) -> None:
+        """Look whether every chunk is there, write the manifest, and the marker last.
+
+        Raises UserError (code 1) when the place has lost something; the block it belongs to is made again.
+        """
+        self._require_all(contents.layouts_of(manifest))
+        with tempfile.TemporaryDirectory(prefix="dom2data-") as folder:
+            manifests.write(Path(folder), manifest)
+            marker = Path(folder) / manifests.MARKER
+            content = marker.read_bytes()
+            marker.unlink()
+            self._send(Path(folder))
+        place = self.place
+        with place.reached():
+            remote.write(place, content, f"{self.data}/{manifests.MARKER}")
+            for name in [*self._blocks(), f"{self.notes}/recipe.json"]:
+                place.fs.rm_file(name)
+
+    def _require_all(self, layouts: Mapping[str, ArrayLayout]) -> None:
+        sizes, place = self.place.source(self.dataset_id).sizes, self.place
+        lost = [name for name in contents.files(layouts) if not sizes.get(name)]
+        for name in lost:
+            if name.count("/c/"):
+                note = f"{self.notes}/blocks/{name.split('/c/')[1].split('/')[0]}.json"
+                with place.reached():
+                    if place.fs.exists(note):
+                        place.fs.rm_file(note)
+        if lost:
+            raise UserError(
+                f"{self.base}/{self.dataset_id}: expected {lost[0]}, found none (and {len(lost) - 1} more); "
+                "the same command makes it again",
+                FAILED,
+            )
+
+    def _send(self, folder: Path) -> None:
+        """Copy every file of a folder to its place."""
+        place = self.place
+        with place.reached():
+            for file in sorted(folder.rglob("*")):
+                if file.is_file():
+                    remote.write(
+                        place, file.read_bytes(), f"{self.data}/{file.relative_to(folder).as_posix()}"
+                    )
+
+    def _recipe(self) -> dict[str, Any] | None:
+        place, name = self.place, f"{self.notes}/recipe.json"
+        with place.reached():
+            place.fs.invalidate_cache()
+            return json.loads(place.fs.cat_file(name)) if place.fs.exists(name) else None
+
+    def _blocks(self) -> list[str]:
+        """The notes of finished blocks."""
+        place = self.place
+        with place.reached():
+            place.fs.invalidate_cache()
+            try:
+                return [str(name) for name in place.fs.find(f"{self.notes}/blocks")]
+            except FileNotFoundError:
+                return []
+
+
+@contextmanager
+def open_remote_stage(dataset_id: str, base: str) -> Iterator[RemoteStage]:
+    """The stage of an id under a URL, which has no lock to take."""
+    yield RemoteStage(dataset_id, base)

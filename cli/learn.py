@@ -148,7 +148,10 @@ def fit(
             last.update(metrics or {})
             progress(progress_line(last), update, run.settings.updates)
 
-        status = fitting.fit(run, on_update, root)
+        def on_decode(chunks: int, of: int) -> None:
+            progress("decoding", chunks, of)
+
+        status = fitting.fit(run, on_update, root, on_decode)
     if status == "interrupted":
         raise UserError(f"interrupted and saved; dom2 fit --resume {run.folder} continues", INTERRUPTED)
     result = {"run": str(run.folder), "updates": run.settings.updates, "status": status, "metrics": last}
@@ -199,7 +202,7 @@ def continued(folder: Path, given: dict[str, Any], allow_mismatch: bool) -> Run:
     """An existing run to go on with, its schedule amended."""
     from dom2 import checkpoint, run
 
-    allowed = {"updates", "log_every", "checkpoint_every", "eval_every", "eval_episodes"}
+    allowed = {"updates", "log_every", "checkpoint_every", "eval_every", "eval_episodes", "data"}
     if refused := sorted(set(given) - allowed):
         flags = ", ".join("--" + name.replace("_", "-") for name in refused)
         raise UserError(f"expected only the schedule to change with --resume, found {flags}; start a new run")
@@ -207,6 +210,11 @@ def continued(folder: Path, given: dict[str, Any], allow_mismatch: bool) -> Run:
     done = checkpoint.updates(folder)
     if given.get("updates", done) < done:
         raise UserError(f"expected at least the {done} updates that {folder} has, found {given['updates']}")
+    kept, data = found.settings.data, given.get("data", found.settings.data)
+    if data != kept and "stream" in (data, kept):
+        raise UserError(
+            f"expected --data {kept} as before, found {data}: its draws are others; start a new run"
+        )
     found.document["mismatch"] = run.mismatch(found.spec, found.document["dataset"]["env"], allow_mismatch)
     found.amend(**given)
     return found

@@ -95,11 +95,13 @@ def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("", total=None, rate="", visible=False)
-        began: list[tuple[float, int]] = []  # when and where: a resumed run begins with steps already done
+        # When, where and of what: a resumed run begins with steps already done; one job may follow another.
+        began: list[tuple[float, int, int]] = []
 
         def update(what: str, done: int, total: int) -> None:
             now = time.perf_counter()
-            began.extend([] if began else [(now, done)])
+            if not began or began[0][2] != total:
+                began[:] = [(now, done, total)]
             since, elapsed = done - began[0][1], now - began[0][0]
             rate = f"{since / elapsed:,.0f}/s" if since and elapsed else ""
             bar.update(task, description=what, completed=done, total=total, rate=rate, visible=True)

@@ -18,11 +18,12 @@ from torch import Tensor
 from dom2 import algorithms, checkpoint, config, evaluate, presets, seeding, track
 from dom2.algorithms import Algorithm
 from dom2.run import Run, Status
+from dom2data import cache, envs, memory, stream, tables
 from dom2data import dataset as datasets
-from dom2data import envs
 from dom2data.dataset import Dataset
 from dom2data.errors import FAILED, UserError
 from dom2data.sampler import Sampler, Thresholds
+from dom2data.tables import Source, Tables
 from dom2data.windows import WindowSampler
 
 Minibatches = Sampler | WindowSampler
@@ -45,38 +46,44 @@ def configure(algorithm: str, preset: str, env: str, quality: str | None, values
     return config.build(kind.config_type, kind.presets[preset] | task | values)
 
 
-def fit(run: Run, on_update: OnUpdate | None = None, root: Path | None = None) -> Status:
+def fit(
+    run: Run,
+    on_update: OnUpdate | None = None,
+    root: Path | None = None,
+    on_decode: cache.Progress = cache.quiet,
+) -> Status:
     """Train until the run has its number of updates, from its last checkpoint if there is one.
 
-    ``on_update(update, metrics)`` is called after each update, with metrics when they are logged. Returns
-    ``complete``, or ``interrupted`` after SIGINT or SIGTERM (saved; a second one ends at once).
+    ``on_update(update, metrics)`` is called after each update, with metrics when they are logged,
+    ``on_decode(chunks, of)`` while files to map are written. Returns ``complete``, or ``interrupted`` after
+    SIGINT or SIGTERM (saved; a second one ends at once).
     Raises UserError when the data has changed since the run began, another process is at it, or a loss is no
     longer finite.
     """
     try:
         with FileLock(run.folder / ".lock", timeout=0):
-            return _train(run, on_update, root)
+            return _train(run, on_update, root, on_decode)
     except Timeout as error:
         raise UserError(
             f"expected {run.folder} to be free, found another process fitting it; wait for it"
         ) from error
 
 
-def _train(run: Run, on_update: OnUpdate | None, root: Path | None) -> Status:
+def _train(run: Run, on_update: OnUpdate | None, root: Path | None, on_decode: cache.Progress) -> Status:
     dataset = _dataset(run, root)
     device = torch.device(_device(run.settings.device))
     batches = seeding.generators(run.seeds, seeding.BATCHES, device)
     algorithm = run.build(device, seeding.generators(run.seeds, seeding.LEARNING, device))
     assert run.settings.augment != "auto"  # ``run.describe`` has put the algorithm's own in its place
     thresholds = Thresholds(run.settings.augment, run.settings.thresholds)
-    sampler = minibatches(algorithm, dataset, thresholds, run.settings.batch_size, batches, device)
+    source = rows(run, dataset, device, root, on_decode)
+    sampler = minibatches(algorithm, dataset, thresholds, run.settings.batch_size, batches, device, source)
     start = checkpoint.updates(run.folder)
     if start:
         state = checkpoint.load_state(run.folder)
         algorithm.members.load_weights(checkpoint.load_weights(run.folder, device))
         algorithm.members.load_state_dict(state["algorithm"])
-        for generator, value in zip(batches, state["batches"], strict=True):
-            generator.set_state(value)
+        sampler.resume(state["batches"], start)  # an update takes one minibatch
     run.status = "running"
     try:
         run.status = _loop(run, algorithm, sampler, start, on_update)
@@ -110,12 +117,41 @@ def minibatches(
     batch_size: int,
     generators: list[torch.Generator],
     device: torch.device,
+    source: Source | None = None,
 ) -> Minibatches:
-    """What draws the minibatches that the algorithm asks for."""
+    """What draws the minibatches that the algorithm asks for. Raises UserError where ``source`` cannot."""
     how = (dataset, thresholds, batch_size, generators, device)
-    if algorithm.batches == "windows":
-        return WindowSampler(*how, algorithm.config.horizon, algorithm.config.gamma)
-    return Sampler(*how, joint=algorithm.batches == "joint")
+    if algorithm.batches != "windows":
+        return Sampler(*how, joint=algorithm.batches == "joint", source=source)
+    if source is not None and not isinstance(source, Tables):
+        raise UserError(
+            "expected --data memory or mapped with this algorithm, whose windows go on into the next block, "
+            "found stream"
+        )
+    return WindowSampler(*how, algorithm.config.horizon, algorithm.config.gamma, source)
+
+
+def rows(
+    run: Run,
+    dataset: Dataset,
+    device: torch.device,
+    root: Path | None = None,
+    on_decode: cache.Progress = cache.quiet,
+) -> Source:
+    """Where a run's settings say that its minibatches come from. Raises UserError where that has no room."""
+    if run.settings.data == "mapped":
+        return cache.mapped(dataset, cache.folder(root), on_decode)
+    if run.settings.data == "stream":
+        return stream.Blocks(dataset, run.settings.stream_blocks)
+    obs, actions, rewards = (dataset.layout(name).nbytes for name in ("observations", "actions", "rewards"))
+    needed, free = obs + 2 * (actions + rewards), memory.available()
+    if free is not None and needed > free:
+        raise UserError(
+            f"expected {needed / 1e9:,.2f} GB of free memory for {dataset.id}, found {free / 1e9:,.2f}; "
+            "--data mapped draws the same minibatches from disk",
+            FAILED,
+        )
+    return tables.in_memory(dataset, device)
 
 
 def _loop(
@@ -146,7 +182,7 @@ def _loop(
 
 def save(run: Run, algorithm: Algorithm, sampler: Minibatches, update: int) -> None:
     members = algorithm.members
-    state = {"algorithm": members.state_dict(), "batches": [g.get_state() for g in sampler.generators]}
+    state = {"algorithm": members.state_dict(), "batches": sampler.state()}
     checkpoint.save(run.folder, update, members.weights(), state)
 
 

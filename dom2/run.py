@@ -51,6 +51,10 @@ class Settings:
     """Which thresholds replicate good trajectories (Algorithm 1); auto: quantile for dom2, else none."""
     thresholds: tuple[float, ...] | None = None
     """Their values, instead of the mode's own."""
+    data: Literal["memory", "mapped", "stream"] = "memory"
+    """Where minibatches are drawn from: memory, files on disk (the same draws), or a few blocks in turn."""
+    stream_blocks: int = 16
+    """Blocks of the dataset that are in memory with --data stream; the draws depend on it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the networks live; auto is a GPU where there is one."""
     threads: int = 1
@@ -69,6 +73,7 @@ class Settings:
             "updates",
             "batch_size",
             "seeds",
+            "stream_blocks",
             "threads",
             "log_every",
             "checkpoint_every",
@@ -83,6 +88,7 @@ class Run:
 
     def __init__(self, folder: Path, document: dict[str, Any]):
         self.folder, self.document = folder, document
+        document["settings"] = asdict(Settings()) | document["settings"]  # one that it is older than
         self.settings: Settings = configs.build(Settings, document["settings"])
         self.spec = EnvSpec.from_json(document["spec"])
 

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dom2data import scores
+from dom2data import scores, tables
 from dom2data.dataset import Dataset, Int64
 from dom2data.errors import UserError
-from dom2data.spec import Batch, Bool, Float32
+from dom2data.spec import Batch, Bool
+from dom2data.tables import Source
 
 DEFAULTS: dict[str, tuple[float, ...]] = {
     "quantile": (0.5, 0.75, 0.9, 0.95),
@@ -69,27 +70,13 @@ def weights(dataset: Dataset, thresholds: Thresholds) -> Int64:
     return 1 + (reached & counted[:, None]).sum(axis=1, dtype=np.int64)
 
 
-def virtual_rows(dataset: Dataset, weights: Int64) -> NDArray[np.integer[Any]]:
-    """Steps and the rows of their observations [2, sum w_i L_i], of every virtual transition.
-
-    The steps of each episode come as often in a row as it weighs. A table, because looking a draw up in it
-    takes a fifth of the time of searching for its episode.
-    """
-    virtual = weights * dataset.lengths
-    episode, starts = np.repeat(np.arange(dataset.n_episodes), virtual), np.cumsum(virtual) - virtual
-    within = (np.arange(virtual.sum()) - starts[episode]) % dataset.lengths[episode]
-    step = dataset.offsets[episode] + within
-    rows = np.stack([step, step + episode])  # T+1 rows per episode
-    small = len(dataset.array("observations")) * dataset.spec.n_agents < 2**31
-    return rows.astype(np.int32) if small else rows
-
-
 class Sampler:
     """Draws a Batch with M = seeds x N members; member m = seed * N + agent.
 
     Each seed's generator draws its own [N, B] transitions, so a seed sees the same data however many are
     stacked, and every agent has its own minibatch; with ``joint`` it draws [B], and a seed's agents have the
-    same transitions, each from its own side. The arrays are put on ``device`` once.
+    same transitions, each from its own side. ``source`` is where rows come from; without one, the arrays are
+    put on ``device`` once. Rows from memory and from the mapped cache are the same to the bit.
     """
 
     def __init__(
@@ -100,24 +87,17 @@ class Sampler:
         generators: Sequence[torch.Generator],
         device: torch.device | str = "cpu",
         joint: bool = False,
+        source: Source | None = None,
     ):
         spec = dataset.spec
         self.joint = joint
         self.batch_size, self.generators, self.device = batch_size, tuple(generators), torch.device(device)
         self.n_agents, self._episode_weights = spec.n_agents, weights(dataset, thresholds)
         self._dataset = dataset
-        # One row per (step, agent): a gather of rows is the fastest way to a minibatch, and of few long rows.
-        self._steps, self._rows = self._put(virtual_rows(dataset, self._episode_weights) * spec.n_agents)
-        self._obs = self._put(dataset.array("observations")).reshape(-1, spec.obs_dim)
-        ends = np.zeros(dataset.array("rewards").shape, np.float32)
-        ends[dataset.offsets[1:] - 1] = dataset.array("terminated")[:, None]
-        moves = (dataset.array("actions"), dataset.array("rewards")[..., None], ends[..., None])
-        self._moves = self._put(np.concatenate(moves, axis=-1)).reshape(-1, spec.act_dim + 2)
-        agent = torch.arange(self.n_agents, device=self.device, dtype=self._steps.dtype)
+        self._source = tables.in_memory(dataset, self.device) if source is None else source
+        self._total = self._source.weigh(self._episode_weights, batch_size)
+        agent = torch.arange(self.n_agents, device=self._source.obs.device, dtype=self._source.index)
         self._agent = agent.repeat(len(self.generators)).repeat_interleave(batch_size)
-
-    def _put(self, array: NDArray[Any] | Float32) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
 
     def _draw(self) -> tuple[Tensor, Tensor]:
         """N x step and N x row of its observation, of M x B draws, uniform over the virtual transitions.
@@ -125,30 +105,40 @@ class Sampler:
         With all weights 1, a draw is the step itself, so thresholds that nothing reaches change no draw.
         """
         own, shared = (1, self.n_agents) if self.joint else (self.n_agents, 1)
-        total, shape = len(self._steps), (own * self.batch_size,)
+        total, shape = self._total, (own * self.batch_size,)
         draws = [
             torch.randint(total, shape, generator=g, device=g.device).repeat(shared) for g in self.generators
         ]
-        u = torch.cat(draws).to(self.device)
-        return self._steps.index_select(0, u), self._rows.index_select(0, u)
+        return self._source.find(torch.cat(draws).to(self._source.obs.device))
 
     def indices(self) -> tuple[Tensor, Tensor]:
         """(step, episode) of the next minibatch, both [M, B]: step is the flat index of the transition."""
         step, row = (found.long().view(-1, self.batch_size) // self.n_agents for found in self._draw())
-        return step, row - step
+        return self._source.flat(step, row)
 
     def sample(self) -> Batch:
         """The next minibatch; fields [M, B, ...]."""
         step, row = (found.add_(self._agent) for found in self._draw())
         lead = (len(self.generators) * self.n_agents, self.batch_size)
-        moves = self._moves.index_select(0, step).view(*lead, -1)
+        obs, moves = self._source.obs, self._source.moves.index_select(0, step).view(*lead, -1)
+        moves = moves.to(self.device)
         return Batch(
-            obs=self._obs.index_select(0, row).view(*lead, -1),
+            obs=obs.index_select(0, row).view(*lead, -1).to(self.device),
             actions=moves[..., :-2],
             rewards=moves[..., -2],
-            next_obs=self._obs.index_select(0, row + self.n_agents).view(*lead, -1),
+            next_obs=obs.index_select(0, row + self.n_agents).view(*lead, -1).to(self.device),
             terminated=moves[..., -1],
         )
+
+    def state(self) -> list[Tensor]:
+        """The generators' states, from which ``resume`` goes on."""
+        return [g.get_state() for g in self.generators]
+
+    def resume(self, state: list[Tensor], minibatches: int) -> None:
+        """Go on after so many minibatches, with the draws that follow them."""
+        for generator, value in zip(self.generators, state, strict=True):
+            generator.set_state(value)
+        self._source.seek(minibatches)
 
     @property
     def effective_sample_size(self) -> float:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from dom2data import tables
 from dom2data.dataset import Dataset
-from dom2data.sampler import Thresholds, virtual_rows, weights
+from dom2data.sampler import Thresholds, weights
+from dom2data.tables import Tables
 
 
 @dataclass(frozen=True)
@@ -31,16 +31,6 @@ class Windows:
     returns: Tensor  # [S, B, N] discounted rewards from the window's first step to the episode's last
 
 
-def returns_to_go(dataset: Dataset, gamma: float) -> NDArray[np.float32]:
-    """G_t = r_t + gamma G_{t+1} within each episode, 0 after its last step; [steps, N]."""
-    rewards, lengths = dataset.array("rewards"), dataset.lengths
-    result = rewards.astype(np.float64)
-    for back in range(1, int(lengths.max())):
-        step = dataset.offsets[1:][lengths > back] - 1 - back
-        result[step] += gamma * result[step + 1]
-    return result.astype(np.float32)
-
-
 class WindowSampler:
     """Draws Windows that begin at any step; each seed's generator draws its own [B]."""
 
@@ -53,35 +43,47 @@ class WindowSampler:
         device: torch.device | str,
         horizon: int,
         gamma: float,
+        source: Tables | None = None,
     ):
         self.batch_size, self.generators, self.device = batch_size, tuple(generators), torch.device(device)
-        self._steps, self._rows = self._put(virtual_rows(dataset, weights(dataset, thresholds)))
-        self._end = self._put(dataset.offsets[1:])
-        names = ("observations", "actions", "rewards")
-        self._obs, self._actions, self._rewards = (self._put(dataset.array(name)) for name in names)
-        self._terminated = self._put(dataset.array("terminated").astype(np.float32))
-        self._returns = self._put(returns_to_go(dataset, gamma))
-        self._within = torch.arange(horizon, device=self.device)
-
-    def _put(self, array: NDArray[Any]) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+        source = tables.in_memory(dataset, self.device) if source is None else source
+        self._source, self._n_agents = source, dataset.spec.n_agents
+        self._total = source.weigh(weights(dataset, thresholds), batch_size)
+        self._obs, self._moves = (
+            rows.view(-1, dataset.spec.n_agents, rows.shape[-1]) for rows in (source.obs, source.moves)
+        )
+        self._returns, at = source.to_go(gamma), source.obs.device
+        self._end = torch.from_numpy(dataset.offsets[1:]).to(at)
+        self._terminated = torch.from_numpy(dataset.array("terminated").astype(np.float32)).to(at)
+        self._within = torch.arange(horizon, device=at)
 
     def sample(self) -> Windows:
         """The next minibatch."""
-        total, shape = len(self._steps), (self.batch_size,)
-        draws = [torch.randint(total, shape, generator=g, device=g.device) for g in self.generators]
-        drawn = torch.stack(draws).to(self.device)  # [S, B]
-        first, row = self._steps[drawn].long(), self._rows[drawn].long()
+        shape, at = (self.batch_size,), self._obs.device
+        draws = [torch.randint(self._total, shape, generator=g, device=g.device) for g in self.generators]
+        found = self._source.find(torch.cat(draws).to(at))
+        lead = (len(draws), self.batch_size)
+        first, row = (index.long().view(lead) // self._n_agents for index in found)  # [S, B]
         episode = row - first  # T+1 rows per episode
         end = self._end[episode].unsqueeze(-1)
         wanted = first.unsqueeze(-1) + self._within  # [S, B, H]
         step, taken = wanted.clamp_max(end - 1), (wanted < end).float()
-        per_agent = taken.unsqueeze(-1)
-        return Windows(
+        moves = self._moves[step] * taken[..., None, None]
+        windows = Windows(
             obs=self._obs[wanted.clamp_max(end) + episode.unsqueeze(-1)],
-            actions=self._actions[step] * per_agent.unsqueeze(-1),
-            rewards=self._rewards[step] * per_agent,
+            actions=moves[..., :-2].contiguous(),
+            rewards=moves[..., -2].contiguous(),
             terminated=self._terminated[episode].unsqueeze(-1) * (wanted == end - 1),
             taken=taken,
             returns=self._returns[first],
         )
+        return Windows(**{name: value.to(self.device) for name, value in vars(windows).items()})
+
+    def state(self) -> list[Tensor]:
+        """The generators' states, from which ``resume`` goes on."""
+        return [g.get_state() for g in self.generators]
+
+    def resume(self, state: list[Tensor], minibatches: int) -> None:
+        """Go on with the draws that follow a state."""
+        for generator, value in zip(self.generators, state, strict=True):
+            generator.set_state(value)

@@ -6,8 +6,11 @@ import numpy as np
 import torch
 from small_datasets import in_memory
 
+from dom2data.dataset import Dataset
 from dom2data.sampler import Sampler, Thresholds
-from dom2data.windows import WindowSampler, returns_to_go
+from dom2data.spec import Float32
+from dom2data.tables import returns_to_go
+from dom2data.windows import WindowSampler
 
 RAGGED = [4, 2, 4, 1, 3]
 H = 3
@@ -21,9 +24,13 @@ def sampler(*seeds: int) -> WindowSampler:
     return WindowSampler(in_memory(RAGGED), Thresholds(), 200, generators(*seeds), "cpu", H, 0.9)
 
 
+def to_go_of(dataset: Dataset) -> Float32:
+    return returns_to_go(dataset.array("rewards"), dataset.offsets, 0.9)
+
+
 def test_returns_to_go_are_discounted_sums_within_an_episode() -> None:
     dataset = in_memory(RAGGED)
-    found, rewards = returns_to_go(dataset, 0.9), dataset.array("rewards").astype(np.float64)
+    found, rewards = to_go_of(dataset), dataset.array("rewards").astype(np.float64)
     for begin, end in zip(dataset.offsets, dataset.offsets[1:], strict=False):
         for t in range(begin, end):
             expected = sum(0.9 ** (s - t) * rewards[s] for s in range(t, end))
@@ -51,7 +58,7 @@ def test_a_window_is_a_stretch_of_one_episode_and_repeats_its_final_observation(
     assert torch.equal(windows.rewards[taken], rewards[flat[taken]])
     assert not windows.actions[~taken].any()
     assert not windows.rewards[~taken].any()
-    to_go = torch.from_numpy(returns_to_go(dataset, 0.9))
+    to_go = torch.from_numpy(to_go_of(dataset))
     assert torch.equal(windows.returns, to_go[flat[..., 0]])
 
 

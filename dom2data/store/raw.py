@@ -40,13 +40,21 @@ def is_raw(folder: Path, array: ArrayLayout) -> bool:
 def read(folder: Path, array: ArrayLayout) -> NDArray[Any] | None:
     """The whole array; None if a chunk is lost or damaged (``zarr.read_array`` finds out which)."""
     values: NDArray[Any] = np.empty(array.shape, np.dtype(array.dtype).newbyteorder("<"))
-    intact = all(_read_chunk(folder, array, values, chunk) for chunk in range(array.n_chunks))
+    intact = all(_fill(folder, array, chunk, values[array.rows(chunk)]) for chunk in range(array.n_chunks))
     return values if intact else None
 
 
-def _read_chunk(folder: Path, array: ArrayLayout, values: NDArray[Any], chunk: int) -> bool:
+def read_chunk(folder: Path, array: ArrayLayout, chunk: int) -> NDArray[Any] | None:
+    """The rows of one chunk; None like ``read``."""
+    rows = array.rows(chunk)
+    shape = (rows.stop - rows.start, *array.shape[1:])
+    values: NDArray[Any] = np.empty(shape, np.dtype(array.dtype).newbyteorder("<"))
+    return values if _fill(folder, array, chunk, values) else None
+
+
+def _fill(folder: Path, array: ArrayLayout, chunk: int, values: NDArray[Any]) -> bool:
     """Fill a chunk's rows; whether its file is there, whole, and has the checksum it was written with."""
-    rows = values[array.rows(chunk)].reshape(-1).view(np.uint8)
+    rows = values.reshape(-1).view(np.uint8)
     padding = array.chunk_nbytes - rows.nbytes
     checksum = 0
     try:

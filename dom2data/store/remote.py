@@ -130,17 +130,30 @@ def open(name: str, url: str) -> Dataset:
     manifest = contents.accept(source)
     layouts = contents.layouts_of(manifest)
 
-    def load(array: str) -> Any:
-        from dom2data.store import zarr
-
+    @contextmanager
+    def fetched(names: list[str]) -> Iterator[Path]:
+        """A folder with some of the files, for as long as they are read."""
         with tempfile.TemporaryDirectory(prefix="dom2data-") as folder:
-            fetch(source, contents.array_files(array, layouts[array]), Path(folder))
+            fetch(source, names, Path(folder))
             try:
-                return zarr.read_array(Path(folder), array, layouts[array])
+                yield Path(folder)
             except UserError as error:
                 raise UserError(error.message.replace(folder, source.where), error.code) from error
 
-    return Dataset(manifest, load)
+    def load(array: str) -> Any:
+        from dom2data.store import zarr
+
+        with fetched(contents.array_files(array, layouts[array])) as folder:
+            return zarr.read_array(folder, array, layouts[array])
+
+    def load_chunk(array: str, number: int) -> Any:
+        from dom2data.store import zarr
+
+        layout, leaf = layouts[array], manifest["arrays"][array]["leaves"][number]
+        with fetched([f"{array}/zarr.json", contents.chunk_file(array, layout, number)]) as folder:
+            return zarr.read_chunk(folder, array, layout, number, leaf)
+
+    return Dataset(manifest, load, load_chunk)
 
 
 def fetch(source: Files, names: list[str], folder: Path) -> None:

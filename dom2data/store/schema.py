@@ -28,6 +28,11 @@ def _count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value < _LARGEST
 
 
+def _size(value: Any) -> bool:
+    """Of a dataset, in steps or bytes: it may be larger than any memory."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**53
+
+
 def _object(value: Any) -> bool:
     return isinstance(value, dict)
 
@@ -61,8 +66,8 @@ _SPEC: dict[str, tuple[Check, str]] = {
 }
 _ARRAY: dict[str, tuple[Check, str]] = {
     "dtype": (lambda value: value in ("bool", "float32", "int64"), "bool, float32 or int64"),
-    "shape": (_list(_count), "sizes"),
-    "chunk_rows": (_count, "a size"),
+    "shape": (_list(_size), "sizes"),
+    "chunk_rows": (_size, "a size"),
     "leaves": (_list(_text), "hashes"),
     "hash": (_text, "a hash"),
 }
@@ -83,8 +88,8 @@ _MANIFEST: dict[str, tuple[Check, str]] = {
     "id": (_text, "an id"),
     "env": (_text, "a name"),
     "quality": (_maybe(_text), "a name or null"),
-    "steps": (_count, "a count"),
-    "episodes": (_count, "a count"),
+    "steps": (_size, "a count"),
+    "episodes": (_size, "a count"),
     "returns": (_object, "an object"),
     "references": (_references, "returns that score 0 and 100, or null"),
     "recipe": (_maybe(_object), "an object or null"),
@@ -93,7 +98,7 @@ _MANIFEST: dict[str, tuple[Check, str]] = {
     "parents": (_list(_object), "objects"),
     "arrays": (_object, "an object"),
     "hash": (_text, "a hash"),
-    "size_bytes": (_count, "a count"),
+    "size_bytes": (_size, "a count"),
     "created": (_text, "a date"),
     "wall_s": (_number, "seconds"),
     "versions": (_object, "an object"),

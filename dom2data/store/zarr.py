@@ -77,6 +77,19 @@ def read_array(data: Path, name: str, array: ArrayLayout) -> NDArray[Any]:
     return np.concatenate([_read_chunk(source, data, name, array, c) for c in range(array.n_chunks)])
 
 
+def read_chunk(data: Path, name: str, array: ArrayLayout, chunk: int, leaf: str | None) -> NDArray[Any]:
+    """The rows of one chunk, with the leaf hash that they must have if one is given.
+
+    Raises UserError (code 3) like ``read_array``, and for another hash.
+    """
+    values = raw.read_chunk(data / name, array, chunk) if raw.is_raw(data / name, array) else None
+    if values is None:
+        values = _read_chunk(_open(data, name, array), data, name, array, chunk)
+    if leaf is not None and (found := digest(np.ascontiguousarray(values).data)) != leaf:
+        raise _damaged(data, f"array {name!r}, chunk {chunk}", f"the hash {leaf[:16]}", found[:16])
+    return values
+
+
 def leaves(data: Path, name: str, array: ArrayLayout) -> list[str]:
     """The leaf hashes of what is on disk. Raises UserError (code 3) like ``read_array``."""
     return [leaf(data, name, array, chunk) for chunk in range(array.n_chunks)]

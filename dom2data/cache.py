@@ -1,0 +1,219 @@
+"""The sampler's tables decoded once into files, and mapped: for datasets that are larger than memory.
+
+Below a folder of caches, ``<content hash>/`` holds folders of plain little-endian arrays: ``tables`` has the
+rows, ``weights-<digest>`` and ``returns-<gamma>`` what follows from weights and discount. Each is written
+beside its place and renamed into it with a note of hash and sizes, so what a killed process left is never
+read. They can be deleted at any time, and are then made again.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dom2data import ids, memory, tables
+from dom2data.dataset import Dataset, Int64
+from dom2data.errors import CHECK_FAILED, FAILED, UserError
+from dom2data.store.manifest import digest, sync
+
+VERSION = 1
+"""of what the files hold; another one is made anew"""
+NOTE = "note.json"
+SPARE = 64 << 20
+"""bytes that are left free on the disk"""
+
+Progress = Callable[[int, int], None]
+"""called with chunks done and chunks in all"""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a file holds."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+def folder(root: str | os.PathLike[str] | None = None) -> Path:
+    """Where caches of the datasets under a root lie.
+
+    ``$DOM2DATA_CACHE``, else hidden below the root, else (for a URL) ``~/.cache/dom2data``.
+    """
+    if chosen := os.environ.get("DOM2DATA_CACHE"):
+        return Path(chosen).expanduser().absolute()
+    base = ids.place(root)
+    if isinstance(base, Path):
+        return base / ".dom2data" / "cache"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dom2data"
+
+
+def quiet(done: int, chunks: int) -> None:
+    """No progress."""
+
+
+def mapped(dataset: Dataset, caches: Path, progress: Progress = quiet) -> tables.Tables:
+    """The tables of a dataset as files below ``caches``, made where they are missing, and mapped.
+
+    They are made chunk by chunk, each checked against its hash. In memory remain a few numbers for each
+    episode, and what the system keeps of the files as long as nothing else wants the room. Raises UserError:
+    code 3 for a damaged dataset, 1 when it cannot be reached or the disk is full.
+    """
+    spec, steps, rows = dataset.spec, len(dataset), len(dataset) + dataset.n_episodes
+    number = np.dtype(tables.index_type(dataset)).newbyteorder("<").str
+    place = Place(caches / dataset.hash, dataset.hash)
+
+    def virtual(weights: Int64) -> tuple[Tensor, Tensor]:
+        transitions = Rows((int((weights * dataset.lengths).sum()),), number)
+
+        def write(files: Sequence[BinaryIO]) -> None:
+            for piece in tables.virtual_rows(dataset, weights):
+                for file, values in zip(files, piece, strict=True):
+                    file.write(np.ascontiguousarray(values).data)
+
+        name = f"weights-{digest(np.ascontiguousarray(weights).data)[:16]}"
+        found, found_rows = place.tensors(name, {"steps": transitions, "rows": transitions}, write)
+        return found, found_rows
+
+    def to_go(gamma: float) -> Tensor:
+        def write(files: Sequence[BinaryIO]) -> None:
+            rewards = moves.view(steps, spec.n_agents, -1)[..., spec.act_dim]
+            for first, stop in tables.pieces(dataset.lengths):
+                offsets = dataset.offsets[first : stop + 1]
+                piece = rewards[int(offsets[0]) : int(offsets[-1])].numpy()
+                files[0].write(tables.returns_to_go(piece, offsets - offsets[0], gamma).data)
+
+        (found,) = place.tensors(
+            f"returns-{gamma!r}", {"returns": Rows((steps, spec.n_agents), "<f4")}, write
+        )
+        return found
+
+    files = {
+        "observations": Rows((rows * spec.n_agents, spec.obs_dim), "<f4"),
+        "moves": Rows((steps * spec.n_agents, spec.act_dim + 2), "<f4"),
+    }
+    obs, moves = place.tensors("tables", files, lambda opened: _decode(dataset, opened, progress))
+    return tables.Tables(obs, moves, virtual, to_go)
+
+
+def _decode(dataset: Dataset, files: Sequence[BinaryIO], progress: Progress) -> None:
+    """Write ``obs`` and ``moves`` of every chunk; one chunk of each array is in memory at a time."""
+    observations, moves = files
+    obs, actions, rewards = (dataset.layout(name) for name in ("observations", "actions", "rewards"))
+    if actions.chunk_rows != rewards.chunk_rows:
+        raise UserError(
+            f"{dataset.id}: expected actions and rewards in chunks of as many rows, found "
+            f"{actions.chunk_rows} and {rewards.chunk_rows}; generate or fetch it again",
+            CHECK_FAILED,
+        )
+    chunks = obs.n_chunks + actions.n_chunks
+    for chunk in range(obs.n_chunks):
+        observations.write(np.ascontiguousarray(dataset.chunk("observations", chunk)).data)
+        progress(chunk + 1, chunks)
+    for chunk in range(actions.n_chunks):
+        taken, earned = (dataset.chunk(name, chunk) for name in ("actions", "rewards"))
+        moves.write(tables.moves_of(dataset, taken, earned, actions.rows(chunk).start).data)
+        progress(obs.n_chunks + chunk + 1, chunks)
+
+
+class Place:
+    """The cache of one dataset."""
+
+    def __init__(self, folder: Path, content_hash: str):
+        self.folder, self.hash = folder, content_hash
+
+    def tensors(
+        self, name: str, files: Mapping[str, Rows], write: Callable[[Sequence[BinaryIO]], None]
+    ) -> list[Tensor]:
+        """Mapped files of one of its folders, which ``write`` fills where it is missing.
+
+        Two processes may ask at once: one writes, the other waits for it. Raises UserError (code 1) when the
+        disk is full or may not be written.
+        """
+        from filelock import FileLock
+
+        at = self.folder / name
+        note = {"version": VERSION, "hash": self.hash, "bytes": {file: r.nbytes for file, r in files.items()}}
+        try:
+            if not _complete(at, note):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                with FileLock(self.folder / f"{name}.lock"):
+                    if not _complete(at, note):
+                        _make(at, note, write)
+        except OSError as error:
+            raise UserError(
+                f"expected to write the cache {at}, found: {error.strerror}; set DOM2DATA_CACHE to another "
+                "folder, or use --data stream",
+                FAILED,
+            ) from error
+        return [_map(at / file, rows) for file, rows in files.items()]
+
+
+def _complete(at: Path, note: Mapping[str, Any]) -> bool:
+    """Whether a folder has the note, and files of the sizes that it says."""
+    try:
+        there = json.loads((at / NOTE).read_bytes())
+        return there == note and all((at / f).stat().st_size == size for f, size in note["bytes"].items())
+    except (OSError, ValueError):
+        return False
+
+
+def _make(at: Path, note: Mapping[str, Any], write: Callable[[Sequence[BinaryIO]], None]) -> None:
+    """Write a folder beside its place and rename it. Only one process may be at it."""
+    needed, free = sum(note["bytes"].values()), shutil.disk_usage(at.parent).free
+    if free < needed + SPARE:
+        raise UserError(
+            f"expected {needed / 1e9:,.1f} GB of free disk for the cache {at}, found {free / 1e9:,.1f}; set "
+            "DOM2DATA_CACHE to a folder on a larger disk, or use --data stream",
+            FAILED,
+        )
+    unfinished = at.with_name(f".{at.name}.partial")
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
+    unfinished.mkdir()
+    try:
+        with ExitStack() as stack:
+            opened = [stack.enter_context((unfinished / file).open("wb")) for file in note["bytes"]]
+            write(opened)
+        (unfinished / NOTE).write_text(json.dumps(note))
+        if not _complete(unfinished, note):
+            raise AssertionError(f"expected files of {note['bytes']} bytes in {unfinished}")
+        for file in unfinished.iterdir():
+            sync(file)
+        sync(unfinished)
+        shutil.rmtree(at, ignore_errors=True)  # of another version
+        os.replace(unfinished, at)
+        sync(at.parent)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+
+
+def _map(file: Path, rows: Rows) -> Tensor:
+    """A file as a tensor that must not be written to."""
+    with file.open("rb") as opened:
+        mapping = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+    room = memory.available()
+    if hasattr(mmap, "MADV_RANDOM"):
+        # Reading ahead of random rows throws out others where not all fit; where they do, it saves time.
+        fits = room is None or rows.nbytes < room
+        mapping.madvise(mmap.MADV_WILLNEED if fits else mmap.MADV_RANDOM)
+    values = np.frombuffer(mapping, rows.dtype).reshape(rows.shape)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writ")
+        return torch.from_numpy(values)

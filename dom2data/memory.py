@@ -1,0 +1,60 @@
+"""How much memory this process may still take."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+_CONTROL_GROUPS = Path("/sys/fs/cgroup")
+
+
+def available() -> int | None:
+    """Bytes until the machine, the control group or ``RLIMIT_DATA`` is full; None where nothing says so."""
+    found = [_machine(), _limit(), *_control_groups()]
+    return min((each for each in found if each is not None), default=None)
+
+
+def _machine() -> int | None:
+    """Memory that is free or can be freed, and swap."""
+    lines = re.findall(r"^(?:MemAvailable|SwapFree):\s+(\d+) kB", _text(Path("/proc/meminfo")), re.MULTILINE)
+    return 1024 * sum(map(int, lines)) if lines else None
+
+
+def _limit() -> int | None:
+    try:
+        import resource
+    except ImportError:  # Windows has none
+        return None
+    limit = resource.getrlimit(resource.RLIMIT_DATA)[0]
+    used = re.search(r"^VmData:\s+(\d+) kB", _text(Path("/proc/self/status")), re.MULTILINE)
+    return None if limit == resource.RLIM_INFINITY or not used else max(0, limit - 1024 * int(used[1]))
+
+
+def _control_groups() -> list[int]:
+    """Of every group that this process is in, version 1 or 2, and of those above it."""
+    found = []
+    for line in _text(Path("/proc/self/cgroup")).splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers not in ("", "memory"):
+            continue
+        base, limit, used = (
+            (_CONTROL_GROUPS / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes")
+            if controllers
+            else (_CONTROL_GROUPS, "memory.max", "memory.current")
+        )
+        group = base / path.lstrip("/")
+        for folder in (group, *group.parents):
+            most, now = _text(folder / limit).strip(), _text(folder / used).strip()
+            if most.isdigit() and now.isdigit():
+                cached = re.search(r"^(?:total_inactive_)?file (\d+)", _text(folder / "memory.stat"), re.M)
+                found.append(max(0, int(most) - int(now) + (int(cached[1]) if cached else 0)))
+            if folder == base:
+                break
+    return found
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text()
+    except OSError:
+        return ""

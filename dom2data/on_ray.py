@@ -10,8 +10,10 @@ import hashlib
 import importlib.metadata
 import os
 import platform
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import suppress
+import socket
+import sys
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -25,8 +27,12 @@ from dom2data.executors import RETRIES, one_thread
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
+REACH_S = 10.0
+"""seconds in which a cluster must answer at all"""
 LOOK_S = 60.0
 """seconds that the look at the nodes may take"""
+SAVE_S = 60.0
+"""seconds that interrupted jobs have to save"""
 _VERSIONS = ("dom2", "numpy", "torch", "numba", "mujoco", "zarr")
 
 
@@ -59,9 +65,7 @@ class Ray:
                 for reference in done:
                     yield _result(ray, reference)
         finally:
-            for reference in running:  # interrupted, or a job failed: what is on its way may be done again
-                with suppress(Exception):
-                    ray.cancel(reference)
+            _stop(ray, running)
 
     def _require_room(self, ray: Any) -> None:
         """A job that asks for more than any node has would wait for ever."""
@@ -84,7 +88,10 @@ def connect(address: str | None, workers: int) -> Any:
     if not address:
         quiet |= {"num_cpus": workers or None, "include_dashboard": False, "object_store_memory": 100_000_000}
     try:
-        ray.init(address or "local", **quiet)
+        if address:
+            _answers(address)
+        with _importing_the_same():
+            ray.init(address or "local", **quiet)
     except Exception as error:  # of many kinds
         reason = " ".join(str(error).split()) or type(error).__name__
         if "ersion mismatch" in reason:
@@ -96,6 +103,27 @@ def connect(address: str | None, workers: int) -> Any:
             FAILED,
         ) from error
     return ray
+
+
+@contextmanager
+def _importing_the_same() -> Iterator[None]:
+    """Workers of a Ray that is started here find the modules that this process finds, as spawned ones do."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
+
+
+def _answers(address: str) -> None:
+    """Raises OSError where nobody listens: Ray itself would go on trying for many minutes."""
+    host, _, port = address.rpartition("/")[2].rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=REACH_S).close()
 
 
 def look(ray: Any, needs: Sequence[str]) -> None:
@@ -161,6 +189,16 @@ def _alive(ray: Any) -> list[dict[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
 
 
+def _stop(ray: Any, running: Sequence[Any]) -> None:
+    """Interrupt jobs, as Ctrl-C would, and wait for those that save what they have."""
+    for force in (False, True):
+        for reference in running:
+            with suppress(Exception):
+                ray.cancel(reference, force=force)
+        if running:
+            running = ray.wait(running, num_returns=len(running), timeout=0.0 if force else SAVE_S)[1]
+
+
 def _do(function: Callable[[Job], Result], job: Job) -> Result | UserError:
     """On a worker: an error meant for the user is a result, so that it comes back as it is."""
     try:
@@ -168,6 +206,8 @@ def _do(function: Callable[[Job], Result], job: Job) -> Result | UserError:
             return function(job)
     except UserError as error:
         return error
+    except KeyboardInterrupt:  # perhaps in the middle of an import: nothing else may be done in this process
+        os._exit(FAILED)
 
 
 def _result(ray: Any, reference: Any) -> Any:

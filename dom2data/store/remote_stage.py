@@ -61,7 +61,7 @@ class RemoteStage:
             raise UserError(
                 f"expected a new id, found {there.where}; --force replaces it, --out names another"
             )
-        found = self._recipe()
+        found = self.recipe()
         if not force and (found not in (None, recipe) or remote.UPLOADING in there.sizes):
             raise UserError(
                 f"expected to continue {there.where} as it was begun, found another recipe or an upload "
@@ -83,7 +83,7 @@ class RemoteStage:
     def begin(self, recipe: Mapping[str, Any], create: Callable[[Path], None]) -> dict[int, Leaves]:
         """The finished blocks of a stage of this recipe; ``create(data)`` makes the arrays' metadata."""
         place = self.place
-        if self._recipe() is None:
+        if self.recipe() is None:
             self.discard()
             with tempfile.TemporaryDirectory(prefix="dom2data-") as folder:
                 create(Path(folder))
@@ -181,7 +181,8 @@ class RemoteStage:
                         place, file.read_bytes(), f"{self.data}/{file.relative_to(folder).as_posix()}"
                     )
 
-    def _recipe(self) -> dict[str, Any] | None:
+    def recipe(self) -> dict[str, Any] | None:
+        """The recipe of what was begun here."""
         place, name = self.place, f"{self.notes}/recipe.json"
         with place.reached():
             place.fs.invalidate_cache()

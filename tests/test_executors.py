@@ -1,0 +1,290 @@
+"""The same map in this process, over processes and over Ray, whoever is killed on the way."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dom2data import executors, generate, on_ray
+from dom2data.dataset import Dataset
+from dom2data.errors import UserError
+from dom2data.executors import Executor, Local, Processes
+from dom2data.on_ray import Ray
+from dom2data.store import layout as layouts
+from dom2data.verify import verify
+
+ray = pytest.importorskip("ray")
+
+STEPS = 20_000
+EPISODES = 50
+"""of a block in these tests, so that there are 16"""
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """Ray on this machine, left behind by the tests before it and started by the first that needs it."""
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(layouts._BLOCK_EPISODES, 25, EPISODES)
+
+
+def plan(root: Path) -> generate.Plan:
+    return generate.plan("tag", "random-medium", steps=STEPS, root=root)
+
+
+@pytest.fixture
+def undisturbed(tmp_path: Path, small_blocks: None) -> Dataset:
+    return generate.generate(plan(tmp_path / "undisturbed"))
+
+
+# What is mapped: a module's functions, known to every worker by name.
+
+
+def double(job: int) -> int:
+    return 2 * job
+
+
+def refuses(job: int) -> int:
+    if job == 3:
+        raise UserError("expected two, found three; take two", 3)
+    return job
+
+
+def breaks(job: int) -> int:
+    raise ZeroDivisionError(job)
+
+
+def dies_once(folder: Path, job: int) -> int:
+    flag = folder / f"{job}"
+    if job % 3 == 0 and not flag.exists():
+        flag.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return job
+
+
+def dies(job: int) -> int:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return job
+
+
+def slow_block(mark: Path, done: Any, job: Any) -> Any:
+    """A block of a generation that leaves its process's number, so that a test knows whom to kill."""
+    (mark / f"{job.block}-{os.getpid()}").touch()
+    time.sleep(0.3)
+    return done(job)
+
+
+KINDS = [Local(), Processes(2), Ray(2)]
+names = pytest.mark.parametrize("executor", KINDS, ids=["local", "processes", "ray"])
+
+
+@names
+@pytest.mark.usefixtures("cluster")
+def test_every_job_is_done_once(executor: Executor) -> None:
+    assert sorted(executor.map(double, range(7))) == [0, 2, 4, 6, 8, 10, 12]
+    assert list(executor.map(double, [])) == []
+
+
+@names
+@pytest.mark.usefixtures("cluster")
+def test_an_error_comes_back_as_it_was(executor: Executor) -> None:
+    with pytest.raises(UserError, match="found three") as error:
+        list(executor.map(refuses, range(5)))
+    assert error.value.code == 3
+    with pytest.raises(ZeroDivisionError):
+        list(executor.map(breaks, range(2)))
+
+
+@pytest.mark.parametrize("executor", KINDS[1:], ids=["processes", "ray"])
+@pytest.mark.usefixtures("cluster")
+def test_the_jobs_of_a_killed_worker_are_done_again(executor: Executor, tmp_path: Path) -> None:
+    assert sorted(executor.map(partial(dies_once, tmp_path), range(5))) == [0, 1, 2, 3, 4]
+    assert {path.name for path in tmp_path.iterdir()} == {"0", "3"}
+
+
+@pytest.mark.parametrize("executor", KINDS[1:], ids=["processes", "ray"])
+@pytest.mark.usefixtures("cluster")
+def test_a_worker_that_dies_every_time_ends_it(executor: Executor) -> None:
+    with pytest.raises(UserError, match="killed 3 times") as error:
+        list(executor.map(dies, range(2)))
+    assert error.value.code == 1
+
+
+def test_the_choice_by_name() -> None:
+    assert executors.choose() == Local()
+    assert executors.choose(workers=3) == executors.choose("processes", 3) == Processes(3)
+    assert executors.choose("ray", 2, "host:6379", 0.5) == Ray(2, "host:6379", 0.5)
+    with pytest.raises(UserError, match=r"expected an executor \(local, processes, ray\), found 'slurm'"):
+        executors.choose("slurm")
+    with pytest.raises(UserError, match="--executor ray with --address"):
+        executors.choose("processes", 2, "host:6379")
+    with pytest.raises(UserError, match="one worker with --executor local, found 2"):
+        executors.choose("local", 2)
+
+
+@pytest.mark.parametrize("executor", KINDS[1:], ids=["processes", "ray"])
+@pytest.mark.usefixtures("cluster")
+def test_a_dataset_has_the_same_hash_whoever_makes_it(
+    executor: Executor, undisturbed: Dataset, tmp_path: Path
+) -> None:
+    made = generate.generate(plan(tmp_path / "again"), executor=executor)
+    assert made.hash == undisturbed.hash
+    assert len(made.manifest["arrays"]["actions"]["leaves"]) == 16
+
+
+@pytest.mark.usefixtures("cluster")
+def test_blocks_go_straight_to_a_url(undisturbed: Dataset, tmp_path: Path) -> None:
+    """As workers without a common folder do it, with a chunk lost and another recipe on the way."""
+    from dom2data.store import remote_stage
+
+    url = f"file://{tmp_path}/store"
+    todo = generate.plan("tag", "random-medium", steps=STEPS, root=url)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(generate, "publish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            generate.generate(todo, executor=Ray(2))
+    chunk = tmp_path / "store/dom2/tag-random-medium-v0/data/actions/c/7/0/0"
+    chunk.unlink()
+    with pytest.raises(UserError, match=r"expected actions/c/7/0/0, found none .* makes it again"):
+        generate.generate(todo, executor=Local())
+    other = generate.plan("tag", "random-medium", steps=STEPS, seed=1, out=todo.dataset_id, root=url)
+    with pytest.raises(UserError, match="as it was begun, found another recipe"):
+        generate.generate(other)
+    made = generate.generate(todo, executor=Ray(2))
+    assert made.hash == undisturbed.hash
+    assert verify(made)
+    assert remote_stage.RemoteStage(todo.dataset_id, url).recipe() is None
+    with pytest.raises(UserError, match="expected a new id"):
+        generate.generate(todo)
+
+
+def test_what_can_be_wrong_with_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ray.shutdown()
+    with pytest.raises(UserError, match=r"reach Ray at 127.0.0.1:9, found: .*refused") as error:
+        list(Ray(2, "127.0.0.1:9").map(double, [1]))
+    assert error.value.code == 1
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match=r"not installed; pip install 'dom2\[ray\]'"):
+        list(Ray(2).map(double, [1]))
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_node_that_would_compute_something_else_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match=r"a node with 2 GPUs, found at most 0"):
+        list(Ray(2, gpus=2).map(double, [1]))
+    monkeypatch.setattr(on_ray, "code_hash", lambda: "mine")  # here alone: the workers import the module anew
+    with pytest.raises(UserError, match=r"expected code = mine as here, found .*; install the same") as error:
+        list(Ray(2).map(double, [1]))
+    assert error.value.code == 3
+    monkeypatch.undo()
+    needed = tmp_path / "recipe.json"
+    needed.write_text("{}")
+    assert list(Ray(2).map(double, [1], [str(needed)])) == [2]
+    real = on_ray.identity
+    monkeypatch.setattr(on_ray, "identity", lambda needs: real(needs) | {str(needed): "another file"})
+    with pytest.raises(UserError, match=r"recipe.json = another file as here"):
+        on_ray._compare("there", on_ray.identity([]), real([str(needed)]))
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_ray_worker_killed_in_mid_generate(
+    undisturbed: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark: Path = tmp_path / "mark"
+    killed: list[int] = []
+    mark.mkdir()
+    monkeypatch.setattr(generate, "partial", partial(_named, mark))
+
+    def kill_some(what: str, steps: int, total: int) -> None:
+        at_work = sorted(mark.iterdir(), key=lambda path: path.stat().st_mtime)
+        if at_work and len(killed) < 3 and steps > 3_000 * (1 + len(killed)):
+            number = int(at_work[-1].name.split("-")[1])
+            with suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+                killed.append(number)
+
+    made = generate.generate(plan(tmp_path / "killed"), executor=Ray(2), progress=kill_some)
+    assert len(killed) == 3
+    assert made.hash == undisturbed.hash
+
+
+def _named(mark: Path, function: Any, *args: Any, **rest: Any) -> Any:
+    """In place of ``partial``: what is handed to the workers says who it is."""
+    handed = partial(function, *args, **rest)
+    return partial(slow_block, mark, handed) if function is generate._write_block else handed
+
+
+TWO_NODES = """
+import sys
+from pathlib import Path
+import ray
+from ray.cluster_utils import Cluster
+from dom2data import generate
+from dom2data.on_ray import Ray
+from dom2data.store import layout
+
+layout._BLOCK_EPISODES[25] = 50
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+second = cluster.add_node(num_cpus=1)
+ray.init(cluster.address, log_to_driver=False, logging_level="error")
+nodes = []
+
+def progress(what, steps, total):
+    if steps > total // 3 and not nodes:
+        nodes.append(second)
+        cluster.remove_node(second, allow_graceful=False)
+
+todo = generate.plan("tag", "random-medium", steps=20_000, root=Path(sys.argv[1]))
+made = generate.generate(todo, executor=Ray(2), progress=progress)
+print(made.hash, len(nodes))
+"""
+
+
+def test_a_node_lost_in_mid_generate(undisturbed: Dataset, tmp_path: Path) -> None:
+    words = [sys.executable, "-c", TWO_NODES, str(tmp_path / "nodes")]
+    run = subprocess.run(words, capture_output=True, text=True, timeout=300)
+    assert f"{undisturbed.hash} 1" in run.stdout.splitlines(), run.stdout[-3_000:] + run.stderr[-2_000:]
+
+
+COORDINATOR = """
+import sys
+from pathlib import Path
+from dom2data import generate
+from dom2data.on_ray import Ray
+from dom2data.store import layout
+
+layout._BLOCK_EPISODES[25] = 50
+todo = generate.plan("tag", "random-medium", steps=20_000, root=Path(sys.argv[1]))
+print(generate.generate(todo, executor=Ray(1)).hash)
+"""
+
+
+def test_a_coordinator_killed_in_mid_generate(undisturbed: Dataset, tmp_path: Path) -> None:
+    words = [sys.executable, "-c", COORDINATOR, str(tmp_path / "root")]
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    blocks = tmp_path / "root/.dom2data/stage/dom2/tag-random-medium-v0/blocks"
+    deadline = time.monotonic() + 120
+    while len(list(blocks.glob("*.json"))) < 4:
+        assert time.monotonic() < deadline
+        assert process.poll() is None, "it ended before it could be killed"
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    run = subprocess.run(words, capture_output=True, text=True, timeout=300)
+    assert run.stdout.split() == [undisturbed.hash], run.stderr[-2_000:]

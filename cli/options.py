@@ -55,3 +55,25 @@ def executor_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ):
         command = option(command)
     return command
+
+
+def runs_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Of commands that make many runs: how many at once, where, and how often one is tried."""
+    retries = click.option(
+        "--retries",
+        type=click.IntRange(0),
+        default=1,
+        show_default=True,
+        help="How often a run that failed is tried again.",
+    )
+    gpus = click.option(
+        "--gpus",
+        type=click.FloatRange(0),
+        default=0.0,
+        show_default=True,
+        help="GPUs of each run on Ray, such as 0.25.",
+    )
+    jobs = click.option(
+        "--jobs", type=click.IntRange(1), help="Runs at once, on one thread each [one for each core]."
+    )
+    return jobs(executor_options(gpus(retries(command))))

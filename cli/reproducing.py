@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dom2_cli import show as ui
-from dom2_cli.options import Where, executor_options, json_option, root_option
-from dom2data.errors import FAILED, INTERRUPTED, UserError
+from dom2_cli import watching
+from dom2_cli.options import Where, json_option, root_option, runs_options
+from dom2data.errors import FAILED, UserError
 
 if TYPE_CHECKING:
-    from dom2.reproduce import Grid, Job
+    from dom2.jobs import Job
+    from dom2.reproduce import Grid
 
 WORDS = {
     "missing": "missing",
@@ -42,9 +44,7 @@ WORDS = {
 )
 @click.option("--algorithms", metavar="NAMES", help="Columns, with commas, instead of the target's own.")
 @click.option("--seeds", type=click.IntRange(1), help="Of each cell [as many as the scale has].")
-@click.option("--jobs", type=click.IntRange(1), help="Cells at once, on one thread each [one for each core].")
-@executor_options
-@click.option("--gpus", type=click.FloatRange(0), default=0.0, help="GPUs of each cell on Ray, such as 0.25.")
+@runs_options
 @click.option(
     "--runs",
     type=click.Path(path_type=Path, file_okay=False),
@@ -69,6 +69,7 @@ def reproduce(
     executor: str | None,
     address: str | None,
     gpus: float,
+    retries: int,
     runs: Path,
     out: Path | None,
     dry_run: bool,
@@ -88,14 +89,15 @@ def reproduce(
     Stopped or killed, the same command continues. Nothing that is there is made again.
     """
     from dom2 import experiments
-    from dom2 import reproduce as making
+    from dom2 import jobs as making
+    from dom2.reproduce import Grid
     from dom2data import executors
 
     if scale not in experiments.SCALES:
         raise UserError(f"expected a scale ({', '.join(experiments.SCALES)}), found {scale!r}; choose one")
     columns = algorithms.split(",") if algorithms else None
     cells = tuple(experiments.cells(target, only, columns))
-    grid = making.Grid(target, scale, cells, seeds or experiments.SCALES[scale].seeds, runs.absolute(), root)
+    grid = Grid(target, scale, cells, seeds or experiments.SCALES[scale].seeds, runs.absolute(), root)
     where, workers = Where(executor, jobs, address, gpus), jobs or executors.cores()
     todo = grid.jobs()
     stages = {job.folder: making.stage(job) for job in todo}
@@ -104,7 +106,7 @@ def reproduce(
     if dry_run:
         estimate(grid, left, workers, as_json, stages)
         return
-    failed = carry_out(grid, left, where) if left and not report_only else []
+    failed = carry_out(grid, left, where, retries) if left and not report_only else []
     finish(grid, out or grid.base, as_json)
     if failed:
         raise UserError(
@@ -151,33 +153,16 @@ def estimate(grid: Grid, left: Sequence[Job], workers: int, as_json: bool, stage
     click.echo(f"fitting takes about {ui.duration(wall)} here with --jobs {workers}, evaluations not counted")
 
 
-def carry_out(grid: Grid, left: Sequence[Job], where: Where) -> list[str]:
-    """Generate, fit, evaluate, with a bar; the folders of what failed."""
-    from dom2 import reproduce
+def carry_out(grid: Grid, left: Sequence[Job], where: Where, retries: int) -> list[Job]:
+    """Generate, fit, evaluate, in sight; what failed."""
+    from dom2 import jobs, reproduce
     from dom2data import executors
 
     executor = where.made(executors.cores())
-
     with ui.progress_bar() as progress:
         reproduce.prepare(grid, progress)
-    failed: list[str] = []
-    with ui.progress_bar() as progress:
-        progress("runs", 0, len(left))
-        for number, outcome in enumerate(reproduce.carry_out(list(left), executor), 1):
-            name = outcome.job.folder.relative_to(grid.base)
-            if outcome.word == "interrupted":
-                raise UserError(
-                    "interrupted; everything begun is saved, the same command continues", INTERRUPTED
-                )
-            if outcome.word == "elsewhere":
-                ui.note(f"{name} is being made by another process: left to it")
-            elif outcome.word == "failed":
-                failed.append(str(name))
-                ui.note(f"{name} failed: {outcome.error}")
-            else:
-                ui.note(f"{name} done in {ui.duration(outcome.seconds)}")
-            progress("runs", number, len(left))
-    return failed
+    last = watching.attend(left, jobs.carry_out(left, executor, retries), grid.base)
+    return [outcome.job for outcome in last if outcome.word == "failed"]
 
 
 def finish(grid: Grid, out: Path, as_json: bool) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from dom2 import algorithms, presets
+from dom2 import algorithms, jobs, presets
 from dom2.config import fields
 from dom2data import recipes, sampler
 from dom2data.errors import UserError
@@ -66,12 +66,7 @@ class Cell:
     @property
     def folder(self) -> Path:
         """Where its run lies under those of its scale; cells alike in all but their label share it."""
-        words = (f"{name}={_plain(value)}" for name, value in self.settings)
-        return Path(self.data) / ",".join((self.algorithm, *words))
-
-
-def _plain(value: Any) -> str:
-    return "_".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        return jobs.place(self.data, self.algorithm, self.settings)
 
 
 @dataclass(frozen=True)
@@ -241,4 +236,4 @@ def sweep(target: Target, columns: Sequence[str]) -> Iterator[Cell]:
         for name, values in SENSITIVITY.items():
             for value in values:
                 settings = () if value == defaults[name] else ((name, value),)
-                yield Cell(env, quality, f"{name} {_plain(value)}", "dom2", settings)
+                yield Cell(env, quality, f"{name} {jobs.plain(value)}", "dom2", settings)

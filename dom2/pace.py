@@ -10,7 +10,7 @@ import torch
 
 from dom2 import algorithms, checkpoint, fit, track
 from dom2.config import build
-from dom2.reproduce import Job
+from dom2.jobs import Job
 from dom2.run import Settings
 from dom2data import dataset as datasets
 from dom2data import envs, executors

@@ -10,7 +10,8 @@ import numpy as np
 
 from dom2 import experiments, paper, statistics
 from dom2.experiments import Cell
-from dom2.reproduce import Grid, stage
+from dom2.jobs import stage
+from dom2.reproduce import Grid
 from dom2.results import Result, comparable, last_best_mean, read
 from dom2.statistics import Interval, Values
 from dom2data import scores

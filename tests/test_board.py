@@ -18,11 +18,12 @@ from PIL import Image
 from test_report import page
 from tiny import new_run
 
-from dom2 import board, evaluate, experiments, fit, reproduce, results, run, tables
+from dom2 import board, evaluate, experiments, fit, jobs, reproduce, results, run, tables
 from dom2.experiments import SCALES, Cell, Scale
 from dom2.reproduce import Grid
 from dom2.tables import Entry
 from dom2_cli.learn import main
+from dom2data import executors
 from dom2data.errors import UserError
 
 WIDTHS = (("actor_widths", (8, 8)),)
@@ -48,7 +49,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Grid:
         cells.append(Cell("tag", "random", "omar", "omar", WIDTHS))
         asked = Grid("table2", "smoke", tuple(cells), 3, tmp_path_factory.mktemp("board"))
         reproduce.prepare(asked)
-        assert all(o.word == "done" for o in reproduce.carry_out(asked.jobs()[:2], 1))
+        assert all(o.word == "done" for o in jobs.carry_out(asked.jobs()[:2], executors.Local()))
         yield asked
 
 
@@ -168,7 +169,7 @@ def test_solutions_are_counted_and_drawn(tmp_path: Path, monkeypatch: pytest.Mon
     cells = (Cell("spread-6-landmarks", "random", "bc", "bc", WIDTHS),)
     asked = Grid("figure2", "smoke", cells, 1, tmp_path)
     reproduce.prepare(asked)
-    assert [outcome.word for outcome in reproduce.carry_out(asked.jobs(), 1)] == ["done"]
+    assert [outcome.word for outcome in jobs.carry_out(asked.jobs(), executors.Local())] == ["done"]
     files = board.write(asked, "dom2 reproduce figure2", tmp_path)
     text = files["html"].read_text()
     assert "Solutions found" in text

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from dom2 import checkpoint, experiments, reproduce, run
+from dom2 import checkpoint, experiments, jobs, reproduce, run
 from dom2.experiments import SCALES, Cell, Scale
-from dom2.reproduce import Grid, Job
+from dom2.jobs import Job
+from dom2.reproduce import Grid
 from dom2data import dataset, envs, executors, generate, ids
 from dom2data.errors import UserError
 
@@ -42,9 +43,9 @@ def weights(job: Job) -> dict[str, list[float]]:
     return {name: value.tolist() for name, value in load_file(folder / "weights.safetensors").items()}
 
 
-def make(asked: Grid, workers: int = 1) -> list[reproduce.Outcome]:
+def make(asked: Grid, workers: int = 1) -> list[jobs.Outcome]:
     reproduce.prepare(asked)
-    return list(reproduce.carry_out(asked.jobs(), executors.choose(workers=workers)))
+    return list(jobs.carry_out(asked.jobs(), executors.choose(workers=workers)))
 
 
 def test_every_target_consists_of_known_cells() -> None:
@@ -83,14 +84,14 @@ def test_a_setting_that_is_the_default_shares_its_run() -> None:
 def test_from_nothing_to_done_and_nothing_twice(tmp_path: Path) -> None:
     asked = grid(tmp_path)
     assert reproduce.datasets_missing(asked) in ([], ["tag-random-smoke"])
-    assert [reproduce.stage(job) for job in asked.jobs()] == ["missing", "missing"]
+    assert [jobs.stage(job) for job in asked.jobs()] == ["missing", "missing"]
     assert [outcome.word for outcome in make(asked)] == ["done", "done"]
-    assert [reproduce.stage(job) for job in asked.jobs()] == ["done", "done"]
+    assert [jobs.stage(job) for job in asked.jobs()] == ["done", "done"]
     job = asked.jobs()[0]
     files = [job.folder / "evaluation.json", job.folder / "evaluation-speed.json"]
     before = [path.stat().st_mtime_ns for path in files]
     files[1].unlink()
-    assert reproduce.stage(job) == "fitted"
+    assert jobs.stage(job) == "fitted"
     saved = weights(job)
     assert [outcome.word for outcome in make(asked)] == ["done", "done"]
     assert files[0].stat().st_mtime_ns == before[0]
@@ -114,12 +115,12 @@ def test_begun_runs_go_on_bit_for_bit(tmp_path: Path) -> None:
     make(whole)
     for job in parts.jobs():
         short = dataclasses.replace(job, settings=job.settings | {"updates": 3})
-        assert reproduce.work(short).word == "done"
-        assert reproduce.stage(job) == "begun"
+        assert jobs.work(short).word == "done"
+        assert jobs.stage(job) == "begun"
     make(parts)
     for left, right in zip(whole.jobs(), parts.jobs(), strict=True):
         assert weights(left) == weights(right)
-        assert reproduce.stage(right) == "done"
+        assert jobs.stage(right) == "done"
 
 
 def test_another_run_in_the_folder_is_refused_and_kept(tmp_path: Path) -> None:
@@ -127,14 +128,14 @@ def test_another_run_in_the_folder_is_refused_and_kept(tmp_path: Path) -> None:
     make(asked)
     job = asked.jobs()[0]
     other = dataclasses.replace(job, config=job.config | {"lr": 0.5})
-    assert reproduce.stage(other) == "other"
-    outcome = reproduce.work(other)
+    assert jobs.stage(other) == "other"
+    outcome = jobs.work(other)
     assert outcome.word == "failed"
     assert "lr: expected 0.5, found " in outcome.error
-    assert reproduce.stage(job) == "done"
+    assert jobs.stage(job) == "done"
     (job.folder / "config.json").write_text("{")
-    assert reproduce.stage(job) == "other"
-    assert reproduce.work(job).word == "failed"
+    assert jobs.stage(job) == "other"
+    assert jobs.work(job).word == "failed"
 
 
 def test_fewer_updates_than_are_there_are_refused(tmp_path: Path) -> None:
@@ -142,8 +143,8 @@ def test_fewer_updates_than_are_there_are_refused(tmp_path: Path) -> None:
     make(asked)
     job = asked.jobs()[0]
     fewer = dataclasses.replace(job, settings=job.settings | {"updates": 4})
-    assert reproduce.stage(fewer) == "other"
-    assert "updates: expected 4, found 8" in reproduce.work(fewer).error
+    assert jobs.stage(fewer) == "other"
+    assert "updates: expected 4, found 8" in jobs.work(fewer).error
 
 
 def test_changed_data_are_refused(tmp_path: Path) -> None:
@@ -153,7 +154,7 @@ def test_changed_data_are_refused(tmp_path: Path) -> None:
     (job.folder / "evaluation.json").unlink()
     plan = generate.plan("tag", "random", steps=1250, seed=9, out=job.dataset, root=asked.root)
     generate.generate(plan, force=True)
-    outcome = reproduce.work(job)
+    outcome = jobs.work(job)
     assert outcome.word == "failed"
     assert f"hash of the data: expected {dataset.open(job.dataset, asked.root).hash}" in outcome.error
 
@@ -163,7 +164,7 @@ def test_one_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     reproduce.prepare(asked)
     bad, good = asked.jobs()
     bad = dataclasses.replace(bad, settings=bad.settings | {"updates": -1})
-    words = {o.job.folder: o for o in reproduce.carry_out([bad, good], executors.Local())}
+    words = {o.job.folder: o for o in jobs.carry_out([bad, good], executors.Local())}
     assert words[bad.folder].word == "failed"
     assert "updates: expected 1 or more" in words[bad.folder].error
     assert words[good.folder].word == "done"

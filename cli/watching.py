@@ -1,0 +1,88 @@
+"""Many runs being made: a live table of them on a terminal, else a line for each that ends."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dom2_cli import show as ui
+from dom2data.errors import INTERRUPTED, UserError
+
+if TYPE_CHECKING:
+    from dom2.jobs import Job, Outcome
+
+ROWS = 20
+"""runs in the live table"""
+
+
+def attend(
+    jobs: Sequence[Job], outcomes: Generator[Outcome], base: Path, title: str = "runs"
+) -> list[Outcome]:
+    """Show jobs being done, under their folders' names below ``base``; the last outcome of each.
+
+    Raises UserError (code 130) when they were interrupted.
+    """
+    ended: dict[Path, Outcome] = {}
+    with live(lambda since: picture(jobs, ended, since, base, title)), closing(outcomes):
+        for outcome in outcomes:
+            name = outcome.job.folder.relative_to(base)
+            if outcome.word == "interrupted":
+                raise UserError(
+                    "interrupted; everything begun is saved, the same command continues", INTERRUPTED
+                )
+            if outcome.word == "retried":
+                ui.note(f"{name} failed, and will be tried again: {outcome.error}")
+                continue
+            ended[outcome.job.folder] = outcome
+            count = f"[{len(ended)}/{len(jobs)}] {name}"
+            if outcome.word == "elsewhere":
+                ui.note(f"{count} is being made by another process: left to it")
+            elif outcome.word == "failed":
+                ui.note(f"{count} failed: {outcome.error}")
+            else:
+                ui.note(f"{count} done in {ui.duration(outcome.seconds)}")
+    return list(ended.values())
+
+
+@contextmanager
+def live(drawn: Callable[[float], Any]) -> Iterator[None]:
+    """While entered, show ``drawn(since)`` on standard error, where that is a terminal.
+
+    ``since`` is the time of entering, in seconds since the epoch. Notes written meanwhile go above it.
+    """
+    from rich.console import Console
+    from rich.live import Live
+
+    console, since = Console(stderr=True), time.time()
+    if not console.is_terminal:
+        yield
+        return
+    with Live(get_renderable=lambda: drawn(since), console=console, refresh_per_second=1, transient=True):
+        yield
+
+
+def picture(jobs: Sequence[Job], ended: dict[Path, Outcome], since: float, base: Path, title: str) -> Any:
+    """The live table: counts, and a line for each run that is being worked at."""
+    from rich.table import Table
+
+    from dom2 import progress
+
+    running = progress.moving((job for job in jobs if job.folder not in ended), since)
+    counts = Counter(outcome.word for outcome in ended.values())
+    waiting = len(jobs) - len(ended) - len(running)
+    words = [f"{counts[word]} {word}" for word in ("done", "failed", "elsewhere") if counts[word]]
+    caption = ", ".join([*words, f"{len(running)} running", f"{waiting} waiting"])
+    table = Table(title=f"{len(jobs)} {title}: {caption}", title_justify="left", box=None)
+    for heading in ("run", "updates", "of", "updates/s", "left"):
+        table.add_column(heading, justify="left" if heading == "run" else "right")
+    for each in running[:ROWS]:
+        left = "evaluating" if each.evaluating else "–" if each.left is None else ui.duration(each.left)
+        name = str(each.job.folder.relative_to(base))
+        table.add_row(name, f"{each.done:,}", f"{each.wanted:,}", ui.number(each.rate), left)
+    if len(running) > ROWS:
+        table.add_row(f"and {len(running) - ROWS} more")
+    return table

@@ -1,0 +1,275 @@
+"""Runs as jobs: what to fit on what, where, and what to evaluate; each done once, by whoever claims it first.
+
+A run's folder tells all that is known of its job. What is there is never made again, so that jobs may be
+stopped, killed, done in any order, and by several commands at once.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import re
+import time
+import traceback
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from filelock import FileLock, Timeout
+
+from dom2 import algorithms, checkpoint, evaluate, fit, results, run
+from dom2.config import build
+from dom2.run import Run, Settings
+from dom2_policies import zoo
+from dom2data import dataset as datasets
+from dom2data import envs, executors, generate, ids, recipes, retrain
+from dom2data.errors import CHECK_FAILED, UserError
+from dom2data.store import manifest as manifests
+
+ERRORS = "error.txt"
+"""in a run's folder: every error that ended it, one below the other"""
+_SCHEDULE = ("updates", "log_every", "checkpoint_every", "eval_every", "eval_episodes", "threads", "device")
+"""settings that may differ between what is asked for and what is there"""
+_LONGEST = 150
+"""characters of a folder's name; a filesystem takes 255 bytes"""
+
+Word = Literal["done", "interrupted", "failed", "retried", "elsewhere"]
+"""``retried``: failed, and about to be tried again; ``elsewhere``: another process is at it"""
+Stage = Literal["missing", "begun", "fitted", "done", "other"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run as a worker needs it: what to fit on what, where, and what to evaluate."""
+
+    folder: Path
+    env: str
+    dataset: str
+    root: Path | None
+    settings: dict[str, Any]
+    config: dict[str, Any]
+    """of the algorithm, complete"""
+    shifts: tuple[str, ...]
+    episodes: int
+    command: tuple[str, ...] = ()
+    """what is recorded as having asked for the run"""
+
+
+class Outcome(NamedTuple):
+    """What became of a job."""
+
+    job: Job
+    word: Word
+    seconds: float
+    error: str = ""
+
+
+def place(dataset: str, algorithm: str, settings: Iterable[tuple[str, Any]] = ()) -> Path:
+    """``tag-medium/dom2,eta=2.0``: the folder, below that of its grid, of a run with settings of its own.
+
+    What a filesystem might not take is replaced by ``_``, and an end that is too long by its hash.
+    """
+    words = (f"{name}={plain(value)}" for name, value in settings)
+    return Path(_safe(dataset), _safe(",".join((algorithm, *words))))
+
+
+def plain(value: Any) -> str:
+    """A setting's value in a name: 2.0, 0.5_0.9"""
+    return "_".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _safe(name: str) -> str:
+    safe = re.sub(r"[^\w.,=+-]+", "_", name, flags=re.ASCII).lstrip(".") or "_"
+    if len(safe) <= _LONGEST:
+        return safe
+    return f"{safe[:_LONGEST]}-{sha256(name.encode()).hexdigest()[:12]}"
+
+
+def schedule(updates: int) -> dict[str, int]:
+    """Settings of a run that is one of many: one thread, a hundred lines of metrics, ten checkpoints."""
+    return {
+        "updates": updates,
+        "threads": 1,
+        "log_every": max(1, updates // 100),
+        "checkpoint_every": max(1, min(1000, updates // 10)),
+    }
+
+
+def available(name: str, root: Path | None) -> bool:
+    """Whether there is a dataset of this name."""
+    try:
+        ids.resolve(name, ids.root(root))
+    except UserError:
+        return False
+    return True
+
+
+def supply(
+    name: str,
+    env: str,
+    quality: str,
+    root: Path | None,
+    steps: int | None = None,
+    progress: generate.Progress | None = None,
+) -> None:
+    """Generate a dataset unless it is there, with its behaviour policies where none are shipped.
+
+    Of two commands that want the same one, the second waits for the first.
+    """
+    if available(name, root):
+        return
+    base = ids.root(root)
+    lock = base / ".dom2data" / f".supply-{ids.split(name)[1]}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):
+        if available(name, root):
+            return
+        parts = recipes.quality(quality)
+        shipped = env in envs.NAMES or parts.parts == ((recipes.UNIFORM, 1.0),)
+        folder = zoo.FOLDER if shipped else retrain.retrained(env, 0, base, progress)
+        taken = None if parts.replay else steps
+        plan = generate.plan(env, quality, steps=taken, out=name, root=root, checkpoints_in=folder)
+        executor = executors.choose(workers=plan.best_workers(executors.cores()))
+        generate.generate(plan, executor=executor, progress=progress)
+
+
+def stage(job: Job) -> Stage:
+    """How far a job is, told without its dataset."""
+    if not (job.folder / "config.json").exists():
+        return "other" if job.folder.is_dir() and any(job.folder.iterdir()) else "missing"
+    if results.state(job.folder) == "broken":
+        return "other"
+    done, wanted = checkpoint.updates(job.folder), job.settings["updates"]
+    if done > wanted or unlike(job, run.read(job.folder)):
+        return "other"
+    if done < wanted:
+        return "begun"
+    return "done" if not pending(job) else "fitted"
+
+
+def unlike(job: Job, found: Run) -> list[str]:
+    """Where a run is not the one that a job asks for: ``name: expected, found``."""
+    wanted = asdict(build(Settings, job.settings))
+    if wanted["augment"] == "auto":
+        wanted["augment"] = algorithms.load(wanted["algorithm"]).augment
+    wanted = {name: value for name, value in wanted.items() if name not in _SCHEDULE}
+    there = found.document["settings"] | found.document["config"]
+    asked = json.loads(json.dumps(wanted | job.config))  # tuples are lists in a document
+    return [
+        f"{name}: expected {value}, found {there.get(name)}"
+        for name, value in asked.items()
+        if there.get(name) != value
+    ]
+
+
+def pending(job: Job) -> list[str]:
+    """Shifts without an evaluation of the last update, by as many episodes."""
+    kept = {each["shift"]: each for each in evaluate.kept(job.folder)}
+    wanted = (job.settings["updates"], job.episodes)
+    return [s for s in job.shifts if s not in kept or (kept[s]["updates"], kept[s]["episodes"]) != wanted]
+
+
+def carry_out(jobs: Sequence[Job], executor: executors.Executor, retries: int = 0) -> Generator[Outcome]:
+    """Fit and evaluate; outcomes in the order of completion.
+
+    A job that fails is reported and the others go on; then the failed ones are tried again, ``retries``
+    times. The first interrupt saves and stops all of them; then the last outcomes are ``interrupted``. What
+    another process is at is left to it, as ``elsewhere``.
+    """
+    left = list(jobs)
+    for more in range(retries, -1, -1):
+        failed: list[Job] = []
+        with closing(executor.map(work, left, needs(left))) as outcomes:
+            for outcome in outcomes:
+                if outcome.word == "failed" and more:
+                    failed.append(outcome.job)
+                    outcome = outcome._replace(word="retried")
+                yield outcome
+                if outcome.word == "interrupted":
+                    return
+        left = failed
+        if not left:
+            return
+
+
+def needs(jobs: Sequence[Job]) -> list[str]:
+    """The files by which a worker elsewhere shows that it has the same data: the datasets' markers."""
+    found = {(job.dataset, ids.root(job.root)) for job in jobs}
+    return sorted(
+        str(ids.directory(ids.resolve(name, base), base) / manifests.MARKER) for name, base in found
+    )
+
+
+def work(job: Job) -> Outcome:
+    """Fit what is not fitted and evaluate what is not evaluated, unless another process is at it."""
+    claim = job.folder.with_name(f".{job.folder.name}.claim")
+    claim.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        # Before anything of the run is looked at: two that begin the same one would destroy each other's.
+        with FileLock(claim, timeout=0):
+            return _work(job)
+    except Timeout:
+        return Outcome(job, "elsewhere", 0.0)
+
+
+def _work(job: Job) -> Outcome:
+    started = time.monotonic()
+    found: Run | None = None
+    try:
+        with fit.Interrupts() as interrupts:
+            found = begin(job)
+            if checkpoint.updates(found.folder) < found.settings.updates and not interrupts.requested:
+                fit.fit(found, root=job.root)
+            fitted = checkpoint.updates(found.folder) == found.settings.updates
+            for shift in pending(job) if fitted else ():
+                if not interrupts.requested:
+                    evaluate.keep(found.folder, evaluate.evaluate(found, job.episodes, shift=shift))
+        return Outcome(job, "interrupted" if pending(job) else "done", time.monotonic() - started)
+    except Exception as error:  # one run's defect must not end a grid of hours
+        foreseen = isinstance(error, UserError)
+        reason = error.message if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        if found is not None:  # else the folder is not this job's to write into
+            keep_error(found.folder, reason if foreseen else traceback.format_exc())
+            reason += "" if foreseen else f" (traceback in {found.folder / ERRORS})"
+        return Outcome(job, "failed", time.monotonic() - started, reason)
+
+
+def keep_error(folder: Path, text: str) -> None:
+    """Write an error below those that are kept of a run's earlier attempts."""
+    file = folder / ERRORS
+    before = file.read_text() if file.exists() else ""
+    attempt = len(re.findall(r"^--- attempt ", before, flags=re.M)) + 1
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    run.write(file, f"{before}--- attempt {attempt} failed, {now} ---\n{text.rstrip()}\n")
+
+
+def begin(job: Job) -> Run:
+    """The run of a job: begun now, or what is there of it.
+
+    Raises UserError (code 3) when something else is there, or the data or the environment have changed.
+    """
+    data = datasets.open(job.dataset, job.root)
+    if not (job.folder / "config.json").exists():
+        settings: Settings = build(Settings, job.settings)
+        config = build(algorithms.load(settings.algorithm).config_type, job.config)
+        return run.create(job.folder, run.describe(settings, config, data, list(job.command)))
+    found = run.read(job.folder)
+    differences, updates = unlike(job, found), checkpoint.updates(job.folder)
+    if found.document["dataset"]["hash"] != data.hash:
+        differences.append(
+            f"hash of the data: expected {data.hash}, found {found.document['dataset']['hash']}"
+        )
+    if updates > job.settings["updates"]:
+        differences.append(f"updates: expected {job.settings['updates']}, found {updates}")
+    if differences:
+        raise UserError(
+            f"{job.folder}: expected the run that is asked for, found another ({'; '.join(differences)}); "
+            "move it away or choose another folder",
+            CHECK_FAILED,
+        )
+    run.mismatch(found.spec, data.env)
+    found.amend(updates=job.settings["updates"])
+    return found

@@ -88,28 +88,32 @@ def mapped(dataset: Dataset, caches: Path, progress: Progress = quiet) -> tables
                     file.write(np.ascontiguousarray(values).data)
 
         name = f"weights-{digest(np.ascontiguousarray(weights).data)[:16]}"
-        found, found_rows = place.tensors(name, {"steps": transitions, "rows": transitions}, write)
-        return found, found_rows
+        found, found_rows = place.files(name, {"steps": transitions, "rows": transitions}, write)
+        return found.tensor, found_rows.tensor
 
     def to_go(gamma: float) -> Tensor:
         def write(files: Sequence[BinaryIO]) -> None:
-            rewards = moves.view(steps, spec.n_agents, -1)[..., spec.act_dim]
+            rewards = moves.tensor.view(steps, spec.n_agents, -1)[..., spec.act_dim]
             for first, stop in tables.pieces(dataset.lengths):
                 offsets = dataset.offsets[first : stop + 1]
                 piece = rewards[int(offsets[0]) : int(offsets[-1])].numpy()
                 files[0].write(tables.returns_to_go(piece, offsets - offsets[0], gamma).data)
 
-        (found,) = place.tensors(
-            f"returns-{gamma!r}", {"returns": Rows((steps, spec.n_agents), "<f4")}, write
-        )
-        return found
+        (found,) = place.files(f"returns-{gamma!r}", {"returns": Rows((steps, spec.n_agents), "<f4")}, write)
+        return found.tensor
 
     files = {
         "observations": Rows((rows * spec.n_agents, spec.obs_dim), "<f4"),
         "moves": Rows((steps * spec.n_agents, spec.act_dim + 2), "<f4"),
     }
-    obs, moves = place.tensors("tables", files, lambda opened: _decode(dataset, opened, progress))
-    return tables.Tables(obs, moves, virtual, to_go)
+    obs, moves = place.files("tables", files, lambda opened: _decode(dataset, opened, progress))
+
+    def expect(step: Tensor, row: Tensor) -> None:
+        moves.fetch(step, spec.n_agents)
+        obs.fetch(row, 2 * spec.n_agents)  # and the next observation's
+
+    fits = obs.fits and moves.fits
+    return tables.Tables(obs.tensor, moves.tensor, virtual, to_go, *(() if fits else (expect,)))
 
 
 def _decode(dataset: Dataset, files: Sequence[BinaryIO], progress: Progress) -> None:
@@ -138,9 +142,9 @@ class Place:
     def __init__(self, folder: Path, content_hash: str):
         self.folder, self.hash = folder, content_hash
 
-    def tensors(
+    def files(
         self, name: str, files: Mapping[str, Rows], write: Callable[[Sequence[BinaryIO]], None]
-    ) -> list[Tensor]:
+    ) -> list[Mapped]:
         """Mapped files of one of its folders, which ``write`` fills where it is missing.
 
         Two processes may ask at once: one writes, the other waits for it. Raises UserError (code 1) when the
@@ -162,7 +166,7 @@ class Place:
                 "folder, or use --data stream",
                 FAILED,
             ) from error
-        return [_map(at / file, rows) for file, rows in files.items()]
+        return [Mapped(at / file, rows) for file, rows in files.items()]
 
 
 def _complete(at: Path, note: Mapping[str, Any]) -> bool:
@@ -204,16 +208,29 @@ def _make(at: Path, note: Mapping[str, Any], write: Callable[[Sequence[BinaryIO]
         raise
 
 
-def _map(file: Path, rows: Rows) -> Tensor:
-    """A file as a tensor that must not be written to."""
-    with file.open("rb") as opened:
-        mapping = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
-    room = memory.available()
-    if hasattr(mmap, "MADV_RANDOM"):
-        # Reading ahead of random rows throws out others where not all fit; where they do, it saves time.
-        fits = room is None or rows.nbytes < room
-        mapping.madvise(mmap.MADV_WILLNEED if fits else mmap.MADV_RANDOM)
-    values = np.frombuffer(mapping, rows.dtype).reshape(rows.shape)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writ")
-        return torch.from_numpy(values)
+class Mapped:
+    """A file as a ``tensor`` that must not be written to; ``fits``: whether all of it has room in memory."""
+
+    def __init__(self, file: Path, rows: Rows):
+        with file.open("rb") as opened:
+            self._mapping = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+        room = memory.available(anonymous=False)
+        self.fits = room is None or rows.nbytes < room or not hasattr(mmap, "MADV_RANDOM")
+        if hasattr(mmap, "MADV_RANDOM"):
+            # Reading ahead of random rows throws out others where not all fit; where they do, it saves time.
+            self._mapping.madvise(mmap.MADV_WILLNEED if self.fits else mmap.MADV_RANDOM)
+        values = np.frombuffer(self._mapping, rows.dtype).reshape(rows.shape)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writ")
+            self.tensor = torch.from_numpy(values)
+
+    def fetch(self, rows: Tensor, count: int) -> None:
+        """Begin to read ``count`` rows from each of ``rows`` on: the disk serves many at once faster than one
+        after another."""
+        size = self.tensor.shape[-1] * self.tensor.element_size()
+        begins = rows.numpy().astype(np.int64) * size
+        pages = [(begins + at) // mmap.PAGESIZE for at in range(0, count * size, mmap.PAGESIZE)]
+        for page in np.unique(
+            np.concatenate([*pages, (begins + count * size - 1) // mmap.PAGESIZE])
+        ).tolist():
+            self._mapping.madvise(mmap.MADV_WILLNEED, page * mmap.PAGESIZE, mmap.PAGESIZE)

@@ -8,9 +8,12 @@ from pathlib import Path
 _CONTROL_GROUPS = Path("/sys/fs/cgroup")
 
 
-def available() -> int | None:
-    """Bytes until the machine, the control group or ``RLIMIT_DATA`` is full; None where nothing says so."""
-    found = [_machine(), _limit(), *_control_groups()]
+def available(anonymous: bool = True) -> int | None:
+    """Bytes until the machine or the control group is full; None where nothing says so.
+
+    ``anonymous``: of arrays, which ``RLIMIT_DATA`` limits as well, and not of files that are mapped.
+    """
+    found = [_machine(), *_control_groups(), *([_limit()] if anonymous else [])]
     return min((each for each in found if each is not None), default=None)
 
 

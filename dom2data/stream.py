@@ -3,7 +3,7 @@
 Uniform draws need every row at any moment. This holds H blocks (chunks of the store) and draws from them
 alone: first one of the H, each as likely, then one of its virtual transitions. A block leaves when it has
 had its share of draws, in expectation one for each of its virtual transitions, and the next one of a shuffled
-order takes its place. So within an epoch every transition is drawn as often as its weight says; what differs
+order takes its place. So in every pass each transition is drawn as often as its weight says; what differs
 from uniform draws is *when*: two transitions meet in a minibatch only if their blocks are held together.
 
 Which blocks are held at a minibatch follows from the dataset, its weights, H and B alone: it is the same for
@@ -13,6 +13,7 @@ every seed, and can be told for any minibatch without drawing those before it.
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -45,36 +46,28 @@ def schedule(shares: Int64, held: int, batch_size: int, seed: int) -> Iterator[C
     """Which block takes which of the ``held`` slots when, without end; ``shares`` [blocks] in draws.
 
     A slot has B / H of the draws of a minibatch, so a block stays for share * H / B minibatches; counted in
-    units of 1 / B, these are whole numbers. The first blocks leave one after another, and come back for the
-    rest of their share when all have been there, because otherwise all would be replaced at once.
+    units of 1 / B, these are whole numbers. It begins as if it had gone on for long: the first blocks have a
+    part of their share left, one more than the other, because otherwise all would be replaced at once.
     """
-    queue = _order(shares, held, seed)
+    queue = _order(len(shares), seed)
     ends: list[tuple[int, int]] = []
     for slot in range(held):
-        block, units = next(queue)
-        heapq.heappush(ends, (units, slot))
+        block = next(queue)
+        heapq.heappush(ends, (int(shares[block]) * (slot + 1), slot))
         yield Change(0, slot, block)
     while True:
-        end, slot = heapq.heappop(ends)
-        block, units = next(queue)
-        heapq.heappush(ends, (end + units, slot))
-        begins, leaves = (-(-at // batch_size) for at in (end, end + units))
+        (end, slot), block = heapq.heappop(ends), next(queue)
+        stays = int(shares[block]) * held
+        heapq.heappush(ends, (end + stays, slot))
+        begins, leaves = (-(-at // batch_size) for at in (end, end + stays))
         if begins < leaves:  # else its time lies between two minibatches
             yield Change(begins, slot, block)
 
 
-def _order(shares: Int64, held: int, seed: int) -> Iterator[tuple[int, int]]:
-    """Blocks and how long they stay, each once in an epoch but for the first ones, which come twice."""
-    epoch, rests = 0, list[tuple[int, int]]()
-    while True:
-        for place, block in enumerate(np.random.default_rng((seed, epoch)).permutation(len(shares)).tolist()):
-            whole = int(shares[block]) * held
-            part = whole * (place + 1) // held if epoch == 0 and place < held else whole
-            if part < whole:
-                rests.append((block, whole - part))
-            yield block, part
-        yield from rests
-        epoch, rests = epoch + 1, []
+def _order(blocks: int, seed: int) -> Iterator[int]:
+    """Every block once in each epoch, shuffled."""
+    for epoch in itertools.count():
+        yield from np.random.default_rng((seed, epoch)).permutation(blocks).tolist()
 
 
 class Blocks:

@@ -217,7 +217,7 @@ def test_training_is_the_same(tmp_path: Path) -> None:
 
 def test_arrays_that_do_not_fit_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     begun = new_run(tmp_path / "run")
-    monkeypatch.setattr(memory, "available", lambda: 1000)
+    monkeypatch.setattr(memory, "available", lambda anonymous=True: 1000)
     with pytest.raises(UserError, match="--data mapped") as error:
         fit.fit(begun)
     assert error.value.code == 1

@@ -34,6 +34,7 @@ Written = tuple[dict[str, ArrayLayout], dict[str, list[str]], dict[str, Any]]
 """Layouts, leaves, and what is recorded of the policies."""
 
 LOCAL = Local()
+MANY_BLOCKS = 100
 
 __all__ = ["Plan", "generate", "plan"]
 
@@ -109,11 +110,13 @@ def collect(
     """
     layouts, rows = todo.layouts, todo.layouts["actions"].chunk_rows
     steps = min(layouts["actions"].shape[0], len(blocks) * rows)
-    done = stage.begin(todo.recipe.to_json(), partial(zarr.create, layouts=layouts))
-    done = {block: noted for block, noted in done.items() if stage.intact(layouts, block, noted)}
+    noted = stage.begin(todo.recipe.to_json(), partial(zarr.create, layouts=layouts))
+    needs = stage.needs + [str(path) for path in todo.checkpoints.values()]
+    checker = executor if len(noted) > MANY_BLOCKS else LOCAL  # reading all of a large dataset is work, too
+    with closing(checker.map(partial(_intact, stage, layouts), list(noted.items()), needs)) as results:
+        done = {block: noted[block] for block, intact in results if intact}
     progress("collecting", min(steps, len(done) * rows), steps)
     jobs = [job(todo, block) for block in blocks if block not in done]
-    needs = stage.needs + [str(path) for path in todo.checkpoints.values()]
     with closing(executor.map(partial(_write_block, stage, layouts), jobs, needs)) as results:
         for block, its_leaves in results:
             done[block] = its_leaves
@@ -129,6 +132,12 @@ def job(todo: Plan, block: int) -> Job:
     stop = (block + 1) * size if todo.ragged else min((block + 1) * size, todo.episodes)
     episodes = share([part for _, part in parts], block * size, stop)
     return Job(todo.recipe.env, files, episodes, todo.recipe.noise, todo.recipe.seed, block)
+
+
+def _intact(
+    stage: Stage | RemoteStage, layouts: Mapping[str, ArrayLayout], noted: tuple[int, Leaves]
+) -> tuple[int, bool]:
+    return noted[0], stage.intact(layouts, *noted)
 
 
 def _write_block(

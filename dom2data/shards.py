@@ -23,7 +23,9 @@ from dom2data.errors import CHECK_FAILED, FAILED, UserError
 from dom2data.executors import Executor
 from dom2data.generate import LOCAL, Progress
 from dom2data.plan import Plan, plan
-from dom2data.store import contents, zarr
+from dom2data.store import manifest as manifests
+from dom2data.store import zarr
+from dom2data.store.layout import chunk_file
 from dom2data.store.stage import Leaves, Stage, open_stage, shards_folder
 
 
@@ -168,6 +170,8 @@ def _adopt(stage: Stage, shard: Stage, todo: Plan, block: int, leaves: Leaves) -
             os.link(source, target)
         except OSError:
             shutil.copyfile(source, target)
+        if not todo.ragged:
+            manifests.settle(target)
     stage.record(block, leaves)
 
 
@@ -177,5 +181,5 @@ def _files(stage: Stage, shard: Stage, todo: Plan, block: int) -> Iterator[tuple
         return
     for name, array in todo.layouts.items():
         if name != "offsets":
-            chunk = contents.chunk_file(name, array, block)
+            chunk = chunk_file(name, array, block)
             yield shard.data / chunk, stage.data / chunk

@@ -161,6 +161,8 @@ def _copy(source: Source, name: str, target: Path) -> None:
     partial = target.with_name(target.name + ".partial")
     partial.write_bytes(source.read(name))
     os.replace(partial, target)
+    if "c" in Path(name).parts:
+        manifests.settle(target)
 
 
 def _verified(stage: Stage, manifest: dict[str, Any], where: str) -> None:

@@ -13,7 +13,7 @@ from dom2data.dataset import Dataset
 from dom2data.errors import CHECK_FAILED, UserError
 from dom2data.store import manifest as manifests
 from dom2data.store import minari
-from dom2data.store.layout import ArrayLayout, layout
+from dom2data.store.layout import ArrayLayout, chunk_file, layout
 
 
 def verify(dataset: Dataset) -> list[str]:
@@ -30,8 +30,7 @@ def files(data: Path, manifest: Mapping[str, Any]) -> str | None:
     for name, entry in manifest["arrays"].items():
         array = ArrayLayout.from_json(entry)
         for chunk in range(array.n_chunks):
-            place = "/".join([str(chunk)] + ["0"] * (len(array.shape) - 1))
-            if not (data / name / "c" / place).is_file():
+            if not (data / chunk_file(name, array, chunk)).is_file():
                 return f"array {name!r}, chunk {chunk}: expected its file, found none"
     added = {manifests.FILE, manifests.MARKER, minari.FILE}  # after the size was taken
     size = sum(file.stat().st_size for file in data.rglob("*") if file.is_file() and file.name not in added)

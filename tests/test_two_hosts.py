@@ -1,4 +1,4 @@
-"""A real Ray cluster of two hosts (network namespaces), one of which is lost in the middle of a generation."""
+"""A real Ray cluster of two hosts (network namespaces), one of which is lost in mid-generate."""
 
 from __future__ import annotations
 
@@ -45,7 +45,8 @@ def hosts(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, str]]:
 
     for name in names:
         ip("netns", "add", name)
-    ip("link", "add", cable[0], "netns", names[0], "type", "veth", "peer", "name", cable[1], "netns", names[1])
+    ends = [[end, "netns", name] for end, name in zip(cable, names, strict=True)]
+    ip("link", "add", *ends[0], "type", "veth", "peer", "name", *ends[1])
     for name, end, address in zip(names, cable, (HEAD, OTHER), strict=True):
         ip("-n", name, "addr", "add", f"{address}/24", "dev", end)
         ip("-n", name, "link", "set", end, "up")
@@ -72,7 +73,8 @@ def lose(host: str) -> int:
 
 
 def test_a_host_is_lost_in_mid_generate(hosts: tuple[str, str], tmp_path: Path) -> None:
-    words = [str(BIN / "dom2data"), "generate", "--env", "tag", "--quality", "medium", "--steps", STEPS, "--json"]
+    words = [str(BIN / "dom2data"), "generate", "--env", "tag", "--quality", "medium", "--json"]
+    words += ["--steps", STEPS]
     local = subprocess.run([*words, "--root", str(tmp_path / "one")], capture_output=True, text=True)
     assert local.returncode == 0, local.stderr
     root = tmp_path / "two"

@@ -17,7 +17,7 @@ from dom2data import ids
 from dom2data.errors import CHECK_FAILED, UserError
 from dom2data.spec import EnvSpec
 from dom2data.store import manifest as manifests
-from dom2data.store.layout import ArrayLayout, layout
+from dom2data.store.layout import ArrayLayout, chunk_file, layout
 
 LARGEST = 1 << 31
 """bytes of one decoded chunk (Blosc's own limit), and the largest size or horizon that is believed"""
@@ -89,11 +89,6 @@ def files(layouts: Mapping[str, ArrayLayout]) -> list[str]:
 def array_files(name: str, array: ArrayLayout) -> list[str]:
     """The metadata and the chunks of one array."""
     return [f"{name}/zarr.json", *(chunk_file(name, array, c) for c in range(array.n_chunks))]
-
-
-def chunk_file(name: str, array: ArrayLayout, chunk: int) -> str:
-    """One chunk of one array."""
-    return f"{name}/c/" + "/".join([str(chunk), *["0"] * (len(array.shape) - 1)])
 
 
 def layouts_of(manifest: Mapping[str, Any]) -> dict[str, ArrayLayout]:

@@ -61,6 +61,11 @@ class ArrayLayout:
         return cls(value["dtype"], tuple(value["shape"]), value["chunk_rows"])
 
 
+def chunk_file(name: str, array: ArrayLayout, chunk: int) -> str:
+    """Where a chunk of an array lies below ``data``."""
+    return f"{name}/c/" + "/".join([str(chunk), *["0"] * (len(array.shape) - 1)])
+
+
 def layout(spec: EnvSpec, episodes: int, steps: int, block: int | None = None) -> dict[str, ArrayLayout]:
     """The arrays of a dataset of ``episodes`` episodes and ``steps`` steps in all.
 

@@ -68,14 +68,17 @@ def content_hash(spec: EnvSpec, arrays: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def write(data: Path, manifest: Mapping[str, Any]) -> None:
-    """Write the manifest and Minari's metadata, flush everything to disk, then write the marker."""
+    """Write the manifest and Minari's metadata, flush them and the folders to disk, then write the marker.
+
+    Chunks have been flushed by their writers, at work in parallel: of a large dataset they are too many here.
+    """
     text = json.dumps(manifest, indent=1, sort_keys=True, allow_nan=False).encode()
     (data / FILE).write_bytes(text)
     (data / minari.FILE).write_text(json.dumps(minari_metadata(manifest), indent=1))
-    for folder, _, files in os.walk(data, topdown=False):
-        for file in files:
-            sync(Path(folder, file))
-        sync(Path(folder))
+    for folder in (data, *(child for child in data.iterdir() if child.is_dir())):
+        for path in folder.iterdir():
+            sync(path)  # metadata, and the folder of an array's chunks
+        sync(folder)
     (data / MARKER).write_text(digest(text) + "\n")
     sync(data / MARKER)
     sync(data)
@@ -131,6 +134,15 @@ def marker(data: Path) -> str:
 
 def _refused(data: Path, expected: str, found: str) -> UserError:
     return UserError(f"{data}: expected {expected}, found {found}; generate or fetch it again", CHECK_FAILED)
+
+
+def settle(chunk: Path) -> None:
+    """Wait until a chunk is on disk, with the folders that may have been made for it below ``c``."""
+    sync(chunk)
+    for folder in chunk.parents:
+        if folder.name == "c":
+            return
+        sync(folder)
 
 
 def sync(path: Path) -> None:

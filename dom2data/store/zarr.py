@@ -17,8 +17,8 @@ from zarr.codecs import Crc32cCodec
 
 from dom2data.errors import CHECK_FAILED, UserError
 from dom2data.store import raw
-from dom2data.store.layout import ArrayLayout
-from dom2data.store.manifest import digest
+from dom2data.store.layout import ArrayLayout, chunk_file
+from dom2data.store.manifest import digest, settle
 
 
 def create(data: Path, layouts: Mapping[str, ArrayLayout]) -> None:
@@ -47,6 +47,7 @@ def write_chunk(data: Path, name: str, array: ArrayLayout, chunk: int, values: N
     # A chunk of zeros is written like any other, so that one that is absent is one that was lost.
     with zarr.config.set({"array.write_empty_chunks": True}):
         zarr.open_array(data / name, mode="r+")[rows] = values
+    settle(data / chunk_file(name, array, chunk))
     written = np.asarray(zarr.open_array(data / name, mode="r")[rows])
     if not np.array_equal(written.view(np.uint8), values.view(np.uint8)):
         raise UserError(f"{data / name}: chunk {chunk} reads back differently; check the disk", 1)
@@ -116,7 +117,7 @@ def _read_chunk(
     source: zarr.Array[Any], data: Path, name: str, array: ArrayLayout, chunk: int
 ) -> NDArray[Any]:
     where = f"array {name!r}, chunk {chunk}"
-    if not (data / name / "c" / "/".join([str(chunk)] + ["0"] * (source.ndim - 1))).is_file():
+    if not (data / chunk_file(name, array, chunk)).is_file():
         raise _damaged(data, where, "its file", "none")
     try:
         return np.asarray(source[array.rows(chunk)])

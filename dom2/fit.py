@@ -22,11 +22,12 @@ from dom2data import cache, envs, memory, stream, tables
 from dom2data import dataset as datasets
 from dom2data.dataset import Dataset
 from dom2data.errors import FAILED, UserError
+from dom2data.read_ahead import ReadAhead
 from dom2data.sampler import Sampler, Thresholds
 from dom2data.tables import Source, Tables
 from dom2data.windows import WindowSampler
 
-Minibatches = Sampler | WindowSampler
+Minibatches = Sampler | ReadAhead | WindowSampler
 OnUpdate = Callable[[int, dict[str, Any] | None], None]
 
 
@@ -122,7 +123,10 @@ def minibatches(
     """What draws the minibatches that the algorithm asks for. Raises UserError where ``source`` cannot."""
     how = (dataset, thresholds, batch_size, generators, device)
     if algorithm.batches != "windows":
-        return Sampler(*how, joint=algorithm.batches == "joint", source=source)
+        sampler = Sampler(*how, joint=algorithm.batches == "joint", source=source)
+        if isinstance(source, Tables) and source.files:  # without room in memory
+            return ReadAhead(sampler, source, source.files)
+        return sampler
     if source is not None and not isinstance(source, Tables):
         raise UserError(
             "expected --data memory or mapped with this algorithm, whose windows go on into the next block, "

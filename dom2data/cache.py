@@ -108,12 +108,8 @@ def mapped(dataset: Dataset, caches: Path, progress: Progress = quiet) -> tables
     }
     obs, moves = place.files("tables", files, lambda opened: _decode(dataset, opened, progress))
 
-    def expect(step: Tensor, row: Tensor) -> None:
-        moves.fetch(step, spec.n_agents)
-        obs.fetch(row, 2 * spec.n_agents)  # and the next observation's
-
-    fits = obs.fits and moves.fits
-    return tables.Tables(obs.tensor, moves.tensor, virtual, to_go, *(() if fits else (expect,)))
+    on_disk = None if obs.fits and moves.fits else (obs.file, moves.file)
+    return tables.Tables(obs.tensor, moves.tensor, virtual, to_go, on_disk)
 
 
 def _decode(dataset: Dataset, files: Sequence[BinaryIO], progress: Progress) -> None:
@@ -212,6 +208,7 @@ class Mapped:
     """A file as a ``tensor`` that must not be written to; ``fits``: whether all of it has room in memory."""
 
     def __init__(self, file: Path, rows: Rows):
+        self.file = file
         with file.open("rb") as opened:
             self._mapping = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
         room = memory.available(anonymous=False)
@@ -223,14 +220,3 @@ class Mapped:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The given NumPy array is not writ")
             self.tensor = torch.from_numpy(values)
-
-    def fetch(self, rows: Tensor, count: int) -> None:
-        """Begin to read ``count`` rows from each of ``rows`` on: the disk serves many at once faster than one
-        after another."""
-        size = self.tensor.shape[-1] * self.tensor.element_size()
-        begins = rows.numpy().astype(np.int64) * size
-        pages = [(begins + at) // mmap.PAGESIZE for at in range(0, count * size, mmap.PAGESIZE)]
-        for page in np.unique(
-            np.concatenate([*pages, (begins + count * size - 1) // mmap.PAGESIZE])
-        ).tolist():
-            self._mapping.madvise(mmap.MADV_WILLNEED, page * mmap.PAGESIZE, mmap.PAGESIZE)

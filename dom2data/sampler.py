@@ -94,9 +94,9 @@ class Sampler:
         self.batch_size, self.generators, self.device = batch_size, tuple(generators), torch.device(device)
         self.n_agents, self._episode_weights = spec.n_agents, weights(dataset, thresholds)
         self._dataset = dataset
-        self._source = tables.in_memory(dataset, self.device) if source is None else source
-        self._total = self._source.weigh(self._episode_weights, batch_size)
-        agent = torch.arange(self.n_agents, device=self._source.obs.device, dtype=self._source.index)
+        self.source = tables.in_memory(dataset, self.device) if source is None else source
+        self._total = self.source.weigh(self._episode_weights, batch_size)
+        agent = torch.arange(self.n_agents, device=self.source.obs.device, dtype=self.source.index)
         self._agent = agent.repeat(len(self.generators)).repeat_interleave(batch_size)
 
     def _draw(self) -> tuple[Tensor, Tensor]:
@@ -109,26 +109,29 @@ class Sampler:
         draws = [
             torch.randint(total, shape, generator=g, device=g.device).repeat(shared) for g in self.generators
         ]
-        return self._source.find(torch.cat(draws).to(self._source.obs.device))
+        return self.source.find(torch.cat(draws).to(self.source.obs.device))
 
     def indices(self) -> tuple[Tensor, Tensor]:
         """(step, episode) of the next minibatch, both [M, B]: step is the flat index of the transition."""
         step, row = (found.long().view(-1, self.batch_size) // self.n_agents for found in self._draw())
-        return self._source.flat(step, row)
+        return self.source.flat(step, row)
+
+    def draw(self) -> tuple[Tensor, Tensor]:
+        """The rows of ``source.moves`` and of ``source.obs`` that are the next minibatch, both [M * B]."""
+        step, row = (found.add_(self._agent) for found in self._draw())
+        return step, row
 
     def sample(self) -> Batch:
         """The next minibatch; fields [M, B, ...]."""
-        step, row = (found.add_(self._agent) for found in self._draw())
+        (step, row), obs = self.draw(), self.source.obs
+        next_obs = obs.index_select(0, row + self.n_agents)
+        return self.batch(obs.index_select(0, row), next_obs, self.source.moves.index_select(0, step))
+
+    def batch(self, obs: Tensor, next_obs: Tensor, moves: Tensor) -> Batch:
+        """A minibatch of rows [M * B, ...] that were gathered, on the sampler's device."""
         lead = (len(self.generators) * self.n_agents, self.batch_size)
-        obs, moves = self._source.obs, self._source.moves.index_select(0, step).view(*lead, -1)
-        moves = moves.to(self.device)
-        return Batch(
-            obs=obs.index_select(0, row).view(*lead, -1).to(self.device),
-            actions=moves[..., :-2],
-            rewards=moves[..., -2],
-            next_obs=obs.index_select(0, row + self.n_agents).view(*lead, -1).to(self.device),
-            terminated=moves[..., -1],
-        )
+        obs, next_obs, moves = (part.view(*lead, -1).to(self.device) for part in (obs, next_obs, moves))
+        return Batch(obs, moves[..., :-2], moves[..., -2], next_obs, moves[..., -1])
 
     def state(self) -> list[Tensor]:
         """The generators' states, from which ``resume`` goes on."""
@@ -138,7 +141,7 @@ class Sampler:
         """Go on after so many minibatches, with the draws that follow them."""
         for generator, value in zip(self.generators, state, strict=True):
             generator.set_state(value)
-        self._source.seek(minibatches)
+        self.source.seek(minibatches)
 
     @property
     def effective_sample_size(self) -> float:

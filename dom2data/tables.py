@@ -7,6 +7,7 @@ of the episode are one row.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -54,6 +55,7 @@ class Tables:
 
     ``virtual(weights)`` and ``to_go(gamma)`` make the tables that depend on these: N x step and N x row of
     every virtual transition [V] (``virtual_rows``), and the discounted returns [steps, N].
+    ``files`` are those of ``obs`` and ``moves`` if they are mapped and have no room in memory.
     """
 
     def __init__(
@@ -62,8 +64,9 @@ class Tables:
         moves: Tensor,
         virtual: Callable[[Int64], tuple[Tensor, Tensor]],
         to_go: Callable[[float], Tensor],
+        files: tuple[Path, Path] | None = None,
     ):
-        self.obs, self.moves, self.virtual, self.to_go = obs, moves, virtual, to_go
+        self.obs, self.moves, self.virtual, self.to_go, self.files = obs, moves, virtual, to_go, files
 
     def weigh(self, weights: Int64, batch_size: int) -> int:
         self._steps, self._rows = self.virtual(weights)

@@ -17,9 +17,10 @@ from test_fit import same_weights
 from tiny import new_run
 
 from dom2 import fit
-from dom2data import cache, dataset, memory, share, tables
+from dom2data import cache, dataset, memory, read_ahead, share, tables
 from dom2data.dataset import Dataset
 from dom2data.errors import UserError
+from dom2data.read_ahead import ReadAhead
 from dom2data.sampler import Sampler, Thresholds
 from dom2data.spec import Batch
 from dom2data.store.layout import ArrayLayout, layout
@@ -58,6 +59,35 @@ def test_mapped_draws_are_those_from_memory(root: Path, thresholds: Thresholds, 
         assert equal(here.sample(), there.sample())
         assert all(map(torch.equal, here.indices(), there.indices()))
     assert not {"observations", "actions", "rewards"} & set(small._arrays)  # never whole in memory
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_read_ahead_in_the_order_of_the_file(
+    root: Path, joint: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same minibatches, and the same states between them."""
+    monkeypatch.setattr(read_ahead, "WINDOW", 256)  # several rows
+    small = dataset.open("small", root)
+    monkeypatch.setattr(memory, "available", lambda anonymous=True: 1000)
+    source = cache.mapped(small, cache.folder(root))
+    assert source.files is not None
+
+    def ahead(*seeds: int) -> ReadAhead:
+        sampler = Sampler(small, Thresholds(), 64, generators(*seeds), joint=joint, source=source)
+        return ReadAhead(sampler, source, source.files, 3)
+
+    plain = Sampler(in_memory(RAGGED), Thresholds(), 64, generators(0, 1), joint=joint)
+    there, states, drawn = ahead(0, 1), [], []
+    for _ in range(8):
+        states.append(plain.state())
+        drawn.append(plain.sample())
+        assert all(map(torch.equal, there.state(), states[-1]))
+        assert equal(there.sample(), drawn[-1])
+    for begin in (0, 4, 7):
+        again = ahead(5, 6)
+        again.sample()
+        again.resume(states[begin], begin)
+        assert all(equal(again.sample(), batch) for batch in drawn[begin:])
 
 
 def test_mapped_windows_are_those_from_memory(root: Path) -> None:
@@ -208,11 +238,19 @@ def test_no_room_on_the_disk(root: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         cache.mapped(dataset.open("small", root), root / "file")
 
 
-def test_training_is_the_same(tmp_path: Path) -> None:
+@pytest.mark.parametrize("fits", [True, False])
+def test_training_is_the_same(tmp_path: Path, fits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it goes on in another way than it began."""
     here, there = new_run(tmp_path / "memory"), new_run(tmp_path / "mapped", data="mapped")
+    mixed = new_run(tmp_path / "mixed", updates=2)
     fit.fit(here)
-    fit.fit(there)
-    assert same_weights(here, there)
+    fit.fit(mixed)
+    mixed.amend(updates=4, data="mapped")
+    if not fits:
+        monkeypatch.setattr(memory, "available", lambda anonymous=True: 1000)
+    for each in (there, mixed):
+        fit.fit(each)
+        assert same_weights(here, each)
 
 
 def test_arrays_that_do_not_fit_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

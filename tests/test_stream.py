@@ -68,11 +68,11 @@ def test_a_minibatch_is_made_of_transitions(small: Dataset) -> None:
 
 
 def test_every_transition_is_drawn_as_often_as_it_weighs(small: Dataset) -> None:
-    """Over whole epochs: 300 of them, with draws of one member."""
+    """Over whole epochs: 150 of them, with draws of one member."""
     weight = np.repeat(weights(small, THRESHOLDS), small.lengths)
     assert set(weight) == {1, 2, 3}
     sampler = streamed(small, 0, size=int(weight.sum()) // 4)  # of one epoch
-    steps = torch.cat([sampler.indices()[0][0] for _ in range(4 * 300)]).numpy()
+    steps = torch.cat([sampler.indices()[0][0] for _ in range(4 * 150)]).numpy()
     counts = np.bincount(steps, minlength=len(small))
     expected = weight / weight.sum() * counts.sum()
     # Blocks have their number of draws and not a random one, so counts spread less than independent ones.

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dom2 import algorithms, checkpoint, config, evaluate, presets, seeding, track
 from dom2.algorithms import Algorithm
+from dom2.graphed import Graphed, cuda_graph
 from dom2.run import Run, Status
 from dom2data import cache, envs, memory, stream, tables
 from dom2data import dataset as datasets
@@ -85,9 +86,14 @@ def _train(run: Run, on_update: OnUpdate | None, root: Path | None, on_decode: c
         algorithm.members.load_weights(checkpoint.load_weights(run.folder, device))
         algorithm.members.load_state_dict(state["algorithm"])
         sampler.resume(state["batches"], start)  # an update takes one minibatch
+    learn = algorithm.update
+    if run.settings.graph:
+        if device.type != "cuda":
+            raise UserError(f"expected a CUDA device with --graph, found {device}; leave it out")
+        learn = Graphed(algorithm, cuda_graph).update
     run.status = "running"
     try:
-        run.status = _loop(run, algorithm, sampler, start, on_update)
+        run.status = _loop(run, algorithm, learn, sampler, start, on_update)
     except Exception:
         run.status = "failed"
         raise
@@ -159,12 +165,17 @@ def rows(
 
 
 def _loop(
-    run: Run, algorithm: Algorithm, sampler: Minibatches, start: int, on_update: OnUpdate | None
+    run: Run,
+    algorithm: Algorithm,
+    learn: Callable[[Any], dict[str, Tensor]],
+    sampler: Minibatches,
+    start: int,
+    on_update: OnUpdate | None,
 ) -> Status:
     settings, began = run.settings, time.monotonic()
     with track.Track(run.folder, start) as log, Interrupts() as interrupts:
         for update in range(start + 1, settings.updates + 1):
-            metrics = algorithm.update(sampler.sample())
+            metrics = learn(sampler.sample())
             stop, end = interrupts.requested, update == settings.updates
             saving = stop or end or update % settings.checkpoint_every == 0
             values = None

@@ -156,7 +156,8 @@ def unlike(job: Job, found: Run) -> list[str]:
     if wanted["augment"] == "auto":
         wanted["augment"] = algorithms.load(wanted["algorithm"]).augment
     wanted = {name: value for name, value in wanted.items() if name not in _SCHEDULE}
-    there = found.document["settings"] | found.document["config"]
+    # Through the settings, so that a run begun before one of them was known has its default.
+    there = json.loads(json.dumps(asdict(found.settings))) | found.document["config"]
     asked = json.loads(json.dumps(wanted | job.config))  # tuples are lists in a document
     return [
         f"{name}: expected {value}, found {there.get(name)}"

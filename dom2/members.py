@@ -43,7 +43,9 @@ class Members:
         self.networks[name] = network
         # Not fused: on a CPU that rounds the tail of a tensor unlike its middle, and where a member's values
         # lie depends on how many members are stacked.
-        self.optimisers[name] = torch.optim.Adam(network.parameters(), lr, foreach=True)
+        # On a GPU its count of steps lies there, too, so that an update can be recorded (``dom2.graphed``).
+        on_gpu = self.device.type == "cuda"
+        self.optimisers[name] = torch.optim.Adam(network.parameters(), lr, foreach=True, capturable=on_gpu)
         return network
 
     def fixed(self, name: str, network: Network) -> Network:

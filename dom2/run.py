@@ -57,6 +57,8 @@ class Settings:
     """Blocks of the dataset that are in memory with --data stream; the draws depend on it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the networks live; auto is a GPU where there is one."""
+    graph: bool = False
+    """Record each update as a CUDA graph; on a GPU only, and not yet measured on one."""
     threads: int = 1
     """CPU threads; results are repeatable to the bit for the same number."""
     log_every: int = 100

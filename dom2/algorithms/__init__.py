@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
@@ -69,6 +69,14 @@ class Algorithm(Protocol):
         """One gradient update of everything; metrics are tensors [M], or [S] of what is centralised.
 
         They are not read back to the host.
+        """
+        ...
+
+    def phase(self) -> Hashable:
+        """What the next update depends on besides tensors: updates of one phase are one program.
+
+        ``dom2.graphed`` records each phase once. None: the next update is not to be recorded. An algorithm
+        without this method is never recorded.
         """
         ...
 

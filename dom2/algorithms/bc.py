@@ -12,7 +12,7 @@ M members (seeds x agents) train as one stack; losses are means per member, summ
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -69,6 +69,10 @@ class BC:
     ) -> BC:
         """New networks for n_seeds x N members; raises ValueError like ``Members``."""
         return cls(config, spec, Members(spec, n_seeds, device, generators))
+
+    def phase(self) -> Hashable:
+        """``Algorithm.phase``: every update is the same program."""
+        return 0
 
     def update(self, batch: Batch) -> Metrics:
         """One step for all members at once; metrics are tensors [M], on the device."""

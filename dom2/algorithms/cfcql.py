@@ -26,7 +26,7 @@ seed feels another. All noise of seed s comes from generator s.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -117,6 +117,10 @@ class CFCQL:
     ) -> CFCQL:
         """New networks for n_seeds teams of N agents; raises ValueError like ``Members``."""
         return cls(config, spec, Members(spec, n_seeds, device, generators))
+
+    def phase(self) -> Hashable:
+        """``Algorithm.phase``: whether the actors move."""
+        return (self.members.updates + 1) % self.config.policy_delay == 0
 
     def update(self, batch: Batch) -> Metrics:
         """One step of critics and targets and, every ``policy_delay`` updates, of the actors.

@@ -28,7 +28,7 @@ feels another. All noise of seed s comes from generator s.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -156,6 +156,10 @@ class DOM2:
     ) -> DOM2:
         """New networks for n_seeds x N members; raises ValueError like ``Members``."""
         return cls(config, spec, Members(spec, n_seeds, device, generators))
+
+    def phase(self) -> Hashable:
+        """``Algorithm.phase``: eta is a number of the program, and another one while it warms up."""
+        return None if self.members.updates + 1 < self.config.eta_warmup else 0
 
     def update(self, batch: Batch) -> Metrics:
         """Lines 5 to 8 of Algorithm 2 for all members at once; metrics are tensors [M], on the device."""

@@ -23,7 +23,7 @@ feels another. All noise of seed s comes from generator s.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -108,6 +108,10 @@ class MACQL:
     ) -> MACQL:
         """New networks for n_seeds x N members; raises ValueError like ``Members``."""
         return cls(config, spec, Members(spec, n_seeds, device, generators))
+
+    def phase(self) -> Hashable:
+        """``Algorithm.phase``: every update is the same program."""
+        return 0
 
     def update(self, batch: Batch) -> Metrics:
         """One step of critics, actor and targets; metrics are tensors [M], on the device."""

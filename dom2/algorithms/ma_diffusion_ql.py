@@ -20,7 +20,7 @@ feels another. All noise of seed s comes from generator s.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -107,6 +107,10 @@ class MADiffusionQL:
     ) -> MADiffusionQL:
         """New networks for n_seeds x N members; raises ValueError like ``Members``."""
         return cls(config, spec, Members(spec, n_seeds, device, generators))
+
+    def phase(self) -> Hashable:
+        """``Algorithm.phase``: every update is the same program."""
+        return 0
 
     def update(self, batch: Batch) -> Metrics:
         """One step of critics, policies and targets (Algorithm 1); metrics are tensors [M], on the device."""

@@ -26,7 +26,7 @@ feels another. The agents of a seed have the same steps in a minibatch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -116,6 +116,10 @@ class MAICQ:
     ) -> MAICQ:
         """New networks for n_seeds x N members; raises ValueError like ``Members``."""
         return cls(config, spec, Members(spec, n_seeds, device, generators))
+
+    def phase(self) -> Hashable:
+        """``Algorithm.phase``: every update is the same program."""
+        return 0
 
     def update(self, windows: Windows) -> Metrics:
         """One step of critics, actors and targets; metrics are tensors [M], on the device."""

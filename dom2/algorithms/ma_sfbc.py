@@ -24,7 +24,7 @@ feels another. The agents of a seed have the same windows. All noise of seed s c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -145,6 +145,13 @@ class MASfBC:
     ) -> MASfBC:
         """New networks for n_seeds x N members; raises ValueError like ``Members``."""
         return cls(config, spec, Members(spec, n_seeds, device, generators))
+
+    def phase(self) -> Hashable:
+        """``Algorithm.phase``: the iteration, which has critics and an optimiser of its own."""
+        iteration, begun = divmod(
+            self.members.updates - self.config.behaviour_updates, self.config.critic_updates
+        )
+        return None if iteration < 0 or begun == 0 else iteration
 
     def update(self, windows: Windows) -> Metrics:
         """One step of the behaviour model or, once that is learned, of the critics; metrics [M]."""

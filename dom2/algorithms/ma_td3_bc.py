@@ -15,7 +15,7 @@ feels another. All noise of seed s comes from generator s.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -98,6 +98,10 @@ class MATD3BC:
     ) -> MATD3BC:
         """New networks for n_seeds x N members; raises ValueError like ``Members``."""
         return cls(config, spec, Members(spec, n_seeds, device, generators))
+
+    def phase(self) -> Hashable:
+        """``Algorithm.phase``: whether the actors move."""
+        return (self.members.updates + 1) % self.config.policy_delay == 0
 
     def update(self, batch: Batch) -> Metrics:
         """One step of the critics and, every ``policy_delay`` updates, of the actor and the targets.

@@ -25,7 +25,7 @@ summed, so that no seed feels another. All noise of seed s comes from generator 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -140,6 +140,10 @@ class MADiff:
         """New networks for n_seeds teams of N agents; raises ValueError like ``Members``."""
         return cls(config, spec, Members(spec, n_seeds, device, generators))
 
+    def phase(self) -> Hashable:
+        """``Algorithm.phase``: the first minibatch also sets the scale."""
+        return None if self.members.updates == 0 else 0
+
     def update(self, windows: Windows) -> Metrics:
         """One step of model and inverse dynamics; metrics are tensors, [S] of the model, [M] of the other."""
         self.scale.learn(windows, first=self.members.updates == 0)
@@ -160,7 +164,8 @@ class MADiff:
         known = torch.ones_like(windows.returns)
         if c.execution == "decentralised":
             own = members.integers(0, self.spec.n_agents, like=i)
-            known = nn.functional.one_hot(own, self.spec.n_agents).float()
+            # Not one_hot, which reads its range back to the host.
+            known = (own.unsqueeze(-1) == torch.arange(self.spec.n_agents, device=own.device)).float()
         given = (members.integers(0, 1000, like=i) >= 1000 * c.dropout).float()
         alpha, sigma = (values[i][..., None, None, None] for values in (self.alpha, self.sigma))
         noisy = hold(alpha * plan + sigma * eps, plan[:, :, :, 0], known)

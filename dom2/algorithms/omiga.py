@@ -24,7 +24,7 @@ another. The agents of a seed have the same transitions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -108,6 +108,10 @@ class OMIGA:
     ) -> OMIGA:
         """New networks for n_seeds teams of N agents; raises ValueError like ``Members``."""
         return cls(config, spec, Members(spec, n_seeds, device, generators))
+
+    def phase(self) -> Hashable:
+        """``Algorithm.phase``: every update is the same program."""
+        return 0
 
     def update(self, batch: Batch) -> Metrics:
         """One step of critics and mixers, values, actors and targets.

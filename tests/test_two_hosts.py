@@ -43,26 +43,28 @@ def hosts(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, str]]:
     def ip(*words: str) -> None:
         subprocess.run(["ip", *words], check=True, capture_output=True)
 
-    for name in names:
-        ip("netns", "add", name)
-    ends = [[end, "netns", name] for end, name in zip(cable, names, strict=True)]
-    ip("link", "add", *ends[0], "type", "veth", "peer", "name", *ends[1])
-    for name, end, address in zip(names, cable, (HEAD, OTHER), strict=True):
-        ip("-n", name, "addr", "add", f"{address}/24", "dev", end)
-        ip("-n", name, "link", "set", end, "up")
-        ip("-n", name, "link", "set", "lo", "up")
-    start = (str(BIN / "ray"), "start", "--num-cpus", "1", "--disable-usage-stats", "--node-ip-address")
-    first = inside(
-        names[0], *start, HEAD, "--head", "--port", PORT, "--include-dashboard", "false",
-        "--temp-dir", f"/tmp/ray{os.getpid()}",
-    )  # fmt: skip
-    assert first.returncode == 0, first.stdout + first.stderr
-    second = inside(names[1], *start, OTHER, "--address", f"{HEAD}:{PORT}")
-    assert second.returncode == 0, second.stdout + second.stderr
-    yield names
-    for name in names:
-        lose(name)
-        ip("netns", "del", name)
+    try:
+        for name in names:
+            ip("netns", "add", name)
+        ends = [[end, "netns", name] for end, name in zip(cable, names, strict=True)]
+        ip("link", "add", *ends[0], "type", "veth", "peer", "name", *ends[1])
+        for name, end, address in zip(names, cable, (HEAD, OTHER), strict=True):
+            ip("-n", name, "addr", "add", f"{address}/24", "dev", end)
+            ip("-n", name, "link", "set", end, "up")
+            ip("-n", name, "link", "set", "lo", "up")
+        start = (str(BIN / "ray"), "start", "--num-cpus", "1", "--disable-usage-stats", "--node-ip-address")
+        first = inside(
+            names[0], *start, HEAD, "--head", "--port", PORT, "--include-dashboard", "false",
+            "--temp-dir", f"/tmp/ray{os.getpid()}",
+        )  # fmt: skip
+        assert first.returncode == 0, first.stdout + first.stderr
+        second = inside(names[1], *start, OTHER, "--address", f"{HEAD}:{PORT}")
+        assert second.returncode == 0, second.stdout + second.stderr
+        yield names
+    finally:
+        for name in names:
+            lose(name)
+            subprocess.run(["ip", "netns", "del", name], capture_output=True)
 
 
 def lose(host: str) -> int:

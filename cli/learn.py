@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dom2_cli import probing, reproducing, running
+from dom2_cli import probing, reproducing, running, sweeping
 from dom2_cli import show as ui
 from dom2_cli.options import json_option, mismatch_option, root_option, run_argument
 from dom2data.errors import FAILED, INTERRUPTED, UserError
@@ -373,5 +373,5 @@ def doctor(as_json: bool) -> None:
         raise SystemExit(FAILED)
 
 
-for command in (*probing.COMMANDS, *reproducing.COMMANDS, *running.COMMANDS):
+for command in (*probing.COMMANDS, *reproducing.COMMANDS, *running.COMMANDS, *sweeping.COMMANDS):
     main.add_command(command)

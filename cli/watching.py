@@ -27,25 +27,29 @@ def attend(
     Raises UserError (code 130) when they were interrupted.
     """
     ended: dict[Path, Outcome] = {}
-    with live(lambda since: picture(jobs, ended, since, base, title)), closing(outcomes):
-        for outcome in outcomes:
-            name = outcome.job.folder.relative_to(base)
-            if outcome.word == "interrupted":
-                raise UserError(
-                    "interrupted; everything begun is saved, the same command continues", INTERRUPTED
-                )
-            if outcome.word == "retried":
-                ui.note(f"{name} failed, and will be tried again: {outcome.error}")
-                continue
-            ended[outcome.job.folder] = outcome
-            count = f"[{len(ended)}/{len(jobs)}] {name}"
-            if outcome.word == "elsewhere":
-                ui.note(f"{count} is being made by another process: left to it")
-            elif outcome.word == "failed":
-                ui.note(f"{count} failed: {outcome.error}")
-            else:
-                ui.note(f"{count} done in {ui.duration(outcome.seconds)}")
+    stopped = UserError("interrupted; everything begun is saved, the same command continues", INTERRUPTED)
+    try:
+        with live(lambda since: picture(jobs, ended, since, base, title)), closing(outcomes):
+            for outcome in outcomes:
+                if outcome.word == "interrupted":
+                    raise stopped
+                if outcome.word != "retried":
+                    ended[outcome.job.folder] = outcome
+                name = outcome.job.folder.relative_to(base)
+                ui.note(f"[{len(ended)}/{len(jobs)}] {name} {ending(outcome)}")
+    except KeyboardInterrupt:  # while workers, and not this process, were at runs
+        raise stopped from None
     return list(ended.values())
+
+
+def ending(outcome: Outcome) -> str:
+    """What became of a run, after its name."""
+    return {
+        "done": f"done in {ui.duration(outcome.seconds)}",
+        "failed": f"failed: {outcome.error}",
+        "retried": f"failed, and will be tried again: {outcome.error}",
+        "elsewhere": "is being made by another process: left to it",
+    }[outcome.word]
 
 
 @contextmanager
@@ -67,6 +71,7 @@ def live(drawn: Callable[[float], Any]) -> Iterator[None]:
 
 def picture(jobs: Sequence[Job], ended: dict[Path, Outcome], since: float, base: Path, title: str) -> Any:
     """The live table: counts, and a line for each run that is being worked at."""
+    from rich.console import Group
     from rich.table import Table
 
     from dom2 import progress
@@ -76,7 +81,7 @@ def picture(jobs: Sequence[Job], ended: dict[Path, Outcome], since: float, base:
     waiting = len(jobs) - len(ended) - len(running)
     words = [f"{counts[word]} {word}" for word in ("done", "failed", "elsewhere") if counts[word]]
     caption = ", ".join([*words, f"{len(running)} running", f"{waiting} waiting"])
-    table = Table(title=f"{len(jobs)} {title}: {caption}", title_justify="left", box=None)
+    table = Table(box=None)
     for heading in ("run", "updates", "of", "updates/s", "left"):
         table.add_column(heading, justify="left" if heading == "run" else "right")
     for each in running[:ROWS]:
@@ -85,4 +90,4 @@ def picture(jobs: Sequence[Job], ended: dict[Path, Outcome], since: float, base:
         table.add_row(name, f"{each.done:,}", f"{each.wanted:,}", ui.number(each.rate), left)
     if len(running) > ROWS:
         table.add_row(f"and {len(running) - ROWS} more")
-    return table
+    return Group(f"{len(jobs)} {title}: {caption}", *([table] if running else []))

@@ -96,11 +96,17 @@ def describe(type_: Any) -> str:
         return "|".join(args)
     if origin is tuple:
         return f"{describe(args[0])},..."
+    if origin is dict:
+        return "a table"
     return {int: "whole", float: "number", bool: "true|false", str: "text"}.get(type_, str(type_))
 
 
 def _fits(value: Any, type_: Any) -> bool:
     origin, args = typing.get_origin(type_), typing.get_args(type_)
+    if type_ is Any:
+        return True
+    if origin is dict:
+        return isinstance(value, dict)
     if origin is typing.Literal:
         return value in args
     if origin is tuple:

@@ -1,4 +1,4 @@
-"""How far runs are that are being worked at, read from their folders: by whichever process, on any machine."""
+"""How far the runs are that somebody is at, read from their folders: whichever process, whatever machine."""
 
 from __future__ import annotations
 

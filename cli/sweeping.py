@@ -1,0 +1,259 @@
+"""``dom2 sweep``: a grid or a search of one's own, as a TOML file asks for it."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Generator, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dom2_cli import show as ui
+from dom2_cli import watching
+from dom2_cli.options import Where, json_option, root_option, runs_options
+from dom2data.errors import FAILED, UserError
+
+if TYPE_CHECKING:
+    from dom2.jobs import Outcome
+    from dom2.search import Search
+    from dom2.sweep import Asked, Sweep
+
+SPEC, RESULT = "spec.toml", "sweep.json"
+
+
+@click.command()
+@click.argument("spec", metavar="SPEC.toml", type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the runs [runs/SPEC]."
+)
+@click.option("--dry-run", is_flag=True, help="Print what is there, what is missing and the time it takes.")
+@runs_options
+@click.option("--search", metavar="NAME", help="Search the ranges of [search]: tpe, with Optuna.")
+@click.option(
+    "--trials", type=click.IntRange(1), default=20, show_default=True, help="Of a search, for each algorithm."
+)
+@click.option(
+    "--metric", default="score", show_default=True, help="What runs are compared by: score or return."
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of a search.")
+@root_option
+@json_option
+def sweep(
+    spec: Path,
+    out: Path | None,
+    dry_run: bool,
+    jobs: int | None,
+    executor: str | None,
+    address: str | None,
+    gpus: float,
+    retries: int,
+    search: str | None,
+    trials: int,
+    metric: str,
+    seed: int,
+    root: Path | None,
+    as_json: bool,
+) -> None:
+    """Fit and evaluate every run that a file asks for, and compare them.
+
+    \b
+    dom2 sweep eta.toml --dry-run
+    dom2 sweep eta.toml --jobs 2
+    dom2 sweep eta.toml --executor ray --address auto --gpus 0.25
+    dom2 sweep ranges.toml --search tpe --trials 30
+
+    SPEC.toml names datasets, algorithms, settings, and a [grid] of values or ranges to [search]. Stopped or
+    killed, the same command continues; given twice, both share the work. Nothing that is there is made again.
+    """
+    from dom2 import sweep as sweeps
+    from dom2.search import METRICS
+    from dom2data import executors, ids
+
+    asked = sweeps.Sweep(sweeps.read(spec), (out or Path("runs", spec.stem)).absolute(), ids.root(root))
+    if metric not in METRICS:
+        raise UserError(f"expected --metric {' or '.join(METRICS)}, found {metric!r}")
+    asked.runs()  # what cannot be is refused before anything is made
+    found = searching(asked, search, trials, metric, seed)
+    where = Where(executor, jobs, address, gpus)
+    best = executors.cores()
+    if dry_run:
+        plan(asked, found, jobs or best, as_json)
+        return
+    worker = where.made(best)
+    asked.out.mkdir(parents=True, exist_ok=True)
+    if spec.absolute() != asked.out / SPEC:
+        shutil.copyfile(spec, asked.out / SPEC)
+    with ui.progress_bar() as progress:
+        asked.prepare(progress)
+    outcomes: dict[Path, Outcome] = {}
+    try:
+        made(asked, found, worker, retries, jobs or best, outcomes)
+    finally:
+        document = written(asked, found, metric, outcomes)
+    finish(asked, document, metric, as_json)
+
+
+def searching(asked: Sweep, name: str | None, trials: int, metric: str, seed: int) -> Search | None:
+    """The search that a command line and its file ask for, or None for a grid."""
+    if name is None:
+        if asked.spec.search:
+            raise UserError("expected --search tpe with a table [search], found none; give it, or a [grid]")
+        return None
+    if name != "tpe":
+        raise UserError(f"expected --search tpe, found {name!r}; TPE is the only one")
+    from dom2.search import Search
+
+    if asked.spec.grid:
+        raise UserError("expected a table [search] with --search, found [grid]; leave out one of the two")
+    return Search(asked, trials, metric, seed)
+
+
+def plan(asked: Sweep, search: Search | None, workers: int, as_json: bool) -> None:
+    """What is there, what is missing, and how long that will take."""
+    from dom2 import jobs, pace
+
+    runs = [run for trial in search.all() for run in trial.runs] if search else asked.runs()
+    rows = [(run.job.folder.relative_to(asked.out).as_posix(), jobs.stage(run.job)) for run in runs]
+    left = [run.job for run, (_, stage) in zip(runs, rows, strict=True) if stage != "done"]
+    missing = asked.missing()
+    ui.note("datasets to generate: " + (", ".join(missing) or "none"))
+    if left or search:
+        ui.note("timing a few updates of each algorithm that has no run here yet ...")
+    seconds = pace.remaining(left)
+    if search:
+        begun = Counter(trial.algorithm for trial in search.all())
+        for name in search.ranges:
+            sampled = pace.remaining([run.job for run in search.sample(name)])
+            seconds += sampled * (search.trials - begun[name])
+    wall = max(sum(seconds) / workers, max(seconds, default=0.0))
+    if as_json:
+        listed = [{"run": name, "status": stage} for name, stage in rows]
+        ui.print_json({"missing_datasets": missing, "runs": listed, "seconds": round(wall, 1)})
+        return
+    if rows:
+        ui.table(("run", "status"), rows)
+    click.echo(f"fitting takes about {ui.duration(wall)} here with --jobs {workers}, evaluations not counted")
+
+
+def made(
+    asked: Sweep,
+    search: Search | None,
+    executor: Any,
+    retries: int,
+    workers: int,
+    outcomes: dict[Path, Outcome],
+) -> None:
+    """Do what is not done, in sight; ``outcomes`` are filled in by folder."""
+    from dom2 import jobs
+
+    def done(runs: Sequence[Asked], title: str) -> None:
+        left = [run.job for run in runs if jobs.stage(run.job) != "done"]
+        if left:
+            doing = recorded(jobs.carry_out(left, executor, retries), outcomes)
+            watching.attend(left, doing, asked.out, title)
+
+    if search is None:
+        runs = asked.runs()
+        counted = Counter(jobs.stage(run.job) for run in runs)
+        ui.note(f"{len(runs)} runs: " + ", ".join(f"{n} {word}" for word, n in counted.items()))
+        done(runs, "runs")
+        return
+    # As many trials as keep all workers busy: a trial is a run on each dataset.
+    while batch := search.take(max(1, workers // len(asked.spec.datasets))):
+        numbers = ", ".join(str(trial.number) for trial in batch)
+        done(
+            [run for trial in batch for run in trial.runs], f"runs of {batch[0].algorithm}, trials {numbers}"
+        )
+        search.tell(outcomes)
+    search.tell(outcomes)  # those whose last run another command has finished since
+
+
+def recorded(doing: Iterable[Outcome], outcomes: dict[Path, Outcome]) -> Generator[Outcome]:
+    """Outcomes as they come; kept by folder even when what follows is interrupted."""
+    for outcome in doing:
+        outcomes[outcome.job.folder] = outcome
+        yield outcome
+
+
+def written(
+    asked: Sweep, search: Search | None, metric: str, outcomes: dict[Path, Outcome]
+) -> dict[str, Any]:
+    """The record of a sweep as it is now, which is also kept in its folder."""
+    import json
+
+    from dom2 import run as runs
+    from dom2 import sweep as sweeps
+
+    shift, trials = asked.spec.shifts[0], search.all() if search else []
+    each = [run for trial in trials for run in trial.runs] if search else asked.runs()
+    rows = [sweeps.row(run, asked.out, outcomes.get(run.job.folder)) for run in each]
+    document: dict[str, Any] = {"metric": metric, "shift": shift}
+    if search:
+        listed = [
+            {
+                "algorithm": trial.algorithm,
+                "trial": trial.number,
+                "settings": trial.params,
+                "status": trial.state,
+                "value": trial.value,
+            }
+            for trial in trials
+        ]
+        document["trials"] = sorted(listed, key=lambda t: (t["value"] is None, -(t["value"] or 0.0)))
+    document["runs"] = sweeps.best_first(rows, shift, metric)
+    runs.write(asked.out / RESULT, json.dumps(document, indent=1, allow_nan=False) + "\n")
+    return document
+
+
+def finish(asked: Sweep, document: dict[str, Any], metric: str, as_json: bool) -> None:
+    """Print the record, or a table of it, and say what is not done. Raises UserError where runs failed."""
+    if as_json:
+        ui.print_json(document)
+    else:
+        shifts = asked.spec.shifts
+        extra = [f"return ({shift})" for shift in shifts[1:]]
+        header = ("run", *varied(document), "status", "updates", "return", *extra, "score", "minutes")
+        ui.table(header, [line(row, shifts, varied(document)) for row in document["runs"]])
+    counted = Counter(row["status"] for row in document["runs"])
+    if counted["elsewhere"]:
+        ui.note(f"{counted['elsewhere']} runs are with another process; the same command tells how they went")
+    ui.note(f"wrote {asked.out / RESULT}")
+    if counted["failed"]:
+        again = "these trials are over" if "trials" in document else "the same command tries them again"
+        raise UserError(
+            f"expected {len(document['runs'])} runs, {counted['failed']} failed (reasons above, and in the "
+            f"error.txt of each); {again}",
+            FAILED,
+        )
+
+
+def varied(document: dict[str, Any]) -> list[str]:
+    """Settings that the names of runs do not tell: those of a search."""
+    if "trials" not in document:
+        return []
+    return list(dict.fromkeys(name for row in document["runs"] for name in row["settings"]))
+
+
+def line(row: dict[str, Any], shifts: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
+    """A run's line of the table."""
+    found = [row["evaluations"].get(shift) for shift in shifts]
+    returns = ["–" if each is None else f"{each['mean']:.1f} ± {each['std']:.1f}" for each in found]
+    return (
+        row["run"],
+        *(value(row["settings"].get(name)) for name in names),
+        row["status"],
+        f"{row['updates']:,}",
+        *returns,
+        ui.number(found[0] and found[0]["score"]),
+        f"{row['minutes']:.1f}",
+    )
+
+
+def value(found: Any) -> str:
+    """A setting in a table: four digits of a number, in full in the record."""
+    return "" if found is None else f"{found:.4g}" if isinstance(found, float) else str(found)
+
+
+COMMANDS = (sweep,)

@@ -1,0 +1,275 @@
+"""Grids of one's own: a TOML file that names data, algorithms and settings, and the runs that it asks for."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import itertools
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dom2 import algorithms, checkpoint, config, evaluate, fit, jobs, progress, track
+from dom2.jobs import Job, Outcome
+from dom2.run import Settings
+from dom2.tables import normalized
+from dom2data import dataset as datasets
+from dom2data import generate, ids, recipes
+from dom2data.envs import shifts
+from dom2data.errors import UserError
+
+ABOVE = ("algorithm", "seeds", "updates")
+"""settings of a run that have a line of their own above the tables"""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a sweep's file may say. In a table, one named after an algorithm is for that algorithm alone."""
+
+    datasets: tuple[str, ...] = ()
+    """Names, each with every algorithm; standard ones are generated."""
+    algorithms: tuple[str, ...] = ("dom2",)
+    """Names."""
+    seeds: int = 1
+    """Of each run, as one stack."""
+    updates: int = 10_000
+    """Of each run."""
+    preset: str = "compact"
+    """Sizes of the networks."""
+    episodes: int = 100
+    """Of each seed's evaluation."""
+    shifts: tuple[str, ...] = ("none",)
+    """What each run is evaluated under; the first is what runs are compared by."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Name -> value: any setting of the run or of the algorithm."""
+    grid: dict[str, Any] = field(default_factory=dict)
+    """Name -> list of values; every combination is a run."""
+    search: dict[str, Any] = field(default_factory=dict)
+    """Name -> range of values that a search may try."""
+
+
+class Asked(NamedTuple):
+    """A run of a sweep: its job, and the settings by which it differs from the others."""
+
+    job: Job
+    varied: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A spec, and where its runs and its data are."""
+
+    spec: Spec
+    out: Path
+    root: Path
+
+    def runs(self) -> list[Asked]:
+        """Every combination of the grid, of each algorithm, on each dataset; equal ones once.
+
+        Raises UserError for settings that cannot be.
+        """
+        found: dict[Path, Asked] = {}
+        for data, name in itertools.product(self.spec.datasets, self.spec.algorithms):
+            for varied in combinations(self.spec, name):
+                asked = self.run(data, name, varied, varied)
+                before = found.setdefault(asked.job.folder, asked)
+                if before.job != asked.job:
+                    raise UserError(
+                        f"expected settings with different names, found two for {asked.job.folder}; "
+                        "leave one out"
+                    )
+        return list(found.values())
+
+    def run(self, data: str, name: str, varied: Mapping[str, Any], called: Mapping[str, Any]) -> Asked:
+        """The run of an algorithm on a dataset with these settings, its folder named after ``called``."""
+        env, quality = kind(data, self.root)
+        known = ("none", *shifts.applying(env))
+        for shift in self.spec.shifts:
+            if shift not in known:
+                raise UserError(f"shifts: expected of {env} ({', '.join(known)}), found {shift!r}")
+        values = {**entries(self.spec, "settings", name), **varied}
+        types = known_settings(name)
+        values = {key: plain(value, types[key]) for key, value in values.items()}
+        own = {each.name for each in config.fields(Settings)}
+        hyper = {key: value for key, value in values.items() if key not in own}
+        settings = (
+            {"algorithm": name, "seeds": self.spec.seeds}
+            | jobs.schedule(values.get("updates", self.spec.updates))
+            | {key: value for key, value in values.items() if key in own}
+        )
+        config.build(Settings, settings)  # an error in the file should not wait until a worker meets it
+        try:
+            hyper = asdict(fit.configure(name, self.spec.preset, env, quality, hyper))
+        except ValueError as error:  # outside of a setting's range
+            raise UserError(f"{name}: {error}") from error
+        job = Job(
+            folder=self.out / jobs.place(data, name, called.items()),
+            env=env,
+            dataset=data,
+            root=self.root,
+            settings=settings,
+            config=hyper,
+            shifts=self.spec.shifts,
+            episodes=self.spec.episodes,
+            command=("sweep",),
+        )
+        return Asked(job, {key: values[key] for key in varied})
+
+    def missing(self) -> list[str]:
+        """The datasets that have to be generated."""
+        return [name for name in self.spec.datasets if not jobs.available(name, self.root)]
+
+    def prepare(self, shown: generate.Progress | None = None) -> None:
+        """Generate them."""
+        for name in self.missing():
+            env, quality = kind(name, self.root)
+            jobs.supply(name, env, quality or "", self.root, progress=shown)
+
+
+def read(path: Path) -> Spec:
+    """A sweep's file. Raises UserError that names the file, the key and what was expected of it."""
+    try:
+        document = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"expected a sweep's TOML file, found no {path} ({error.strerror})") from error
+    except ValueError as error:  # no TOML, or no text
+        raise UserError(f"{path}: expected TOML, found: {error}; docs/sweep.md has an example") from error
+    try:
+        spec: Spec = config.build(Spec, document)
+        check(spec)
+    except UserError as error:
+        raise UserError(f"{path}: {error.message}", error.code) from error
+    return spec
+
+
+def check(spec: Spec) -> None:
+    """Raises UserError where a spec names nothing to do, or what does not exist."""
+    for name in ("datasets", "algorithms", "shifts"):
+        if not getattr(spec, name):
+            raise UserError(f"{name}: expected at least one, found none")
+    if spec.episodes < 1:
+        raise UserError(f"episodes: expected 1 or more, found {spec.episodes}")
+    if spec.grid and spec.search:
+        raise UserError("expected [grid] or [search], found both; make two files of them")
+    for name in spec.algorithms:
+        known = known_settings(name)
+        for table in ("settings", "grid", "search"):
+            if not isinstance(getattr(spec, table).get(name, {}), dict):
+                raise UserError(f"[{table}.{name}]: expected a table, found {getattr(spec, table)[name]!r}")
+            for key in entries(spec, table, name):
+                if key in ABOVE and table == "settings":
+                    raise UserError(f"[settings] {key}: expected above the tables, found in one; move it")
+                if key not in known or key == "algorithm":
+                    raise UserError(unknown(spec, table, name, key))
+        for key, values in entries(spec, "grid", name).items():
+            if not isinstance(values, list) or not values:
+                raise UserError(f"[grid] {key}: expected a list of values, found {values!r}")
+        twice = set(entries(spec, "settings", name)) & {
+            *entries(spec, "grid", name), *entries(spec, "search", name)
+        }  # fmt: skip
+        if twice:
+            raise UserError(f"{sorted(twice)[0]}: expected in one table, found in [settings] and another")
+
+
+def unknown(spec: Spec, table: str, name: str, key: str) -> str:
+    """What is wrong with a key that an algorithm has not, and what may have been meant."""
+    having = [other for other in spec.algorithms if key in known_settings(other)]
+    if having:
+        return (
+            f"[{table}] {key}: expected a setting of every algorithm, found none of {name}; "
+            f"move it to [{table}.{having[0]}]"
+        )
+    near = difflib.get_close_matches(key, [*known_settings(name), *spec.algorithms], n=1)
+    hint = f"did you mean {near[0]}?" if near else f"dom2 fit --algorithm {name} --help lists them"
+    return f"[{table}] {key}: expected a setting of {name}, found none of that name; {hint}"
+
+
+def known_settings(name: str) -> dict[str, Any]:
+    """The types of the settings of a run of an algorithm, and of its own."""
+    found = (*config.fields(Settings), *config.fields(algorithms.load(name).config_type))
+    return {each.name: each.type for each in found}
+
+
+def entries(spec: Spec, table: str, name: str) -> dict[str, Any]:
+    """What a table says to an algorithm: what it says to all, and what is under the algorithm's own name."""
+    found: dict[str, Any] = getattr(spec, table)
+    return {k: v for k, v in found.items() if k not in spec.algorithms} | found.get(name, {})
+
+
+def combinations(spec: Spec, name: str) -> Iterator[dict[str, Any]]:
+    """The settings of each run of an algorithm on a dataset, in the order of the file."""
+    grid, types = entries(spec, "grid", name), known_settings(name)
+    for values in itertools.product(*grid.values()):
+        yield {key: plain(value, types[key]) for key, value in zip(grid, values, strict=True)}
+
+
+def plain(value: Any, type_: Any) -> Any:
+    """A value of a TOML file as its setting has it, so that 1 and 1.0 name one run."""
+    if isinstance(value, list):
+        return tuple(value)
+    return float(value) if type_ is float and type(value) is int else value
+
+
+@functools.cache
+def kind(data: str, root: Path) -> tuple[str, str | None]:
+    """(environment, quality) of a dataset that is there, or that can be generated.
+
+    Raises UserError when it is neither.
+    """
+    standard = recipes.standard(data)
+    if standard and not jobs.available(data, root):
+        return standard
+    found = datasets.open(ids.resolve(data, root), root)
+    return found.env, found.quality
+
+
+def row(asked: Asked, out: Path, outcome: Outcome | None = None) -> dict[str, Any]:
+    """What is known of a run, as its folder and the outcome of this command tell: a record for JSON."""
+    job, stage = asked.job, jobs.stage(asked.job)
+    status = stage if stage == "done" or outcome is None else outcome.word
+    returns: dict[str, list[float]] = {}
+    if stage == "done":
+        returns = {
+            each["shift"]: [seed["mean"] for seed in each["per_seed"]] for each in evaluate.kept(job.folder)
+        }
+    ours = stage not in ("missing", "other")
+    return {
+        "run": job.folder.relative_to(out).as_posix(),
+        "dataset": job.dataset,
+        "algorithm": job.settings["algorithm"],
+        "settings": asked.varied,
+        "status": status,
+        "updates": checkpoint.updates(job.folder) if ours else 0,
+        "evaluations": {
+            shift: {
+                "mean": float(np.mean(returns[shift])),
+                "std": float(np.std(returns[shift])),
+                "per_seed": returns[shift],
+                "score": None if (score := normalized(job.env, np.array(returns[shift]))) is None
+                else float(score.mean()),
+            }
+            for shift in job.shifts if shift in returns
+        },
+        "minutes": progress.fitted_seconds(track.read(job.folder)) / 60 if ours else 0.0,
+        "error": outcome.error if outcome and status == "failed" else "",
+    }  # fmt: skip
+
+
+def value(record: Mapping[str, Any], shift: str, metric: str) -> float | None:
+    """What a run is compared by: its ``score`` or its mean ``return``; None when it has none."""
+    found = record["evaluations"].get(shift)
+    return None if found is None else found["mean" if metric == "return" else "score"]
+
+
+def best_first(records: Sequence[dict[str, Any]], shift: str, metric: str) -> list[dict[str, Any]]:
+    """Runs by their value; those without one last, in their order."""
+
+    def key(record: dict[str, Any]) -> tuple[bool, float]:
+        found = value(record, shift, metric)
+        return found is None, -(found or 0.0)
+
+    return sorted(records, key=key)

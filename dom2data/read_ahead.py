@@ -25,6 +25,8 @@ from dom2data.tables import Tables
 
 WINDOW = 1 << 23
 """bytes of a file that are read at a time"""
+MOST = 1 << 31
+"""bytes of minibatches that are gathered at once; with more, the first would be long in coming"""
 
 
 class Gathered(NamedTuple):
@@ -39,7 +41,8 @@ class Gathered(NamedTuple):
 class ReadAhead:
     """``sampler``, whose tables ``source`` are ``files``, ``minibatches`` at a time and as many on their way.
 
-    Without a number, as many as a quarter of the free memory holds. They are gathered by a thread of its own.
+    Without a number, as many as a quarter of the free memory holds, and no more than ``MOST``. They are
+    gathered by a thread of its own.
     """
 
     def __init__(
@@ -49,7 +52,9 @@ class ReadAhead:
         rows = len(sampler.generators) * sampler.n_agents * sampler.batch_size
         width = 2 * source.obs.shape[1] + source.moves.shape[1]
         nbytes = rows * (4 * width + 64)  # and what sorting takes
-        self._at_once = minibatches or max(1, (memory.available() or 1 << 32) // 4 // nbytes)
+        free = memory.available()
+        room = MOST if free is None else min(MOST, free // 4)
+        self._at_once = minibatches or max(1, room // nbytes)
         self._thread = ThreadPoolExecutor(1, "read-ahead")
         self._ready: deque[Gathered] = deque()
         self._coming: Future[list[Gathered]] | None = None

@@ -108,7 +108,7 @@ def generate(
     where = Where(executor, workers, address)
     todo = generating.plans(asked, dry_run)
     if shard:
-        generating.shard(todo, shard, where, dry_run, as_json)
+        generating.shard(todo, shard, where, force, dry_run, as_json)
         return
     if asked.many:
         records = generating.many(todo, where, force, rehash, dry_run)

@@ -109,7 +109,7 @@ def one(
     return carry_out(todo, where.made(best_workers(todo)), force)
 
 
-def shard(todo: list[Plan], text: str, where: Where, dry_run: bool, as_json: bool) -> None:
+def shard(todo: list[Plan], text: str, where: Where, force: bool, dry_run: bool, as_json: bool) -> None:
     """Collect one shard of a dataset and say what comes next."""
     from dom2data import shards
 
@@ -122,7 +122,7 @@ def shard(todo: list[Plan], text: str, where: Where, dry_run: bool, as_json: boo
         return
     with ui.progress_bar() as progress, resumable("every finished block is", plan):
         folder, blocks = shards.collect(
-            plan, k, n, executor=where.made(best_workers(plan)), progress=progress
+            plan, k, n, executor=where.made(best_workers(plan)), force=force, progress=progress
         )
     facts = {"id": plan.dataset_id, "shard": f"{k}/{n}", "blocks": blocks, "folder": str(folder)}
     ui.print_json(facts) if as_json else click.echo(ui.rows({key: str(f) for key, f in facts.items()}))

@@ -39,12 +39,18 @@ def parse(text: str) -> tuple[int, int]:
 
 
 def collect(
-    todo: Plan, k: int, n: int, *, executor: Executor = LOCAL, progress: Progress | None = None
+    todo: Plan,
+    k: int,
+    n: int,
+    *,
+    executor: Executor = LOCAL,
+    force: bool = False,
+    progress: Progress | None = None,
 ) -> tuple[Path, int]:
     """Collect the blocks of shard ``k`` of ``n``; its folder and how many blocks it has.
 
-    A shard that was interrupted goes on. Raises UserError: code 2 for a plan that cannot be divided or whose
-    dataset is there, 1 like ``generate``.
+    A shard that was interrupted goes on. Raises UserError: code 2 for a plan that cannot be divided, or (not
+    with ``force``) whose dataset is there or whose shard is of another recipe; 1 like ``generate``.
     """
     progress, (base, recipe) = progress or (lambda what, done, total: None), (_folder(todo), todo.recipe)
     if todo.replay:
@@ -53,7 +59,7 @@ def collect(
             "buffer of one training; generate it whole"
         )
     with open_stage(todo.dataset_id, base, f"{k}-of-{n}") as stage, generate.full_disk(stage):
-        stage.check(recipe.to_json(), force=False)
+        stage.check(recipe.to_json(), force)
         if todo.ragged:
             how = (recipe.to_json(), partial(generate.job, todo), executor, progress)
             return stage.folder, len(ragged.play(stage, todo.spec, *how, (k - 1, n)))

@@ -33,6 +33,8 @@ GENERATE = "generate --env tag --quality random --steps 250000 --out made"
 COMMANDS = {
     "generate, 1 worker": f"{GENERATE} --workers 1",
     "generate, 2 workers": f"{GENERATE} --workers 2",
+    "generate on Ray, 2 workers": f"{GENERATE} --workers 2 --executor ray",
+    "merge": "merge made --from {inputs}/shards",
     "subsample": "subsample --dataset one --fraction 0.9 --out made",
     "mix": "mix one:0.5 two:0.5 --out made",
     "import": "import {inputs}/one.npz --from npz --out made",
@@ -140,6 +142,8 @@ def prepare(folder: Path) -> Path:
         (root, f"convert one --to npz --out {inputs}/one.npz"),
         (inputs, f"{made} made --seed 3"),
         (inputs, f"export made {inputs}/made.zip"),
+        (inputs / "shards", f"{GENERATE} --shard 1/2"),
+        (inputs / "shards", f"{GENERATE} --shard 2/2"),
     ):
         subprocess.run(words(command, where), check=True, capture_output=True)
     return root

@@ -1,0 +1,336 @@
+"""Sweeps: which runs a file asks for, that each is made once whatever happens, and searches that go on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from tiny import tag_random
+
+from dom2 import checkpoint, evaluate, jobs, progress, sweep
+from dom2.search import Search
+from dom2.sweep import Sweep
+from dom2_cli.learn import main
+from dom2data import ids
+from dom2data.errors import UserError
+
+HEAD = 'datasets = ["tiny-random"]\nalgorithms = ["bc", "ma-cql"]\nupdates = 6\nepisodes = 3\n'
+SMALL = "[settings]\nbatch_size = 16\nactor_widths = [8, 8]\n[settings.ma-cql]\ncritic_widths = [8, 8]\n"
+GRID = HEAD + SMALL + "[grid]\nlr = [0.01, 0.001]\n"
+ONE = HEAD.replace(', "ma-cql"', "") + SMALL.split("[settings.ma-cql]")[0]
+RANGES = (
+    ONE + "[search]\nlr = {low = 1e-4, high = 1e-1, log = true}\nactor_widths = {choices = [[8], [4, 4]]}\n"
+)
+RANGES = RANGES.replace("actor_widths = [8, 8]\n", "")
+
+
+@pytest.fixture(autouse=True)
+def _data() -> None:
+    tag_random()
+
+
+def file(folder: Path, text: str) -> Path:
+    path = folder / "asked.toml"
+    path.write_text(text)
+    return path
+
+
+def asked(folder: Path, text: str) -> Sweep:
+    return Sweep(sweep.read(file(folder, text)), folder / "runs", ids.root())
+
+
+def call(folder: Path, *more: str) -> Result:
+    words = ["sweep", str(folder / "asked.toml"), "--out", str(folder / "runs"), "--jobs", "1", *more]
+    return CliRunner().invoke(main, words)
+
+
+def program(folder: Path, out: str, *more: str) -> subprocess.Popen[str]:
+    words = [sys.executable, "-c", "from dom2_cli.learn import main; main()", "sweep"]
+    words += [str(folder / "asked.toml"), "--out", str(folder / out), *(more or ("--jobs", "1"))]
+    environment = os.environ | {"MINARI_DATASETS_PATH": str(ids.root())}
+    return subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def until(reached: Callable[[], bool], running: subprocess.Popen[str]) -> None:
+    while not reached() and running.poll() is None:
+        time.sleep(0.01)
+
+
+def test_a_grid_is_every_combination_on_every_dataset(tmp_path: Path) -> None:
+    text = GRID.replace("[0.01, 0.001]", "[1, 1.0, 0.5]") + "[grid.ma-cql]\nalpha = [0, 2.5]\n"
+    found = {
+        run.job.folder.relative_to(tmp_path / "runs").as_posix(): run for run in asked(tmp_path, text).runs()
+    }
+    assert list(found) == [
+        "tiny-random/bc,lr=1.0",
+        "tiny-random/bc,lr=0.5",
+        "tiny-random/ma-cql,lr=1.0,alpha=0.0",
+        "tiny-random/ma-cql,lr=1.0,alpha=2.5",
+        "tiny-random/ma-cql,lr=0.5,alpha=0.0",
+        "tiny-random/ma-cql,lr=0.5,alpha=2.5",
+    ]
+    run = found["tiny-random/ma-cql,lr=0.5,alpha=2.5"]
+    assert run.varied == {"lr": 0.5, "alpha": 2.5}
+    assert (run.job.config["alpha"], run.job.config["critic_widths"]) == (2.5, (8, 8))
+    assert (run.job.settings["batch_size"], run.job.settings["updates"]) == (16, 6)
+    assert run.job.env == "tag"
+
+
+def test_names_are_safe_for_filesystems() -> None:
+    assert str(jobs.place("dom2/a-v0", "my file.py:Mine", [("thresholds", (0.5, 0.9))])) == (
+        "dom2_a-v0/my_file.py_Mine,thresholds=0.5_0.9"
+    )
+    one, two = (jobs.place("a", "bc", [("name", 300 * "x" + end)]).name for end in "12")
+    assert one != two
+    assert len(one) < 200
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("datasets = [", "expected TOML"),
+        ('algorithms = ["bc"]', "datasets: expected at least one, found none"),
+        (HEAD + "updtes = 3", "'updtes'; did you mean updates"),
+        (HEAD.replace("= 3", '= "3"'), "episodes: expected whole, found '3'"),
+        (HEAD.replace("= 3", "= 0"), "episodes: expected 1 or more, found 0"),
+        (HEAD.replace('"bc"', '"bcc"'), "expected an algorithm"),
+        (HEAD.replace("tiny-random", "tinny-random"), "found no dom2/tinny-random; did you mean"),
+        (HEAD + 'shifts = ["sped"]', r"shifts: expected of tag \(none, .*\), found 'sped'"),
+        (HEAD + 'preset = "huge"', "expected a preset"),
+        (HEAD + "[settings]\nseeds = 3", r"\[settings\] seeds: expected above the tables"),
+        (HEAD + "[settings]\nbatchsize = 3", r"\[settings\] batchsize: .*did you mean batch_size"),
+        (HEAD + "[grid]\nlr = 0.1", r"\[grid\] lr: expected a list of values, found 0.1"),
+        (HEAD + '[grid]\nlr = ["x"]', "lr: expected number, found 'x'"),
+        (HEAD + "[grid]\nalpha = [1.0]", r"alpha: expected a setting of every algorithm, .*\[grid.ma-cql\]"),
+        (HEAD + "[grid.dom2]\neta = [1.0]", r"\[grid\] dom2: expected a setting of bc"),
+        (HEAD + "[grid]\nbc = 3", r"\[grid.bc\]: expected a table, found 3"),
+        (GRID + "batch_size = [1]", "batch_size: expected in one table, found in "),
+        (GRID + "[search]\nlr = {low = 1, high = 2}", r"expected \[grid\] or \[search\], found both"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        asked(tmp_path, text).runs()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "expected ranges for bc in a table"),
+        ("[search]\nlr = 3", r"\[search\] lr: expected {low, high} or {choices}, found 3"),
+        ("[search]\nlr = {lo = 1}", r"\[search\] lr: .*'lo'; did you mean low"),
+        ("[search]\nlr = {low = 1}", r"\[search\] lr: expected low and high"),
+        ("[search]\nlr = {low = 2.0, high = 1.0}", r"\[search\] lr: "),
+        ("[search]\nactor_widths = {low = 1, high = 2}", "actor_widths: expected choices for whole,"),
+        ("[search]\nseed = {low = 1.5, high = 2}", "seed: expected whole numbers"),
+        ('[search]\nlr = {choices = [0.1, "x"]}', "lr: expected number, found 'x'"),
+    ],
+)
+def test_ranges_that_cannot_be_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Search(asked(tmp_path, HEAD.replace(', "ma-cql"', "") + text), 3, "score", 0)
+
+
+def test_from_a_file_to_a_table_and_nothing_twice(tmp_path: Path) -> None:
+    file(tmp_path, GRID)
+    planned = call(tmp_path, "--dry-run")
+    assert planned.exit_code == 0, planned.output
+    assert "tiny-random/bc,lr=0.01" in planned.stdout
+    assert not (tmp_path / "runs").exists()
+    first = call(tmp_path, "--json")
+    assert first.exit_code == 0, first.output
+    document = json.loads(first.stdout)
+    assert document == json.loads((tmp_path / "runs/sweep.json").read_text())
+    rows = document["runs"]
+    assert [row["status"] for row in rows] == ["done"] * 4
+    scores = [row["evaluations"]["none"]["score"] for row in rows]
+    assert scores == sorted(scores, reverse=True)
+    assert {(row["algorithm"], row["settings"]["lr"]) for row in rows} == {
+        (name, lr) for name in ("bc", "ma-cql") for lr in (0.01, 0.001)
+    }
+    assert (tmp_path / "runs/spec.toml").read_text() == (tmp_path / "asked.toml").read_text()
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("evaluation.json")}
+    again = call(tmp_path)
+    assert "4 runs: 4 done" in again.stderr
+    assert again.stdout.count(" done ") == 4
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+    more = call(tmp_path, "--metric", "return", "--json")
+    assert [row["run"] for row in json.loads(more.stdout)["runs"]] == [row["run"] for row in rows]
+
+
+def test_other_settings_in_the_same_folder_are_refused(tmp_path: Path) -> None:
+    file(tmp_path, ONE)
+    assert call(tmp_path).exit_code == 0
+    file(tmp_path, ONE + "lr = 0.5\n")
+    refused = call(tmp_path)
+    assert refused.exit_code == 1
+    assert "lr: expected 0.5, found " in refused.stderr
+    assert "failed (reasons above" in refused.stderr
+    assert not (tmp_path / "runs/tiny-random/bc/error.txt").exists()
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_what_fails_is_tried_again_and_every_error_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    whole, calls = evaluate.evaluate, iter(range(times))
+
+    def broken(*given: Any, **named: Any) -> dict[str, Any]:
+        for number in calls:
+            raise RuntimeError(f"no memory, {number}")
+        return whole(*given, **named)
+
+    monkeypatch.setattr(evaluate, "evaluate", broken)
+    file(tmp_path, ONE)
+    result = call(tmp_path)
+    assert result.exit_code == times - 1
+    assert "failed, and will be tried again: RuntimeError: no memory, 0" in result.stderr
+    errors = (tmp_path / "runs/tiny-random/bc/error.txt").read_text()
+    assert [f"--- attempt {n} failed, 20" in errors for n in (1, 2, 3)] == [True, times == 2, False]
+    assert "RuntimeError: no memory, 0" in errors
+    (row,) = json.loads((tmp_path / "runs/sweep.json").read_text())["runs"]
+    assert (row["status"], bool(row["error"])) == (("done", False) if times == 1 else ("failed", True))
+    assert call(tmp_path).exit_code == 0
+
+
+def test_two_commands_at_once_make_each_run_once(tmp_path: Path) -> None:
+    file(tmp_path, GRID.replace("updates = 6", "updates = 60").replace("[0.01, 0.001]", "[0.1, 0.01, 0.001]"))
+    both = [program(tmp_path, "runs") for _ in range(2)]
+    texts = [each.communicate()[1] for each in both]
+    assert [each.returncode for each in both] == [0, 0], texts
+    folders = [path.parent for path in (tmp_path / "runs").rglob("config.json")]
+    assert len(folders) == 6
+    for folder in folders:
+        assert len(list((folder / "tensorboard").iterdir())) == 1  # opened by one training
+        lines = (folder / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(line)["update"] for line in lines] == list(range(1, 61))
+    rows = json.loads((tmp_path / "runs/sweep.json").read_text())["runs"]
+    assert {row["status"] for row in rows} <= {"done", "elsewhere"}
+
+
+def test_a_run_that_another_process_holds_is_left_to_it(tmp_path: Path) -> None:
+    from filelock import FileLock
+
+    file(tmp_path, GRID)
+    (tmp_path / "runs/tiny-random").mkdir(parents=True)
+    with FileLock(tmp_path / "runs/tiny-random/.bc,lr=0.01.claim"):
+        result = call(tmp_path, "--json")
+    assert result.exit_code == 0
+    assert "1 runs are with another process" in result.stderr
+    words = {row["run"]: row["status"] for row in json.loads(result.stdout)["runs"]}
+    assert words.pop("tiny-random/bc,lr=0.01") == "elsewhere"
+    assert set(words.values()) == {"done"}
+
+
+@pytest.mark.parametrize(("number", "workers"), [(signal.SIGKILL, "2"), (signal.SIGINT, "1")])
+def test_killed_or_interrupted_it_goes_on_to_the_same_weights(
+    tmp_path: Path, number: int, workers: str
+) -> None:
+    file(tmp_path, ONE.replace("updates = 6", "updates = 100") + "[grid]\nlr = [0.01, 0.001]\n")
+    whole, stopped = program(tmp_path, "whole"), program(tmp_path, "stopped", "--jobs", workers)
+    folder = tmp_path / "stopped/tiny-random/bc,lr=0.01"
+    until(lambda: checkpoint.updates(folder) > 0, stopped)
+    stopped.send_signal(number)
+    _, errors = stopped.communicate()
+    assert stopped.returncode in ((-number,) if number == signal.SIGKILL else (130, 0)), errors
+    again = program(tmp_path, "stopped")
+    _, errors = again.communicate()
+    assert again.returncode == 0, errors
+    whole.communicate()
+    files = list((tmp_path / "whole").rglob("weights.safetensors"))
+    assert len(files) == 2
+    for path in files:
+        assert (tmp_path / "stopped" / path.relative_to(tmp_path / "whole")).read_bytes() == path.read_bytes()
+
+
+def test_a_search_goes_on_to_the_same_trials(tmp_path: Path) -> None:
+    for name in ("whole", "parts"):
+        (tmp_path / name).mkdir()
+        file(tmp_path / name, RANGES)
+    whole = call(tmp_path / "whole", "--search", "tpe", "--trials", "3", "--json")
+    assert whole.exit_code == 0, whole.output
+    first = call(tmp_path / "parts", "--search", "tpe", "--trials", "1")
+    assert first.exit_code == 0, first.output
+    # Killed after it has asked for the second trial: the trial is there, and nothing of its run.
+    begun = Search(asked(tmp_path / "parts", RANGES), 3, "score", 0).take(1)
+    assert [(trial.number, trial.state) for trial in begun] == [(1, "running")]
+    rest = call(tmp_path / "parts", "--search", "tpe", "--trials", "3", "--json")
+    assert rest.exit_code == 0, rest.output
+    trials, expected = (json.loads(each.stdout)["trials"] for each in (rest, whole))
+    assert trials == expected
+    assert [trial["status"] for trial in trials] == ["complete"] * 3
+    assert len({trial["settings"]["lr"] for trial in trials}) == 3
+    values = [trial["value"] for trial in trials]
+    assert values == sorted(values, reverse=True)
+    other = call(tmp_path / "parts", "--search", "tpe", "--trials", "3", "--seed", "1")
+    assert other.exit_code == 3
+    assert "found another seed (1, was 0)" in other.stderr
+    planned = call(tmp_path / "parts", "--search", "tpe", "--trials", "5", "--dry-run", "--json")
+    assert len(json.loads(planned.stdout)["runs"]) == 3
+
+
+def test_a_trial_that_fails_is_over_and_the_others_stand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = evaluate.evaluate
+
+    def broken(run: Any, *given: Any, **named: Any) -> dict[str, Any]:
+        if "trial=1" in run.folder.name:
+            raise RuntimeError("no memory")
+        return whole(run, *given, **named)
+
+    monkeypatch.setattr(evaluate, "evaluate", broken)
+    file(tmp_path, RANGES)
+    result = call(tmp_path, "--search", "tpe", "--trials", "3", "--retries", "0", "--json")
+    assert result.exit_code == 1
+    words = {trial["trial"]: trial["status"] for trial in json.loads(result.stdout)["trials"]}
+    assert words == {0: "complete", 1: "fail", 2: "complete"}
+
+
+def test_search_and_its_ranges_belong_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file(tmp_path, RANGES)
+    assert "expected --search tpe with a table [search]" in call(tmp_path).stderr
+    assert "expected --search tpe, found 'random'" in call(tmp_path, "--search", "random").stderr
+    assert "expected --metric score or return" in call(tmp_path, "--metric", "loss").stderr
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    missing = call(tmp_path, "--search", "tpe")
+    assert (missing.exit_code, "pip install 'dom2[search]'" in missing.stderr) == (2, True)
+    file(tmp_path, GRID)
+    assert "found [grid]" in call(tmp_path, "--search", "tpe").stderr
+
+
+def test_on_ray(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    file(tmp_path, ONE)
+    ended = program(tmp_path, "runs", "--executor", "ray", "--jobs", "1")
+    out, errors = ended.communicate()
+    assert ended.returncode == 0, errors
+    assert out.splitlines()[-1].split()[:2] == ["tiny-random/bc", "done"]
+
+
+def test_what_moves_is_read_from_the_folders(tmp_path: Path) -> None:
+    file(tmp_path, ONE)
+    job = asked(tmp_path, ONE).runs()[0].job
+    assert progress.moving([job], 0.0) == []
+    assert call(tmp_path).exit_code == 0
+    assert progress.moving([job], 0.0) == []  # done
+    metrics = job.folder / "metrics.jsonl"
+    (job.folder / "status").write_text("running\n")
+    metrics.write_text('{"update": 2, "time/updates_per_second": 4.0}\n{"update": 4, "ti')
+    (found,) = progress.moving([job], 0.0)
+    assert (found.done, found.wanted, found.rate, found.left, found.evaluating) == (2, 6, 4.0, 1.0, False)
+    assert progress.moving([job], time.time() + 60) == []  # killed long ago
+    (job.folder / "evaluation.json").unlink()
+    (job.folder / "status").write_text("complete\n")
+    assert progress.moving([job], 0.0)[0].evaluating
+    clocks = [1.0, 5.0, 2.0, 3.0]
+    assert progress.fitted_seconds({"time/seconds": clock} for clock in clocks) == 8.0

@@ -101,8 +101,8 @@ class Sweep:
             | jobs.schedule(values.get("updates", self.spec.updates))
             | {key: value for key, value in values.items() if key in own}
         )
-        config.build(Settings, settings)  # an error in the file should not wait until a worker meets it
-        try:
+        try:  # an error in the file should not wait until a worker meets it
+            settings = asdict(config.build(Settings, settings))
             hyper = asdict(fit.configure(name, self.spec.preset, env, quality, hyper))
         except ValueError as error:  # outside of a setting's range
             raise UserError(f"{name}: {error}") from error

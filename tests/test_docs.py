@@ -35,6 +35,7 @@ SMALLER = {
     "dom2 fit": "--updates 3 --batch-size 16",
     "dom2 evaluate": "--episodes 4",
     "dom2 reproduce": "--report-only",
+    "dom2 sweep": "--dry-run",
     "dom2 play": "--force",
 }
 # These train for minutes: only their plan or their options are checked.
@@ -94,6 +95,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("MINARI_DATASETS_PATH", str(folder / "root"))
         meeting.written(folder)
         weighted.written(folder)
+        sweeps = (ROOT / "docs/sweep.md").read_text()
+        for name, text in re.findall(r"^```toml\n# (\S+)\n(.*?)^```", sweeps, flags=re.M | re.S):
+            (folder / name).write_text(text)
         invoke("dom2data generate --env tag --quality medium")
         invoke("dom2 fit --dataset tag-medium --out runs/tag-medium-v0-dom2")
         yield folder

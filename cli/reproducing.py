@@ -91,13 +91,14 @@ def reproduce(
     from dom2 import experiments
     from dom2 import jobs as making
     from dom2.reproduce import Grid
-    from dom2data import executors
+    from dom2data import executors, ids
 
     if scale not in experiments.SCALES:
         raise UserError(f"expected a scale ({', '.join(experiments.SCALES)}), found {scale!r}; choose one")
     columns = algorithms.split(",") if algorithms else None
     cells = tuple(experiments.cells(target, only, columns))
-    grid = Grid(target, scale, cells, seeds or experiments.SCALES[scale].seeds, runs.absolute(), root)
+    place = ids.root(root)  # workers may be where the environment's variables are others
+    grid = Grid(target, scale, cells, seeds or experiments.SCALES[scale].seeds, runs.absolute(), place)
     where, workers = Where(executor, jobs, address, gpus), jobs or executors.cores()
     todo = grid.jobs()
     stages = {job.folder: making.stage(job) for job in todo}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import socket
@@ -33,6 +34,7 @@ LOOK_S = 60.0
 """seconds that the look at the nodes may take"""
 SAVE_S = 60.0
 """seconds that interrupted jobs have to save"""
+_PACKAGES = ("dom2_policies", "dom2data", "dom2")
 _VERSIONS = ("dom2", "numpy", "torch", "numba", "mujoco", "zarr")
 
 
@@ -173,12 +175,10 @@ def identity(needs: Sequence[str]) -> dict[str, str]:
 
 def code_hash() -> str:
     """Of the Python files and the behaviour policies installed here, in hex."""
-    import dom2_policies
-    import dom2data
-
     digest = hashlib.sha256()
-    for package in (dom2_policies, dom2data):
-        folder = Path(str(package.__file__)).parent
+    for package in _PACKAGES:
+        found = importlib.util.find_spec(package)
+        (folder,) = map(Path, found.submodule_search_locations or ()) if found else ()
         for file in sorted(folder.rglob("*")):
             if file.suffix in (".py", ".json", ".safetensors"):
                 digest.update(f"{file.relative_to(folder)}\0".encode() + file.read_bytes())

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import meeting
 import pytest
 
 from dom2data import executors, generate, on_ray
@@ -144,6 +145,19 @@ def test_a_dataset_has_the_same_hash_whoever_makes_it(
     made = generate.generate(plan(tmp_path / "again"), executor=executor)
     assert made.hash == undisturbed.hash
     assert len(made.manifest["arrays"]["actions"]["leaves"]) == 16
+
+
+@pytest.mark.usefixtures("cluster")
+def test_ragged_parts_are_merged_in_order(tmp_path: Path) -> None:
+    """Of episodes that end early; how many blocks it takes turns out on the way."""
+    meet = meeting.written(tmp_path)
+    one, two = (
+        generate.generate(
+            generate.plan(meet, "random", steps=12_000, root=tmp_path / name), executor=executor
+        )
+        for name, executor in (("one", Local()), ("two", Ray(2)))
+    )
+    assert two.hash == one.hash
 
 
 @pytest.mark.usefixtures("cluster")

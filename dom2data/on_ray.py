@@ -53,6 +53,8 @@ class Ray:
     def map(
         self, function: Callable[[Job], Result], jobs: Sequence[Job], needs: Sequence[str] = ()
     ) -> Generator[Result]:
+        if not jobs:
+            return
         ray = connect(self.address, self.workers)
         look(ray, needs)
         task = ray.remote(_do).options(num_cpus=1, num_gpus=self.gpus, max_retries=RETRIES)

@@ -179,8 +179,10 @@ def code_hash() -> str:
     """Of the Python files and the behaviour policies installed here, in hex."""
     digest = hashlib.sha256()
     for package in _PACKAGES:
-        found = importlib.util.find_spec(package)
-        (folder,) = map(Path, found.submodule_search_locations or ()) if found else ()
+        found = importlib.util.find_spec(package)  # not imported: dom2 stands above this package
+        if found is None or found.origin is None:
+            continue
+        folder = Path(found.origin).parent
         for file in sorted(folder.rglob("*")):
             if file.suffix in (".py", ".json", ".safetensors"):
                 digest.update(f"{file.relative_to(folder)}\0".encode() + file.read_bytes())

@@ -1,4 +1,4 @@
-"""Policies act; nothing here learns."""
+"""Policies act; nothing here learns. On a CPU actors act alike to the bit on every processor (``portable``)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from dom2_policies import portable
 from dom2_policies.stacked import StackedMLP
 
 
@@ -56,13 +57,21 @@ class Actor(nn.Module):
     @torch.no_grad()
     def act(self, obs: Tensor, generator: torch.Generator, deterministic: bool = False) -> Tensor:
         """obs [..., N, O] -> actions [..., N, A] in [-1, 1]; an observation wider than the network is cut."""
-        lead = obs.shape[:-2]
-        flat = obs[..., : self.sizes[0]].reshape(-1, self.n_agents, self.sizes[0])
-        actions = self(flat.transpose(0, 1)).transpose(0, 1)
+        lead, on_cpu = obs.shape[:-2], obs.device.type == "cpu"
+        flat = obs[..., : self.sizes[0]].reshape(-1, self.n_agents, self.sizes[0]).transpose(0, 1)
+        actions = (self._portable(flat) if on_cpu else self(flat)).transpose(0, 1)
         if self.noise and not deterministic:
-            noise = torch.randn(actions.shape, generator=generator, device=actions.device)
+            noise = (
+                torch.from_numpy(portable.normal(generator, actions.shape))
+                if on_cpu
+                else torch.randn(actions.shape, generator=generator, device=actions.device)
+            )
             actions = (actions + self.noise * noise).clamp_(-1.0, 1.0)
         return actions.reshape(*lead, self.n_agents, self.sizes[-1])
+
+    def _portable(self, obs: Tensor) -> Tensor:
+        """``forward``, rounded alike everywhere and whatever the number of rows."""
+        return torch.from_numpy(portable.tanh(portable.forward(self.mlp.arrays(), obs.numpy())[-1]))
 
 
 def save_actor(actor: Actor, path: Path) -> None:

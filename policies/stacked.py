@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 Activation = Callable[[Tensor], Tensor]
@@ -107,6 +109,10 @@ class StackedMLP(nn.Module):
         for layer in self.layers[:-1]:
             x = self.activation(layer(x, members))
         return self.layers[-1](x, members)
+
+    def arrays(self) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        """Weights and biases of each layer, as arrays that share their memory."""
+        return [(layer.weight.detach().numpy(), layer.bias.detach().numpy()) for layer in self.layers]
 
 
 @torch.no_grad()

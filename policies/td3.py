@@ -10,16 +10,18 @@ as ``steps_per_update`` allows) instead of one a step.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
+from dom2_policies import portable
 from dom2_policies.policy import Actor
-from dom2_policies.stacked import ALL, StackedMLP, polyak_
+from dom2_policies.portable import Float32
+from dom2_policies.stacked import ALL, StackedMLP
 
 _EPISODES = ("observations", "actions", "rewards", "lengths", "terminated")
 _STATEFUL = ("actor", "critic", "target_actor", "target_critic", "actor_optimizer", "critic_optimizer")
@@ -72,11 +74,11 @@ class Config:
 class Transitions(NamedTuple):
     """A minibatch per agent."""
 
-    obs: Tensor  # [N, B, O]
-    actions: Tensor  # [N, B, A]
-    rewards: Tensor  # [N, B]
-    next_obs: Tensor  # [N, B, O]
-    terminated: Tensor  # [N, B] float, 1 where nothing follows
+    obs: Float32  # [N, B, O]
+    actions: Float32  # [N, B, A]
+    rewards: Float32  # [N, B]
+    next_obs: Float32  # [N, B, O]
+    terminated: Float32  # [N, B], 1 where nothing follows
 
 
 class ReplayBuffer:
@@ -136,22 +138,57 @@ class ReplayBuffer:
         step = self.lengths[episode] - left
         take = (episode, step, agent)
         return Transitions(
-            torch.from_numpy(self.observations[take]),
-            torch.from_numpy(self.actions[take]),
-            torch.from_numpy(self.rewards[take]),
-            torch.from_numpy(self.observations[episode, step + 1, agent]),
-            torch.from_numpy(np.float32(self.terminated[episode] & (left == 1))),
+            self.observations[take],
+            self.actions[take],
+            self.rewards[take],
+            self.observations[episode, step + 1, agent],
+            np.float32(self.terminated[episode] & (left == 1)),
         )
 
 
+class Adam:
+    """Adam over M networks of equal sizes, each one's gradient clipped to a norm of ``clip`` on its own."""
+
+    def __init__(self, layers: portable.Layers, lr: float, clip: float):
+        self.values = [array for layer in layers for array in layer]
+        self.lr, self.clip, self.decays = lr, clip, np.ones(2)
+        self.first = [np.zeros_like(value) for value in self.values]
+        self.second = [np.zeros_like(value) for value in self.values]
+
+    def step(self, gradients: Sequence[Float32]) -> None:
+        """One step against gradients in the order of the layers, each [M, ., .]; they are scaled in place."""
+        scale = portable.clipping(gradients, self.clip)
+        self.decays *= (0.9, 0.999)
+        rate, correction = self.lr / (1.0 - self.decays[0]), np.sqrt(1.0 - self.decays[1])
+        for value, gradient, *moments in zip(self.values, gradients, self.first, self.second, strict=True):
+            gradient *= scale[:, None, None]
+            flat = [array.reshape(-1) for array in (value, gradient, *moments)]
+            portable.adam(*flat, rate, correction)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors that share their memory with the moments, and the powers of the decays."""
+        moments = {name: list(map(torch.from_numpy, getattr(self, name))) for name in ("first", "second")}
+        return moments | {"decays": torch.from_numpy(self.decays)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from ``state_dict``, bit for bit."""
+        self.decays[:] = state["decays"].numpy()
+        for name in ("first", "second"):
+            for mine, saved in zip(getattr(self, name), state[name], strict=True):
+                mine[:] = saved.numpy()
+
+
 class TD3:
-    """N learners. The observations may be wider than what the actors see: critics read all of them."""
+    """N learners. The observations may be wider than what the actors see: critics read all of them.
+
+    Gradients are written out, because every operation here rounds alike on every processor (``portable``).
+    """
 
     def __init__(
         self, config: Config, n_agents: int, obs_dim: int, act_dim: int, seed: int, actor_obs_dim: int = 0
     ):
         self.config, self.n_agents, self.updates = config, n_agents, 0
-        self.actor_obs_dim = actor_obs_dim or obs_dim
+        self.obs_dim, self.actor_obs_dim = obs_dim, actor_obs_dim or obs_dim
         self.generator = torch.Generator().manual_seed(seed)
         hidden = (config.hidden, config.hidden)
         self.actor = Actor((self.actor_obs_dim, *hidden, act_dim), n_agents, [self.generator])
@@ -160,8 +197,8 @@ class TD3:
         sizes = (seen * (obs_dim + act_dim), *hidden, 1)
         self.critic = StackedMLP(2 * self.n_critics, sizes, [self.generator])
         self.target_actor, self.target_critic = copy.deepcopy(self.actor), copy.deepcopy(self.critic)
-        self.actor_optimizer = torch.optim.Adam(self.actor.parameters(), config.lr, fused=True)
-        self.critic_optimizer = torch.optim.Adam(self.critic.parameters(), config.lr, fused=True)
+        self.actor_optimizer = Adam(self.actor.mlp.arrays(), config.lr, config.grad_clip)
+        self.critic_optimizer = Adam(self.critic.arrays(), config.lr, config.grad_clip)
 
     def policy(self, noise: float) -> Actor:
         """A copy of what the N agents have learned so far, acting with Gaussian noise."""
@@ -171,29 +208,47 @@ class TD3:
 
     def update(self, batch: Transitions) -> None:
         """One critic update and, every ``policy_delay``-th time, one actor and target update."""
-        step_(self.critic_loss(batch), self.critic, self.critic_optimizer, self.config.grad_clip)
+        self.critic_optimizer.step(self.critic_gradients(batch))
         self.updates += 1
         if self.updates % self.config.policy_delay == 0:
-            step_(self.actor_loss(batch), self.actor, self.actor_optimizer, self.config.grad_clip)
-            polyak_(self.target_actor, self.actor, self.config.rho)
-            polyak_(self.target_critic, self.critic, self.config.rho)
+            self.actor_optimizer.step(self.actor_gradients(batch))
+            for target, online in (
+                (self.target_actor.mlp, self.actor.mlp),
+                (self.target_critic, self.critic),
+            ):
+                portable.follow(target.arrays(), online.arrays(), self.config.rho)
 
-    def critic_loss(self, batch: Transitions) -> Tensor:
-        """Squared error to r + gamma min_k Q'_k(o', a'), a' the smoothed target action."""
-        with torch.no_grad():
-            noise = torch.randn(batch.actions.shape, generator=self.generator).mul_(self.config.smoothing)
-            noise = noise.clamp_(-self.config.smoothing_clip, self.config.smoothing_clip)
-            next_actions = (self.target_actor(self._seen(batch.next_obs)) + noise).clamp_(-1.0, 1.0)
-            next_q = self._q(self.target_critic, batch.next_obs, next_actions).amin(0)
-            rewards = self.config.reward_scale * batch.rewards[: self.n_critics]
-            goes_on = 1.0 - batch.terminated[: self.n_critics]
-            target = rewards + self.config.gamma * goes_on * next_q
-        return (self._q(self.critic, batch.obs, batch.actions) - target).square().mean(-1).sum()
+    def critic_gradients(self, batch: Transitions) -> list[Float32]:
+        """Of both critics' mean squared error to r + gamma min_k Q'_k(o', a'), a' the smoothed target action."""
+        noise = self.config.smoothing * portable.normal(self.generator, batch.actions.shape)
+        noise = noise.clip(-self.config.smoothing_clip, self.config.smoothing_clip)
+        means = portable.forward(self.target_actor.mlp.arrays(), self._seen(batch.next_obs))[-1]
+        next_actions = (portable.tanh(means) + noise).clip(-1.0, 1.0)
+        *_, next_q = portable.forward(
+            self.target_critic.arrays(), self._twice(batch.next_obs, next_actions)
+        )
+        rewards = self.config.reward_scale * batch.rewards[: self.n_critics]
+        goes_on = np.float32(1.0) - batch.terminated[: self.n_critics]
+        least = np.minimum(next_q[: self.n_critics], next_q[self.n_critics :])[..., 0]
+        target = rewards + self.config.gamma * goes_on * least
+        layers = self.critic.arrays()
+        seen = portable.forward(layers, self._twice(batch.obs, batch.actions))
+        error = seen[-1] - np.concatenate((target, target))[..., None]
+        return portable.backward(layers, seen, error * np.float32(2.0 / error.shape[1]))[0]
 
-    def actor_loss(self, batch: Transitions) -> Tensor:
-        """-Q_1(o, pi(o)), through the first critic alone."""
-        inputs = self._inputs(batch.obs, self.actor(self._seen(batch.obs)))
-        return -self.critic(inputs, slice(0, self.n_critics)).mean((1, 2)).sum()
+    def actor_gradients(self, batch: Transitions) -> list[Float32]:
+        """Of -Q_1(o, pi(o)), through the first critic alone."""
+        layers = self.actor.mlp.arrays()
+        seen = portable.forward(layers, self._seen(batch.obs))
+        actions = portable.tanh(seen[-1])
+        critics = [
+            (weight[: self.n_critics], bias[: self.n_critics]) for weight, bias in self.critic.arrays()
+        ]
+        judged = portable.forward(critics, self._inputs(batch.obs, actions))
+        down = np.full(judged[-1].shape, -1.0 / judged[-1].shape[1], np.float32)
+        to_inputs = portable.backward(critics, judged, down)[1]
+        to_actions = self._parts(to_inputs)[..., self.obs_dim :]
+        return portable.backward(layers, seen, to_actions * (np.float32(1.0) - actions * actions))[0]
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next update depends on, as tensors and numbers."""
@@ -207,27 +262,22 @@ class TD3:
         self.generator.set_state(state["generator"])
         self.updates = state["updates"]
 
-    def _seen(self, obs: Tensor) -> Tensor:
+    def _seen(self, obs: Float32) -> Float32:
         """The part of an observation that the actors see, its beginning."""
         return obs[..., : self.actor_obs_dim]
 
-    def _inputs(self, obs: Tensor, actions: Tensor) -> Tensor:
+    def _inputs(self, obs: Float32, actions: Float32) -> Float32:
         """What the critics read [C, B, .]: their agent's observation and action, or everybody's."""
-        inputs = torch.cat((obs, actions), -1)
-        return inputs.transpose(0, 1).reshape(1, inputs.shape[1], -1) if self.config.joint_critic else inputs
+        inputs = np.concatenate((obs, actions), axis=-1)
+        return inputs.swapaxes(0, 1).reshape(1, inputs.shape[1], -1) if self.config.joint_critic else inputs
 
-    def _q(self, critic: StackedMLP, obs: Tensor, actions: Tensor) -> Tensor:
-        """Both critics' values [2, C, B]."""
-        return critic(self._inputs(obs, actions).repeat(2, 1, 1)).view(2, self.n_critics, -1)
+    def _twice(self, obs: Float32, actions: Float32) -> Float32:
+        """``_inputs`` for both critics, [2C, B, .]."""
+        inputs = self._inputs(obs, actions)
+        return np.concatenate((inputs, inputs))
 
-
-def step_(loss: Tensor, network: nn.Module, optimizer: torch.optim.Optimizer, clip: float) -> None:
-    """One optimiser step with each member's gradient norm clipped on its own; members stay independent."""
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    gradients = [p.grad for p in network.parameters() if p.grad is not None]
-    norm = torch.stack([g.flatten(1).square().sum(1) for g in gradients]).sum(0).sqrt()
-    scale = (clip / (norm + 1e-6)).clamp_(max=1.0).view(-1, 1, 1)
-    for gradient in gradients:
-        gradient.mul_(scale)
-    optimizer.step()
+    def _parts(self, inputs: Float32) -> Float32:
+        """``_inputs`` undone: [N, B, O + A]."""
+        if not self.config.joint_critic:
+            return inputs
+        return inputs.reshape(inputs.shape[1], self.n_agents, -1).swapaxes(0, 1)

@@ -36,7 +36,7 @@ def tiny(monkeypatch):
 def test_training_twice_gives_the_same_bytes(tiny, tmp_path):
     seen = []
     for folder in ("a", "b"):
-        seen.append(behaviour.train("tag", 3, tmp_path / folder))
+        seen.append(behaviour.train("tag", 7, tmp_path / folder))
     assert seen[0] == json.loads(json.dumps(seen[1]))
     for name in ("prey", "medium", "expert"):
         a, b = (tmp_path / folder / f"tag-{name}.safetensors" for folder in ("a", "b"))
@@ -74,14 +74,14 @@ def killed_at(steps: int):
 
 def test_a_killed_training_continues_bit_for_bit(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(behaviour, "SAVE_SECONDS", 0.0)
-    retrain.train("tag", 3, tmp_path / "whole")
+    retrain.train("tag", 7, tmp_path / "whole")
     with pytest.raises(Killed):
-        retrain.train("tag", 3, tmp_path / "cut", killed_at(1_500))
+        retrain.train("tag", 7, tmp_path / "cut", killed_at(1_500))
     assert not (tmp_path / "cut").exists()
     state = torch.load(tmp_path / "cut.partial" / behaviour.STATE, weights_only=True)
     assert state["training"]["wave"] == 2
     monkeypatch.setattr(behaviour, "train_prey", lambda *_: pytest.fail("the prey is there already"))
-    retrain.train("tag", 3, tmp_path / "cut")
+    retrain.train("tag", 7, tmp_path / "cut")
     files = sorted(path.name for path in (tmp_path / "whole").iterdir())
     assert files == ["tag-expert.safetensors", "tag-medium.safetensors", "tag-prey.safetensors", "zoo.json"]
     assert sorted(path.name for path in (tmp_path / "cut").iterdir()) == files
@@ -92,10 +92,10 @@ def test_a_killed_training_continues_bit_for_bit(tiny, tmp_path, monkeypatch):
 def test_a_training_begun_otherwise_is_not_continued(tiny, tmp_path, monkeypatch):
     with pytest.raises(Killed):
         retrain.train("tag", 4, tmp_path / "zoo", killed_at(0))
-    retrain.train("tag", 3, tmp_path / "zoo")
-    assert zoo.entry("tag", tmp_path / "zoo")["policies"]["prey"]["seed"] == 3
+    retrain.train("tag", 7, tmp_path / "zoo")
+    assert zoo.entry("tag", tmp_path / "zoo")["policies"]["prey"]["seed"] == 7
     with pytest.raises(UserError, match="expected a new folder"):
-        retrain.train("tag", 3, tmp_path / "zoo")
+        retrain.train("tag", 7, tmp_path / "zoo")
 
 
 def test_a_replay_buffer_continues_bit_for_bit(tiny, tmp_path, monkeypatch):

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from dom2_policies import portable
 from dom2_policies.policy import Actor, Uniform, load_actor, save_actor
 from dom2_policies.stacked import StackedLinear, StackedMLP, polyak_
-from dom2_policies.td3 import TD3, Config, ReplayBuffer, Transitions, step_
+from dom2_policies.td3 import TD3, Adam, Config, ReplayBuffer, Transitions
 
 
 def generators(*seeds: int) -> list[torch.Generator]:
@@ -41,17 +42,74 @@ def test_polyak_moves_by_the_rate():
 
 
 def test_clipping_is_per_member():
-    """A member with a huge gradient must not shrink another's step."""
-    network = StackedLinear(2, 3, 1, generators(0))
-    before = network.weight.detach().clone()
-    x = torch.ones(2, 4, 3)
-    loss = (network(x).mean((1, 2)) * torch.tensor([1e6, 1e-2])).sum()
-    step_(loss, network, torch.optim.SGD(network.parameters(), 1.0), clip=0.5)
-    moved = (network.weight.detach() - before).flatten(1).norm(dim=1)
-    assert moved[0] == pytest.approx(
-        0.5 * np.sqrt(3) / 2, rel=1e-3
-    )  # weights carry sqrt(3)/2 of the gradient
-    assert moved[1] == pytest.approx(1e-2 * np.sqrt(3), rel=1e-3)
+    """A member with a huge gradient must not shrink another's."""
+    gradients = [np.ones((2, 3, 1), np.float32), np.ones((2, 1, 1), np.float32)]
+    for gradient in gradients:
+        gradient *= np.array([1e6, 1e-2], np.float32)[:, None, None]
+    scale = portable.clipping(gradients, 0.5)
+    assert scale[0] == pytest.approx(0.5 / 2e6)
+    assert scale[1] == 1.0
+
+
+def test_adam_is_pytorchs():
+    theirs = StackedMLP(3, (4, 8, 2), generators(0))
+    mine = StackedMLP(3, (4, 8, 2), generators(0))
+    optimizer = torch.optim.Adam(theirs.parameters(), 1e-2)
+    adam, rng = Adam(mine.arrays(), 1e-2, clip=1e9), np.random.default_rng(0)
+    for _ in range(20):
+        gradients = [rng.normal(size=p.shape).astype(np.float32) for p in theirs.parameters()]
+        for parameter, gradient in zip(theirs.parameters(), gradients, strict=True):
+            parameter.grad = torch.from_numpy(gradient.copy())
+        optimizer.step()
+        adam.step(gradients)
+    for a, b in zip(theirs.parameters(), mine.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def autograd(learner: TD3, batch: Transitions) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """The gradients of both losses, by PyTorch, with the same draw of smoothing noise."""
+    config, c = learner.config, learner.n_critics
+    generator = torch.Generator()
+    generator.set_state(learner.generator.get_state())
+    noise = torch.from_numpy(portable.normal(generator, batch.actions.shape)) * config.smoothing
+    obs, actions, rewards, next_obs, terminated = map(torch.from_numpy, batch)
+
+    def inputs(o, a):
+        joined = torch.cat((o, a), -1)
+        return joined.transpose(0, 1).reshape(1, o.shape[1], -1) if config.joint_critic else joined
+
+    def q(critic, o, a):
+        return critic(inputs(o, a).repeat(2, 1, 1)).view(2, c, -1)
+
+    with torch.no_grad():
+        smooth = noise.clamp(-config.smoothing_clip, config.smoothing_clip)
+        chosen = (learner.target_actor(next_obs[..., : learner.actor_obs_dim]) + smooth).clamp(-1, 1)
+        value = q(learner.target_critic, next_obs, chosen).amin(0)
+        target = config.reward_scale * rewards[:c] + config.gamma * (1 - terminated[:c]) * value
+    loss = (q(learner.critic, obs, actions) - target).square().mean(-1).sum()
+    to_critic = torch.autograd.grad(loss, list(learner.critic.parameters()))
+    judged = learner.critic(inputs(obs, learner.actor(obs[..., : learner.actor_obs_dim])), slice(0, c))
+    to_actor = torch.autograd.grad(-judged.mean((1, 2)).sum(), list(learner.actor.parameters()))
+    return [g.numpy() for g in to_critic], [g.numpy() for g in to_actor]
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_the_written_gradients_are_autograds(joint):
+    config = Config(joint_critic=joint, reward_scale=0.3)
+    learner, rng = TD3(config, 3, 5, 2, seed=0, actor_obs_dim=4), np.random.default_rng(0)
+    obs, next_obs = rng.normal(size=(2, 3, 50, 5)).astype(np.float32)
+    batch = Transitions(
+        obs,
+        rng.uniform(-1, 1, (3, 50, 2)).astype(np.float32),
+        rng.normal(size=(3, 50)).astype(np.float32),
+        next_obs,
+        np.float32(rng.random((3, 50)) < 0.2),
+    )
+    to_critic, to_actor = autograd(learner, batch)
+    for mine, theirs in ((learner.critic_gradients(batch), to_critic), (learner.actor_gradients(batch), to_actor)):
+        assert len(mine) == len(theirs) == 6
+        for a, b in zip(mine, theirs, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
 def test_checkpoints_survive_and_foreign_files_are_refused(tmp_path):
@@ -92,13 +150,13 @@ def test_minibatches_are_consistent_transitions():
     observations = np.broadcast_to(steps, (8, 6, 2, 1)) + np.array([0, 0.5])[None, None, :, None]
     buffer.add(observations, observations[:, :5], observations[:, :5, :, 0], np.full(8, 5), np.zeros(8, bool))
     batch = buffer.sample(64, np.random.default_rng(0))
-    torch.testing.assert_close(batch.next_obs, batch.obs + 1)
-    torch.testing.assert_close(batch.rewards, batch.obs[..., 0])
-    assert not torch.equal(batch.obs[0].floor(), batch.obs[1].floor())  # each agent has its own minibatch
+    np.testing.assert_array_equal(batch.next_obs, batch.obs + 1)
+    np.testing.assert_array_equal(batch.rewards, batch.obs[..., 0])
+    assert not np.array_equal(np.floor(batch.obs[0]), np.floor(batch.obs[1]))  # each agent has its own minibatch
     only = buffer.sample(64, np.random.default_rng(0), slice(1, 2))
     assert (only.obs % 1 == 0.5).all()
     joint = buffer.sample(64, np.random.default_rng(0), joint=True)
-    torch.testing.assert_close(joint.obs[1], joint.obs[0] + 0.5)
+    np.testing.assert_array_equal(joint.obs[1], joint.obs[0] + 0.5)
 
 
 def test_short_episodes_count_by_their_length_and_end_where_they_terminated():
@@ -106,15 +164,15 @@ def test_short_episodes_count_by_their_length_and_end_where_they_terminated():
     steps = np.arange(6, dtype=np.float32)[None, :, None, None] + 100 * np.arange(2)[:, None, None, None]
     buffer.add(steps, steps[:, :5], steps[:, :5, :, 0], np.array([5, 2]), np.array([False, True]))
     batch = buffer.sample(7000, np.random.default_rng(0))
-    seen, counts = np.unique(batch.obs.numpy(), return_counts=True)
+    seen, counts = np.unique(batch.obs, return_counts=True)
     np.testing.assert_array_equal(seen, [0, 1, 2, 3, 4, 100, 101])
     assert counts.min() > 850  # 1,000 each, within five standard deviations
-    np.testing.assert_array_equal(batch.terminated.numpy() == 1, batch.obs[..., 0].numpy() == 101)
+    np.testing.assert_array_equal(batch.terminated == 1, batch.obs[..., 0] == 101)
     again = ReplayBuffer(4, 5, 1, 1, 1)
     again.load_state_dict(buffer.state_dict())
     assert all(
         map(
-            torch.equal,
+            np.array_equal,
             again.sample(64, np.random.default_rng(1)),
             buffer.sample(64, np.random.default_rng(1)),
         )
@@ -123,34 +181,33 @@ def test_short_episodes_count_by_their_length_and_end_where_they_terminated():
 
 def test_it_learns_a_target_for_each_agent():
     """One-step task: reward -(a - c_j)^2 with another best action c_j for each agent."""
-    best = torch.tensor([[[0.6]], [[-0.3]]])
-    learner = TD3(Config(gamma=0.0, batch_size=64), 2, 1, 1, seed=0)
-    generator = torch.Generator().manual_seed(0)
+    best = np.array([[[0.6]], [[-0.3]]], np.float32)
+    learner, rng = TD3(Config(gamma=0.0, batch_size=64), 2, 1, 1, seed=0), np.random.default_rng(0)
     for _ in range(400):
-        obs = torch.ones(2, 64, 1)
-        actions = torch.rand(2, 64, 1, generator=generator) * 2 - 1
-        learner.update(Transitions(obs, actions, -(actions - best).square()[..., 0], obs, torch.zeros(2, 64)))
-    learned = learner.policy(noise=0.0).act(torch.ones(1, 2, 1), generator)
-    torch.testing.assert_close(learned, best.transpose(0, 1), atol=0.1, rtol=0)
+        obs, actions = np.ones((2, 64, 1), np.float32), rng.uniform(-1, 1, (2, 64, 1)).astype(np.float32)
+        rewards = -np.square(actions - best)[..., 0]
+        learner.update(Transitions(obs, actions, rewards, obs, np.zeros((2, 64), np.float32)))
+    learned = learner.policy(noise=0.0).act(torch.ones(1, 2, 1), torch.Generator())
+    np.testing.assert_allclose(learned, best.swapaxes(0, 1), atol=0.1)
 
 
-def together(learner: TD3, generator: torch.Generator) -> None:
+def together(learner: TD3, rng: np.random.Generator) -> None:
     """An update on a task whose one reward needs both: -(a_0 + a_1 - 0.8)^2 + what the critic alone sees."""
-    obs = torch.rand(1, 64, 2, generator=generator).repeat(2, 1, 1)
+    obs = np.repeat(rng.random((1, 64, 2)).astype(np.float32), 2, axis=0)
     obs[..., 0] = 1.0
-    actions = torch.rand(2, 64, 1, generator=generator) * 2 - 1
-    reward = -(actions.sum(0) - 0.8).square()[:, 0].expand(2, -1) + obs[..., 1]
-    learner.update(Transitions(obs, actions, reward, obs, torch.ones(2, 64)))
+    actions = rng.uniform(-1, 1, (2, 64, 1)).astype(np.float32)
+    reward = obs[..., 1] - np.square(actions.sum(axis=0) - np.float32(0.8))[:, 0]
+    learner.update(Transitions(obs, actions, reward, obs, np.ones((2, 64), np.float32)))
 
 
 def test_a_joint_critic_teaches_a_team_and_nothing_follows_termination():
     config = Config(gamma=0.9, batch_size=64, joint_critic=True, grad_clip=10.0)
-    learner, generator = TD3(config, 2, 2, 1, seed=0, actor_obs_dim=1), *generators(0)
+    learner, rng = TD3(config, 2, 2, 1, seed=0, actor_obs_dim=1), np.random.default_rng(0)
     for _ in range(600):
-        together(learner, generator)
+        together(learner, rng)
     obs = torch.ones(50, 2, 2)
-    obs[..., 1] = torch.rand(50, 1, generator=generator)
-    actions = learner.policy(noise=0.0).act(obs, generator)
+    obs[..., 1] = torch.from_numpy(rng.random((50, 1)))
+    actions = learner.policy(noise=0.0).act(obs, torch.Generator())
     assert (actions - actions[:1]).abs().max() == 0  # actors see the first number alone, a constant
     assert actions[0].sum() == pytest.approx(0.8, abs=0.1)
     value = learner.critic(
@@ -161,15 +218,15 @@ def test_a_joint_critic_teaches_a_team_and_nothing_follows_termination():
 
 def test_a_saved_learner_continues_bit_for_bit():
     whole, half = (TD3(Config(), 2, 2, 1, seed=3) for _ in range(2))
-    generator = torch.Generator().manual_seed(0)
+    rng = np.random.default_rng(0)
     for _ in range(4):
-        together(whole, generator)
-    generator = torch.Generator().manual_seed(0)
+        together(whole, rng)
+    rng = np.random.default_rng(0)
     for _ in range(3):
-        together(half, generator)
+        together(half, rng)
     resumed = TD3(Config(), 2, 2, 1, seed=9)
     resumed.load_state_dict(half.state_dict())
-    together(resumed, generator)
+    together(resumed, rng)
     for a, b in zip(whole.critic.parameters(), resumed.critic.parameters(), strict=True):
         assert torch.equal(a, b)
     for a, b in zip(whole.actor.parameters(), resumed.actor.parameters(), strict=True):

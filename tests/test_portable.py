@@ -1,0 +1,116 @@
+"""Networks that round alike on every processor: right to the last place, whatever computes them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from dom2_policies import portable
+from dom2_policies.policy import Actor
+
+
+@pytest.mark.parametrize("shape", [(2, 9, 16, 64), (1, 3, 5, 2), (3, 8, 7, 9), (2, 4, 64, 1), (1, 1, 1, 1)])
+def test_a_product_is_one_sum_in_one_order(shape):
+    m, b, k, n = shape
+    rng = np.random.default_rng(0)
+    x, weight, bias = (
+        rng.normal(size=size).astype(np.float32) for size in ((m, b, k), (m, k, n), (m, 1, n))
+    )
+    expected = np.broadcast_to(bias, (m, b, n)).copy()
+    for term in range(k):  # a product of two floats is exact in a double; the sum of it and a float nearly always
+        step = x[:, :, term, None].astype(np.float64) * weight[:, None, term] + expected
+        expected = step.astype(np.float32)
+    found = portable.product(x, weight, bias)
+    np.testing.assert_allclose(found, expected, rtol=2e-7, atol=0)
+    assert (found == expected).mean() > 0.99
+    for row in range(b):  # rows do not feel each other
+        np.testing.assert_array_equal(portable.product(x[:, row : row + 1], weight, bias), found[:, row : row + 1])
+
+
+def test_tanh_is_right_to_the_last_place():
+    x = np.concatenate((np.linspace(-25, 25, 200_001), np.geomspace(1e-6, 1, 1000), [0.0])).astype(np.float32)
+    exact = np.tanh(x.astype(np.float64))
+    np.testing.assert_array_max_ulp(portable.tanh(x), exact.astype(np.float32), 1)
+    tiny = np.geomspace(1e-30, 1e-6, 1000).astype(np.float32)
+    assert np.abs(portable.tanh(tiny) - tiny).max() < 1e-15
+    assert portable.tanh(np.array([np.inf, -np.inf], np.float32)).tolist() == [1.0, -1.0]
+    assert np.isnan(portable.tanh(np.array([np.nan], np.float32))[0])
+
+
+def test_normal_numbers_are_normal_and_follow_from_the_generator():
+    draws = portable.normal(torch.Generator().manual_seed(0), (100_000, 2))
+    assert np.abs(draws.mean(axis=0)).max() < 0.02
+    assert np.abs(np.cov(draws.T) - np.eye(2)).max() < 0.02
+    one, two = torch.Generator().manual_seed(1), torch.Generator().manual_seed(1)
+    first = portable.normal(one, (5,))
+    np.testing.assert_array_equal(first, portable.normal(two, (5,)))
+    assert not np.array_equal(first, portable.normal(one, (5,)))
+
+
+def test_an_actor_acts_as_its_network_does():
+    actor = Actor((6, 64, 32, 3), 2, [torch.Generator().manual_seed(0)])
+    obs = torch.randn(50, 2, 6)
+    with torch.no_grad():
+        expected = actor(obs.transpose(0, 1)).transpose(0, 1)
+    torch.testing.assert_close(actor.act(obs, torch.Generator()), expected, rtol=1e-5, atol=1e-6)
+    alone = torch.cat([actor.act(row[None], torch.Generator()) for row in obs])
+    assert torch.equal(alone, actor.act(obs, torch.Generator()))
+
+
+OTHER_PROCESSORS = {
+    "no AVX-512": {
+        "NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx2,+fma", "ATEN_CPU_CAPABILITY": "avx2",
+        "MKL_ENABLE_INSTRUCTIONS": "AVX2", "NPY_DISABLE_CPU_FEATURES": "AVX512F AVX512CD AVX512_SKX",
+    },
+    "no AVX, no fused multiply-add": {
+        "NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": "", "ATEN_CPU_CAPABILITY": "default",
+        "MKL_ENABLE_INSTRUCTIONS": "SSE4_2",
+        "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX512F,-AVX2,-FMA,-FMA4,-AVX,-AVX2_Usable,-FMA_Usable",
+    },
+}  # fmt: skip
+"""What the libraries are told that this processor lacks, so that they compute as on another one."""
+
+RECORDED = "e444713d330d464e06cd40cb7677b9782f532fc53e0ff0179946f61e7b3b4f81"
+
+_DIGEST = """
+import hashlib, numpy as np
+from dom2_policies import td3, zoo
+from dom2data import collect
+digest = hashlib.sha256()
+for env in ("tag", "world", "spread"):
+    job = collect.Job(env, (zoo.path(env, "expert"), None), (8, 2), 0.1, 0, 0)
+    digest.update(b"".join(array.tobytes() for array in collect.collect_block(job).values()))
+for joint in (False, True):
+    learner, rng = td3.TD3(td3.Config(joint_critic=joint, hidden=16), 2, 5, 2, seed=0), np.random.default_rng(0)
+    for _ in range(4):
+        obs, next_obs = rng.random((2, 2, 24, 5), np.float32)
+        actions, rewards = rng.random((2, 24, 2), np.float32), rng.random((2, 24), np.float32)
+        learner.update(td3.Transitions(obs, actions, rewards, next_obs, np.float32(rewards > 0.9)))
+    for network in (learner.actor, learner.target_critic):
+        digest.update(b"".join(p.detach().numpy().tobytes() for p in network.parameters()))
+print(digest.hexdigest())
+"""
+
+
+def digest(tmp_path, **environment: str) -> str:
+    """Of a block of each particle task and of four updates of the learner, in a process of its own."""
+    made = subprocess.run(
+        [sys.executable, "-c", _DIGEST],
+        env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)} | environment,
+        capture_output=True,
+        text=True,
+    )
+    assert made.returncode == 0, made.stderr
+    return made.stdout.strip()
+
+
+def test_every_processor_gives_the_same_bytes(tmp_path):
+    """Also those recorded, on an Intel Xeon with AVX-512; change them only together with ``portable.VERSION``."""
+    told = OTHER_PROCESSORS | {"this": {}}
+    found = {name: digest(tmp_path / name.replace(" ", "-"), **how) for name, how in told.items()}
+    assert found == dict.fromkeys(told, RECORDED)

@@ -21,6 +21,8 @@ from dom2data.errors import CHECK_FAILED, UserError
 from dom2data.store.manifest import SCHEMA
 
 UNIFORM = "uniform"  # the one policy without a checkpoint
+ARITHMETIC = 1
+"""Of ``dom2_policies.portable``; changes whenever a result there may."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,8 @@ def standard(name: str) -> tuple[str, str] | None:
 
 
 def versions() -> dict[str, str]:
-    """What computed the bytes: this package, the store's schema, and the libraries that do the arithmetic."""
-    return {"schema": SCHEMA} | {name: version(name) for name in ("dom2", "numpy", "torch")}
+    """What computed the bytes: this package, the store's schema, the arithmetic of networks, and the libraries."""
+    return {"schema": SCHEMA, "arithmetic": ARITHMETIC} | {name: version(name) for name in ("dom2", "numpy", "torch")}
 
 
 def entry(env: str, folder: Path = zoo.FOLDER) -> dict[str, Any]:

@@ -1,8 +1,7 @@
 """Play stored actions again: do the recorded seeds lead to the recorded observations and rewards?
 
 A seed begins a *batch* of episodes: those of one policy in a block (``collect.py``), or one wave of training
-(``training.py``). The whole batch is simulated, with the actions that the dataset has of it: the prey's
-network rounds its last bit by the number of rows, so only a batch of the same size can agree in every bit.
+(``training.py``), so the whole batch is simulated, with the actions that the dataset has of it.
 """
 
 from __future__ import annotations

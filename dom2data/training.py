@@ -96,7 +96,7 @@ class Checkpoint:
 class Training:
     """Learners against ``env`` (``how.num_envs`` rows), from their first random actions to ``how.steps``.
 
-    One seed fixes everything on one machine; a state that was saved continues bit for bit.
+    One seed fixes everything, whatever the processor; a state that was saved continues bit for bit.
     ``actor_obs_dim`` is the part of an observation that actors see.
     """
 

@@ -22,9 +22,6 @@ Float32 = NDArray[np.float32]
 Layers = Sequence[tuple[Float32, Float32]]
 """Weights [M, in, out] and biases [M, 1, out] of each layer, C-contiguous."""
 
-VERSION = 1
-"""Changes whenever a result here may: part of every recipe."""
-
 _LN2_HIGH, _LN2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10  # ln 2 = high + low (fdlibm)
 _TAYLOR = tuple(1.0 / math.factorial(k) for k in range(14, -1, -1))
 _NARROW = 8

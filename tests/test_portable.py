@@ -110,7 +110,7 @@ def digest(tmp_path, **environment: str) -> str:
 
 
 def test_every_processor_gives_the_same_bytes(tmp_path):
-    """Also those recorded, on an Intel Xeon with AVX-512; change them only together with ``portable.VERSION``."""
+    """Also those recorded, on an Intel Xeon with AVX-512; change them only together with ``recipes.ARITHMETIC``."""
     told = OTHER_PROCESSORS | {"this": {}}
     found = {name: digest(tmp_path / name.replace(" ", "-"), **how) for name, how in told.items()}
     assert found == dict.fromkeys(told, RECORDED)

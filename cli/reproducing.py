@@ -16,8 +16,10 @@ from dom2_cli.options import Where, json_option, root_option, runs_options
 from dom2data.errors import FAILED, UserError
 
 if TYPE_CHECKING:
+    from dom2.experiments import Cell
     from dom2.jobs import Job
     from dom2.reproduce import Grid
+    from dom2.tables import Entry
 
 WORDS = {
     "missing": "missing",
@@ -25,6 +27,7 @@ WORDS = {
     "fitted": "to evaluate",
     "done": "done",
     "other": "another run",
+    "earlier": "in a report",
 }
 
 
@@ -55,6 +58,12 @@ WORDS = {
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the report [RUNS/SCALE]."
 )
+@click.option(
+    "--earlier",
+    multiple=True,
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="JSON of an earlier report: what it knows is not made again; may be repeated.",
+)
 @click.option("--dry-run", is_flag=True, help="Print what is there, what is missing and the time it takes.")
 @click.option("--report-only", is_flag=True, help="Write the report of what is there, and make nothing.")
 @root_option
@@ -72,6 +81,7 @@ def reproduce(
     retries: int,
     runs: Path,
     out: Path | None,
+    earlier: tuple[Path, ...],
     dry_run: bool,
     report_only: bool,
     root: Path | None,
@@ -88,6 +98,7 @@ def reproduce(
     TARGET: table1, table2, table3, table4, figure2, figure5, figure6, augmentation, sensitivity, comparison.
     Stopped or killed, the same command continues. Nothing that is there is made again.
     """
+    from dom2 import earlier as reports
     from dom2 import experiments
     from dom2 import jobs as making
     from dom2.reproduce import Grid
@@ -101,14 +112,20 @@ def reproduce(
     grid = Grid(target, scale, cells, seeds or experiments.SCALES[scale].seeds, runs.absolute(), place)
     where, workers = Where(executor, jobs, address, gpus), jobs or executors.cores()
     todo = grid.jobs()
-    stages = {job.folder: making.stage(job) for job in todo}
-    left = [job for job in todo if stages[job.folder] != "done"]
+    stages: dict[Path, Any] = {job.folder: making.stage(job) for job in todo}
+    known, other = reports.known(grid, earlier)
+    for cell in known:
+        if stages[grid.folder(cell)] == "missing":
+            stages[grid.folder(cell)] = "earlier"
+    left = [job for job in todo if stages[job.folder] not in ("done", "earlier")]
     overview(grid, todo, stages, dry_run)
+    if other:
+        ui.note(f"{other} cells of the earlier reports were made with other settings, and are left out")
     if dry_run:
         estimate(grid, left, workers, as_json, stages)
         return
     failed = carry_out(grid, left, where, retries) if left and not report_only else []
-    finish(grid, out or grid.base, as_json)
+    finish(grid, out or grid.base, known, as_json)
     if failed:
         raise UserError(
             f"expected {len(todo)} cells, {len(failed)} failed (reasons above); the same command tries them "
@@ -166,14 +183,14 @@ def carry_out(grid: Grid, left: Sequence[Job], where: Where, retries: int) -> li
     return [outcome.job for outcome in last if outcome.word == "failed"]
 
 
-def finish(grid: Grid, out: Path, as_json: bool) -> None:
+def finish(grid: Grid, out: Path, known: dict[Cell, list[Entry]], as_json: bool) -> None:
     """Write the report and say the most important of it."""
     import json
 
     from dom2 import board
 
     command = "dom2 " + " ".join(sys.argv[1:])
-    files = board.write(grid, command, out)
+    files = board.write(grid, command, out, known)
     document = json.loads(files["json"].read_text())
     if as_json:
         ui.print_json(document)

@@ -197,7 +197,7 @@ def verify(dataset: str, replay: str | None, tolerance: float, root: Path | None
         if not again.error <= tolerance:
             raise UserError(
                 f"{found.id}: replay: expected an error of at most {tolerance:g}, found {again.error:g} in "
-                f"{again.where}; data of another C library or of before arithmetic 1 may need --tolerance 1e-3, else fetch it again",
+                f"{again.where}; data of before arithmetic 1 may need --tolerance 1e-3, else fetch it again",
                 CHECK_FAILED,
             )
         told |= {"ok": [*passed, "replay"], "replay": asdict(again)}

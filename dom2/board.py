@@ -43,18 +43,19 @@ class Board(NamedTuple):
     """label, counts, pictures of ends"""
 
 
-def write(grid: Grid, command: str, out: Path) -> dict[str, Path]:
-    """Write the report of what is done of a grid; returns the files by kind.
+def write(grid: Grid, command: str, out: Path, earlier: tables.Earlier | None = None) -> dict[str, Path]:
+    """Write the report of what is done of a grid, here or in earlier reports; returns the files by kind.
 
     Raises UserError (code 3) like ``tables.entries``.
     """
-    listed, missing = tables.entries(grid)
+    listed, missing = tables.entries(grid, earlier)
+    here = [each for each in listed if each.report is None]
     board = Board(
         document=tables.document(grid, listed, missing, command),
         matrices=matrices(listed),
         sections=sections(grid, listed),
-        films=films(grid, listed),
-        solutions=solutions(grid, listed),
+        films=films(grid, here),
+        solutions=solutions(grid, here),
     )
     out.mkdir(parents=True, exist_ok=True)
     stem = out / grid.target
@@ -119,7 +120,8 @@ def sections(grid: Grid, listed: Sequence[Entry]) -> list[tuple[str, list[figure
         "sweep": ("Settings moved one at a time", figures.sweeps),
     }
     heading, draw_own = own.get(kind, ("Returns as pictures", figures.returns))
-    done = {} if kind == "sweep" else {grid.base / each.folder: each for each in listed}
+    here = [] if kind == "sweep" else [each for each in listed if each.report is None]
+    done = {grid.base / each.folder: each for each in here}
     logs = [(each.dataset.split("/")[1], each.label, results.read(folder)) for folder, each in done.items()]
     found = [
         (heading, draw_own(listed)),

@@ -150,20 +150,31 @@ def stage(job: Job) -> Stage:
     return "done" if not pending(job) else "fitted"
 
 
-def unlike(job: Job, found: Run) -> list[str]:
-    """Where a run is not the one that a job asks for: ``name: expected, found``."""
+def asked(job: Job) -> dict[str, Any]:
+    """What a run must have in common with a job to be the one it asks for, its length apart, as in JSON."""
     wanted = asdict(build(Settings, job.settings))
     if wanted["augment"] == "auto":
         wanted["augment"] = algorithms.load(wanted["algorithm"]).augment
     wanted = {name: value for name, value in wanted.items() if name not in _SCHEDULE}
+    return json.loads(json.dumps(wanted | job.config))  # tuples are lists in a document
+
+
+def setup(job: Job) -> str:
+    """A short name of ``asked``: equal for runs that differ in their length alone."""
+    wanted = {name: value for name, value in asked(job).items() if name != "data"}  # the same minibatches
+    return sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def unlike(job: Job, found: Run) -> list[str]:
+    """Where a run is not the one that a job asks for: ``name: expected, found``."""
+    wanted = asked(job)
     # Through the settings, so that a run begun before one of them was known has its default.
     there = json.loads(json.dumps(asdict(found.settings))) | found.document["config"]
     if {wanted["data"], there["data"]} == {"memory", "mapped"}:  # the same minibatches
         there["data"] = wanted["data"]
-    asked = json.loads(json.dumps(wanted | job.config))  # tuples are lists in a document
     return [
         f"{name}: expected {value}, found {there.get(name)}"
-        for name, value in asked.items()
+        for name, value in wanted.items()
         if there.get(name) != value
     ]
 

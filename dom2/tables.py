@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,12 +10,12 @@ import numpy as np
 
 from dom2 import experiments, paper, statistics
 from dom2.experiments import Cell
-from dom2.jobs import stage
+from dom2.jobs import setup, stage
 from dom2.reproduce import Grid
 from dom2.results import Result, comparable, last_best_mean, read
 from dom2.statistics import Interval, Values
 from dom2data import scores
-from dom2data.errors import UserError
+from dom2data.errors import CHECK_FAILED, UserError
 
 LEAST_SEEDS = 3
 """Two values have no interval worth the name: resampling gives back the values themselves."""
@@ -55,27 +55,55 @@ class Entry:
     folder: str
     dataset: str
     hash: str
+    setup: str
+    """``jobs.setup`` of the run"""
+    report: str | None = None
+    """the earlier report that it is taken from; None where the run is here"""
 
     @property
     def row(self) -> tuple[str, str, float, str]:
         return self.env, self.quality, self.fraction, self.shift
 
 
-def entries(grid: Grid) -> tuple[list[Entry], list[Cell]]:
-    """Entries of the cells that are done, and the cells that are not.
+Earlier = Mapping[Cell, Sequence[Entry]]
+"""Entries of cells under every shift, from reports written before."""
 
-    Raises UserError (code 3) where the runs learned from different data or environments of one name.
+
+def entries(grid: Grid, earlier: Earlier | None = None) -> tuple[list[Entry], list[Cell]]:
+    """Entries of the cells that are done, here or in earlier reports, and the cells that are not.
+
+    Raises UserError (code 3) where they learned from different data or environments of one name.
     """
-    ready = {job.folder for job in grid.jobs() if stage(job) == "done"}
+    ready = {job.folder: setup(job) for job in grid.jobs() if stage(job) == "done"}
     found = {folder: read(folder) for folder in ready}
     comparable(found.values())
-    done = [cell for cell in grid.cells if grid.folder(cell) in ready]
-    shifts = experiments.TARGETS[grid.target].shifts
-    listed = [entry(cell, found[grid.folder(cell)], shift, grid.target) for cell in done for shift in shifts]
-    return listed, [cell for cell in grid.cells if cell not in done]
+    shifts, known = experiments.TARGETS[grid.target].shifts, earlier or {}
+    listed: list[Entry] = []
+    for cell in grid.cells:
+        folder = grid.folder(cell)
+        if folder in ready:
+            listed += [entry(cell, found[folder], shift, grid.target, ready[folder]) for shift in shifts]
+        else:
+            listed += known.get(cell, ())
+    same_data(listed)
+    done = {(each.env, each.quality, each.fraction, each.label) for each in listed}
+    return listed, [c for c in grid.cells if (c.env, c.quality, c.fraction, c.label) not in done]
 
 
-def entry(cell: Cell, result: Result, shift: str, target: str) -> Entry:
+def same_data(listed: Iterable[Entry]) -> None:
+    """Raises UserError (code 3), naming both, where entries on a dataset learned from different bytes."""
+    first: dict[str, Entry] = {}
+    for each in listed:
+        other = first.setdefault(each.dataset, each)
+        if other.hash != each.hash:
+            told = " and ".join(f"{e.hash[:12]} in {e.report or e.folder}" for e in (other, each))
+            raise UserError(
+                f"{each.dataset}: expected one hash, found {told}; leave that report out",
+                CHECK_FAILED,
+            )
+
+
+def entry(cell: Cell, result: Result, shift: str, target: str, its_setup: str) -> Entry:
     """One cell under one shift."""
     values = np.array(result.returns[shift])
     normal = normalized(cell.env, values)
@@ -109,6 +137,7 @@ def entry(cell: Cell, result: Result, shift: str, target: str) -> Entry:
         folder=str(cell.folder),
         dataset=result.dataset["id"],
         hash=result.dataset["hash"],
+        setup=its_setup,
     )
 
 
@@ -211,6 +240,7 @@ def document(grid: Grid, listed: Sequence[Entry], missing: Sequence[Cell], comma
         "command": command,
         "paper": {"source": table.source, "notes": list(table.notes), "unit": table.unit} if table else None,
         "entries": [asdict(each) for each in listed],
+        "reports": sorted({each.report for each in listed if each.report}),
         "missing": [f"{cell.data} {cell.label}" for cell in missing],
         "wins": wins(listed),
         "aggregate": aggregate(listed),

@@ -84,8 +84,10 @@ def standard(name: str) -> tuple[str, str] | None:
 
 
 def versions() -> dict[str, str]:
-    """What computed the bytes: this package, the store's schema, the arithmetic of networks, and the libraries."""
-    return {"schema": SCHEMA, "arithmetic": ARITHMETIC} | {name: version(name) for name in ("dom2", "numpy", "torch")}
+    """What computed the bytes: this package, the store's schema, networks' arithmetic, the libraries."""
+    return {"schema": SCHEMA, "arithmetic": str(ARITHMETIC)} | {
+        name: version(name) for name in ("dom2", "numpy", "torch")
+    }
 
 
 def entry(env: str, folder: Path = zoo.FOLDER) -> dict[str, Any]:

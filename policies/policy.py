@@ -1,4 +1,4 @@
-"""Policies act; nothing here learns. On a CPU actors act alike to the bit on every processor (``portable``)."""
+"""Policies act; nothing here learns. On a CPU, actors act alike to the bit on every one (``portable``)."""
 
 from __future__ import annotations
 

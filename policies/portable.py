@@ -1,9 +1,9 @@
-"""Arithmetic of small networks that rounds alike on every processor, so that the same recipe gives the same bytes.
+"""Arithmetic of small networks that rounds alike on every processor: the same recipe gives the same bytes.
 
-Libraries of linear algebra choose the order of a sum, vectorised ones their approximation of a function, by the
-processor (and by the number of rows). Here a sum has one order, each of its steps is one fused multiply-add (exact
-by IEEE 754 whatever computes it), and the few functions needed are made of exactly rounded operations alone.
-A half to a third of the speed of a tuned library; what is computed here is small.
+Libraries of linear algebra choose the order of a sum, vectorised ones their approximation of a function, by
+the processor (and by the number of rows). Here a sum has one order, each of its steps is one fused
+multiply-add (rounded once by IEEE 754 whatever computes it), and the few functions needed are made of exactly
+rounded operations alone. A third of the speed of a tuned library; what is computed here is small.
 """
 
 from __future__ import annotations
@@ -28,9 +28,8 @@ _NARROW = 8
 """Columns below which sums are kept in registers instead of the columns being worked at side by side."""
 
 
-@intrinsic
-def _fma(_: Any, a: Any, b: Any, c: Any) -> Any:
-    """a * b + c, rounded once."""
+def _multiply_add(_: Any, a: Any, b: Any, c: Any) -> Any:
+    """a * b + c, rounded once: the compiler's types and code."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.fma(*arguments)
@@ -38,12 +37,15 @@ def _fma(_: Any, a: Any, b: Any, c: Any) -> Any:
     return a(a, b, c), generate
 
 
+_fma: Any = intrinsic(_multiply_add)
+
+
 @njit(cache=True, nogil=True, error_model="numpy")
 def _dense(x: Float32, weight: Float32, bias: Float32, relu: bool, out: Float32) -> None:
     """out [M, B, N] = bias [M, 1, N] + x [M, B, K] weight [M, K, N], each sum in ascending order of K.
 
-    Four rows and four terms at a time, because a weight that is read once then serves sixteen products; the order
-    of the terms of one sum is the same in every branch.
+    Four rows and four terms at a time, because a weight that is read once then serves sixteen products; the
+    order of the terms of one sum is the same in every branch.
     """
     members, rows, terms = x.shape
     columns = weight.shape[2]
@@ -142,14 +144,14 @@ def _tanh(x: Float32) -> None:
 
 
 def tanh(x: Float32) -> Float32:
-    """tanh of an array, a new one; within 2e-16, and so right to the last place but for the smallest numbers."""
+    """tanh of an array, a new one; within 2e-16, so right to the last place but for the smallest numbers."""
     out = np.array(x, np.float32, order="C")
     _tanh(out.reshape(-1))
     return out
 
 
 def forward(layers: Layers, x: Float32) -> list[Float32]:
-    """What each layer of M multi-layer perceptrons (ReLU between layers) reads, [M, B, in], and the output last."""
+    """What each layer of M perceptrons (ReLU between layers) reads, [M, B, in], and the output last."""
     seen = [x]
     for weight, bias in layers[:-1]:
         seen.append(product(seen[-1], weight, bias, relu=True))
@@ -158,7 +160,7 @@ def forward(layers: Layers, x: Float32) -> list[Float32]:
 
 
 def backward(layers: Layers, seen: Sequence[Float32], gradient: Float32) -> tuple[list[Float32], Float32]:
-    """From the gradient of the output of ``forward``, those of weights and biases, in order, and of the input."""
+    """From the gradient of ``forward``'s output those of weights and biases, in order, and of the input."""
     found: list[Float32] = []
     for number in reversed(range(len(layers))):
         x, (weight, _) = seen[number], layers[number]
@@ -172,7 +174,8 @@ def backward(layers: Layers, seen: Sequence[Float32], gradient: Float32) -> tupl
 def normal(generator: torch.Generator, shape: Sequence[int]) -> Float32:
     """Standard normal numbers that follow from ``generator`` alone, and advance it by one draw.
 
-    NumPy's are drawn by comparing integers with a table; PyTorch's by functions that each processor rounds its way.
+    NumPy's are drawn by comparing integers with a table; PyTorch's by functions that each processor rounds
+    its way.
     """
     seed = int(torch.randint(2**63 - 1, (), generator=generator))
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
@@ -187,7 +190,7 @@ def _add_squares(gradient: Float32, sums: NDArray[np.float64]) -> None:
 
 
 def clipping(gradients: Sequence[Float32], largest: float) -> Float32:
-    """What each member's gradients [M, ., .] are to be multiplied by so that their norm is at most ``largest``."""
+    """The factor [M] that brings the norm of each member's gradients [M, ., .] to at most ``largest``."""
     sums = np.zeros(len(gradients[0]))
     for gradient in gradients:
         _add_squares(gradient.reshape(len(sums), -1), sums)
@@ -201,17 +204,22 @@ def follow(targets: Layers, onlines: Layers, rate: float) -> None:
             mine += np.float32(rate) * (other - mine)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
 def adam(
     values: Float32, gradient: Float32, first: Float32, second: Float32, rate: float, correction: float
 ) -> None:
-    """One step of Adam (Kingma and Ba 2015; 0.9, 0.999, 1e-8) on flat arrays, in place.
+    """One step of Adam (Kingma and Ba 2015; 0.9, 0.999, 1e-8) on arrays of one shape, in place.
 
     ``rate`` is the step size over 1 - 0.9^t, ``correction`` the root of 1 - 0.999^t.
     """
-    rate32, correction32 = np.float32(rate), np.float32(correction)
+    flat = (array.reshape(-1) for array in (values, gradient, first, second))
+    _adam(*flat, np.float32(rate), np.float32(correction))
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _adam(*given: Any) -> None:
+    values, gradient, first, second, rate, correction = given
     for i in range(values.size):
         g = gradient[i]
         first[i] = np.float32(0.9) * first[i] + np.float32(0.1) * g
         second[i] = np.float32(0.999) * second[i] + np.float32(0.001) * (g * g)
-        values[i] -= rate32 * first[i] / (np.sqrt(second[i]) / correction32 + np.float32(1e-8))
+        values[i] -= rate * first[i] / (np.sqrt(second[i]) / correction + np.float32(1e-8))

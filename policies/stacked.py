@@ -112,7 +112,8 @@ class StackedMLP(nn.Module):
 
     def arrays(self) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
         """Weights and biases of each layer, as arrays that share their memory."""
-        return [(layer.weight.detach().numpy(), layer.bias.detach().numpy()) for layer in self.layers]
+        values = [parameter.detach().numpy() for parameter in self.parameters()]
+        return list(zip(values[::2], values[1::2], strict=True))
 
 
 @torch.no_grad()

@@ -142,7 +142,7 @@ class ReplayBuffer:
             self.actions[take],
             self.rewards[take],
             self.observations[episode, step + 1, agent],
-            np.float32(self.terminated[episode] & (left == 1)),
+            (self.terminated[episode] & (left == 1)).astype(np.float32),
         )
 
 
@@ -160,10 +160,11 @@ class Adam:
         scale = portable.clipping(gradients, self.clip)
         self.decays *= (0.9, 0.999)
         rate, correction = self.lr / (1.0 - self.decays[0]), np.sqrt(1.0 - self.decays[1])
-        for value, gradient, *moments in zip(self.values, gradients, self.first, self.second, strict=True):
+        for value, gradient, first, second in zip(
+            self.values, gradients, self.first, self.second, strict=True
+        ):
             gradient *= scale[:, None, None]
-            flat = [array.reshape(-1) for array in (value, gradient, *moments)]
-            portable.adam(*flat, rate, correction)
+            portable.adam(value, gradient, first, second, rate, correction)
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors that share their memory with the moments, and the powers of the decays."""
@@ -219,14 +220,12 @@ class TD3:
                 portable.follow(target.arrays(), online.arrays(), self.config.rho)
 
     def critic_gradients(self, batch: Transitions) -> list[Float32]:
-        """Of both critics' mean squared error to r + gamma min_k Q'_k(o', a'), a' the smoothed target action."""
+        """Of both critics' mean squared error to r + gamma min_k Q'_k(o', a'), a' smoothed."""
         noise = self.config.smoothing * portable.normal(self.generator, batch.actions.shape)
         noise = noise.clip(-self.config.smoothing_clip, self.config.smoothing_clip)
         means = portable.forward(self.target_actor.mlp.arrays(), self._seen(batch.next_obs))[-1]
         next_actions = (portable.tanh(means) + noise).clip(-1.0, 1.0)
-        *_, next_q = portable.forward(
-            self.target_critic.arrays(), self._twice(batch.next_obs, next_actions)
-        )
+        *_, next_q = portable.forward(self.target_critic.arrays(), self._twice(batch.next_obs, next_actions))
         rewards = self.config.reward_scale * batch.rewards[: self.n_critics]
         goes_on = np.float32(1.0) - batch.terminated[: self.n_critics]
         least = np.minimum(next_q[: self.n_critics], next_q[self.n_critics :])[..., 0]

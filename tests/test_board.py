@@ -31,7 +31,7 @@ ENTRY = Entry(
     env="tag", quality="medium", fraction=1.0, label="dom2", shift="none", seeds=5, updates=10, episodes=2,
     per_seed=[10.0] * 5, mean=10.0, std=0.0, iqm=10.0, ci=[9.0, 11.0], score=7.4, score_std=0.0, data=100.0,
     data_score=54.9, paper=None, difference=None, training=None, folder="tag-medium/dom2",
-    dataset="dom2/tag-medium-v0", hash="h",
+    dataset="dom2/tag-medium-v0", hash="h", setup="s",
 )  # fmt: skip
 
 

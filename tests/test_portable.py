@@ -18,18 +18,20 @@ from dom2_policies.policy import Actor
 def test_a_product_is_one_sum_in_one_order(shape):
     m, b, k, n = shape
     rng = np.random.default_rng(0)
-    x, weight, bias = (
-        rng.normal(size=size).astype(np.float32) for size in ((m, b, k), (m, k, n), (m, 1, n))
-    )
+    x, weight, bias = (rng.normal(size=size).astype(np.float32) for size in ((m, b, k), (m, k, n), (m, 1, n)))
     expected = np.broadcast_to(bias, (m, b, n)).copy()
-    for term in range(k):  # a product of two floats is exact in a double; the sum of it and a float nearly always
+    for term in range(
+        k
+    ):  # a product of two floats is exact in a double; the sum of it and a float nearly always
         step = x[:, :, term, None].astype(np.float64) * weight[:, None, term] + expected
         expected = step.astype(np.float32)
     found = portable.product(x, weight, bias)
     np.testing.assert_allclose(found, expected, rtol=2e-7, atol=0)
     assert (found == expected).mean() > 0.99
     for row in range(b):  # rows do not feel each other
-        np.testing.assert_array_equal(portable.product(x[:, row : row + 1], weight, bias), found[:, row : row + 1])
+        np.testing.assert_array_equal(
+            portable.product(x[:, row : row + 1], weight, bias), found[:, row : row + 1]
+        )
 
 
 def test_tanh_is_right_to_the_last_place():
@@ -86,7 +88,8 @@ for env in ("tag", "world", "spread"):
     job = collect.Job(env, (zoo.path(env, "expert"), None), (8, 2), 0.1, 0, 0)
     digest.update(b"".join(array.tobytes() for array in collect.collect_block(job).values()))
 for joint in (False, True):
-    learner, rng = td3.TD3(td3.Config(joint_critic=joint, hidden=16), 2, 5, 2, seed=0), np.random.default_rng(0)
+    config, rng = td3.Config(joint_critic=joint, hidden=16), np.random.default_rng(0)
+    learner = td3.TD3(config, 2, 5, 2, seed=0)
     for _ in range(4):
         obs, next_obs = rng.random((2, 2, 24, 5), np.float32)
         actions, rewards = rng.random((2, 24, 2), np.float32), rng.random((2, 24), np.float32)
@@ -110,7 +113,7 @@ def digest(tmp_path, **environment: str) -> str:
 
 
 def test_every_processor_gives_the_same_bytes(tmp_path):
-    """Also those recorded, on an Intel Xeon with AVX-512; change them only together with ``recipes.ARITHMETIC``."""
+    """Also those recorded, on an Intel Xeon; change them only together with ``recipes.ARITHMETIC``."""
     told = OTHER_PROCESSORS | {"this": {}}
     found = {name: digest(tmp_path / name.replace(" ", "-"), **how) for name, how in told.items()}
     assert found == dict.fromkeys(told, RECORDED)

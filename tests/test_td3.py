@@ -106,7 +106,10 @@ def test_the_written_gradients_are_autograds(joint):
         np.float32(rng.random((3, 50)) < 0.2),
     )
     to_critic, to_actor = autograd(learner, batch)
-    for mine, theirs in ((learner.critic_gradients(batch), to_critic), (learner.actor_gradients(batch), to_actor)):
+    for mine, theirs in (
+        (learner.critic_gradients(batch), to_critic),
+        (learner.actor_gradients(batch), to_actor),
+    ):
         assert len(mine) == len(theirs) == 6
         for a, b in zip(mine, theirs, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
@@ -152,7 +155,9 @@ def test_minibatches_are_consistent_transitions():
     batch = buffer.sample(64, np.random.default_rng(0))
     np.testing.assert_array_equal(batch.next_obs, batch.obs + 1)
     np.testing.assert_array_equal(batch.rewards, batch.obs[..., 0])
-    assert not np.array_equal(np.floor(batch.obs[0]), np.floor(batch.obs[1]))  # each agent has its own minibatch
+    assert not np.array_equal(
+        np.floor(batch.obs[0]), np.floor(batch.obs[1])
+    )  # each agent has its own minibatch
     only = buffer.sample(64, np.random.default_rng(0), slice(1, 2))
     assert (only.obs % 1 == 0.5).all()
     joint = buffer.sample(64, np.random.default_rng(0), joint=True)

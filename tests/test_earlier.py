@@ -1,0 +1,117 @@
+"""Tables in parts: what an earlier report knows, where it is what is asked for, is not made again."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from dom2 import board, earlier, jobs, reproduce, tables
+from dom2.experiments import SCALES, Cell, Scale
+from dom2.reproduce import Grid
+from dom2_cli.learn import main
+from dom2data import executors
+from dom2data.errors import UserError
+
+TINY = Scale("compact", 3, 16, {"": 6}, {"": 3}, 2, steps=1250)
+CELLS = tuple(Cell("tag", "random", name, name) for name in ("bc", "ma-td3+bc"))
+QUICK = ("reproduce", "table2", "--scale", "smoke", "--only", "tag-random", "--algorithms", "bc,ma-td3+bc")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tiny() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(SCALES, "smoke", TINY)
+        yield
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of one of two columns, whose runs are gone."""
+    folder = tmp_path_factory.mktemp("earlier")
+    asked = Grid("table2", "smoke", CELLS[:1], 3, folder / "runs")
+    reproduce.prepare(asked)
+    assert [o.word for o in jobs.carry_out(asked.jobs(), executors.Local())] == ["done"]
+    report = board.write(asked, "dom2 reproduce table2", folder / "out")["json"]
+    (folder / "runs").rename(folder / "elsewhere")
+    return report
+
+
+def changed(first: Path, folder: Path, **values: object) -> Path:
+    """The report with something else in every entry."""
+    document = json.loads(first.read_text())
+    document["entries"] = [each | values for each in document["entries"]]
+    file = folder / "changed.json"
+    file.write_text(json.dumps(document))
+    return file
+
+
+def test_two_parts_make_the_whole_table(first: Path, tmp_path: Path) -> None:
+    whole = Grid("table2", "smoke", CELLS, 3, tmp_path)
+    known, other = earlier.known(whole, [first])
+    assert list(known) == [CELLS[0]]
+    assert other == 0
+    listed, missing = tables.entries(whole, known)
+    assert missing == [CELLS[1]]
+    before = json.loads(first.read_text())["entries"]
+    assert [dataclasses.asdict(each) | {"report": None} for each in listed] == before
+    assert {each.report for each in listed} == {"table2.json"}
+    said = CliRunner().invoke(main, [*QUICK, "--runs", str(tmp_path / "runs"), "--earlier", str(first)])
+    assert said.exit_code == 0, said.output
+    assert "1 in a report" in said.output
+    assert not (tmp_path / "runs/smoke/tag-random/bc").exists()
+    document = json.loads((tmp_path / "runs/smoke/table2.json").read_text())
+    assert document["missing"] == []
+    assert document["reports"] == ["table2.json"]
+    assert [(e["label"], e["shift"]) for e in document["entries"]] == [
+        (name, shift) for name in ("bc", "ma-td3+bc") for shift in ("none", "speed")
+    ]  # fmt: skip
+    assert "from table2.json" in (tmp_path / "runs/smoke/table2.html").read_text()
+    again = Grid("table2", "smoke", CELLS, 3, tmp_path / "nothing")  # a report of a report names the first
+    known, _ = earlier.known(again, [tmp_path / "runs/smoke/table2.json"])
+    assert {e.label: e.report for entries in known.values() for e in entries} == {
+        "bc": "table2.json", "ma-td3+bc": "table2.json"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"updates": 7}, {"seeds": 2}, {"episodes": 4}, {"setup": "0123456789ab"}],
+    ids=lambda v: next(iter(v)),
+)
+def test_what_was_made_otherwise_is_left_out_and_said(
+    first: Path, tmp_path: Path, values: dict[str, object]
+) -> None:
+    file = changed(first, tmp_path, **values)
+    asked = Grid("table2", "smoke", CELLS, 3, tmp_path)
+    assert earlier.known(asked, [file]) == ({}, 2)
+    said = CliRunner().invoke(
+        main, [*QUICK, "--runs", str(tmp_path), "--earlier", str(file), "--report-only"]
+    )
+    assert "2 cells of the earlier reports were made with other settings" in said.output
+
+
+def test_half_a_cell_is_none(first: Path, tmp_path: Path) -> None:
+    document = json.loads(first.read_text())
+    document["entries"] = [each for each in document["entries"] if each["shift"] == "none"]
+    (tmp_path / "half.json").write_text(json.dumps(document))
+    asked = Grid("table2", "smoke", CELLS, 3, tmp_path)
+    assert earlier.known(asked, [tmp_path / "half.json"]) == ({}, 0)
+
+
+def test_other_bytes_and_other_files_are_refused(first: Path, tmp_path: Path) -> None:
+    asked = Grid("table2", "smoke", CELLS, 3, tmp_path / "runs")
+    other = changed(first, tmp_path, hash="f" * 64, label="ma-td3+bc", setup=jobs.setup(asked.jobs()[1]))
+    known, _ = earlier.known(asked, [first, other])
+    with pytest.raises(
+        UserError, match=r"expected one hash, found .* in table2.json and ffffffffffff in changed.json"
+    ):
+        tables.entries(asked, known)
+    for text in ("[]", "{", '{"entries": [{"env": "tag"}]}'):
+        (tmp_path / "bad.json").write_text(text)
+        with pytest.raises(UserError, match="expected a report's JSON") as refused:
+            earlier.known(asked, [tmp_path / "bad.json"])
+        assert refused.value.code == 3

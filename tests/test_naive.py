@@ -27,7 +27,8 @@ def draws(ours, member: int, actions: torch.Tensor) -> list[Draws]:  # type: ign
     found = []
     for _ in range(3):
         target, uniform = shadow.normal(actions), shadow.uniform(actions, ours.config.n_uniform)
-        index = shadow.integers(0, ours.config.n_steps + 1, like=actions[..., 0])
+        first = 0 if ours.config.loss_includes_tau0 else 1
+        index = shadow.integers(first, ours.config.n_steps + 1, like=actions[..., 0])
         eps, chain = shadow.normal(actions), shadow.normal(actions)
         found.append(
             Draws(target[member], uniform[member].transpose(0, 1), index[member], eps[member], chain[member])

@@ -20,6 +20,8 @@ Differences from the paper's text:
 6. L_bc is a mean over action dimensions; gradients are clipped per network.
 7. ``one_step`` takes the Q term at the prediction x0 made for L_bc instead of at the end of the chain
    (Kang et al. 2023): a third of the cost.
+8. i is uniform on tau_1..tau_N, the times at which the chain asks; Eq. (3) has tau_0, too, where the noise is
+   smaller than the data's own and cannot be told, so that a sixth of the minibatch teaches nothing.
 
 M members (seeds x agents) train as one stack; losses are means per member, summed, so that no member
 feels another. All noise of seed s comes from generator s.
@@ -61,7 +63,7 @@ class Config:
     """Discount per environment step."""
     rho: float = 0.02
     """Rate of the targets' soft update; fast, for the few thousand updates of the compact preset."""
-    lr: float = 1e-3
+    lr: float = 5e-3
     """Adam's step size, actor and critics."""
     n_steps: int = 5
     """N, the number of denoising steps."""
@@ -73,7 +75,7 @@ class Config:
     """Order of the solver: 1 (the paper) or 2 (multistep)."""
     clip_x0: bool = True
     """Clip the predicted action to the action range inside the chain."""
-    loss_includes_tau0: bool = True
+    loss_includes_tau0: bool = False
     """Draw the loss's time from tau_0..tau_N (Eq. 3), or only from the tau_1..tau_N that the chain visits."""
     q_action: Literal["chain", "one_step"] = "chain"
     """Action whose Q the policy raises: the whole chain's (the paper) or the one-step prediction."""

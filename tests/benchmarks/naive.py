@@ -119,7 +119,7 @@ class Agent:
         return Draws(
             torch.randn_like(actions),
             torch.rand(size, c.n_uniform, actions.shape[-1]) * 2.0 - 1.0,
-            torch.randint(0, c.n_steps + 1, (size,)),
+            torch.randint(0 if c.loss_includes_tau0 else 1, c.n_steps + 1, (size,)),
             torch.randn_like(actions),
             torch.randn_like(actions),
         )

@@ -100,7 +100,6 @@ def reproduce(
     """
     from dom2 import earlier as reports
     from dom2 import experiments
-    from dom2 import jobs as making
     from dom2.reproduce import Grid
     from dom2data import executors, ids
 
@@ -112,11 +111,8 @@ def reproduce(
     grid = Grid(target, scale, cells, seeds or experiments.SCALES[scale].seeds, runs.absolute(), place)
     where, workers = Where(executor, jobs, address, gpus), jobs or executors.cores()
     todo = grid.jobs()
-    stages: dict[Path, Any] = {job.folder: making.stage(job) for job in todo}
     known, other = reports.known(grid, earlier)
-    for cell in known:
-        if stages[grid.folder(cell)] == "missing":
-            stages[grid.folder(cell)] = "earlier"
+    stages = staged(grid, todo, known)
     left = [job for job in todo if stages[job.folder] not in ("done", "earlier")]
     overview(grid, todo, stages, dry_run)
     if other:
@@ -132,6 +128,17 @@ def reproduce(
             "again",
             FAILED,
         )
+
+
+def staged(grid: Grid, jobs: Sequence[Job], known: dict[Cell, list[Entry]]) -> dict[Path, Any]:
+    """How far each job is, by folder; ``earlier`` where a report knows what there is no run of."""
+    from dom2.jobs import stage
+
+    stages: dict[Path, Any] = {job.folder: stage(job) for job in jobs}
+    for folder in map(grid.folder, known):
+        if stages[folder] == "missing":
+            stages[folder] = "earlier"
+    return stages
 
 
 def overview(grid: Grid, jobs: Sequence[Job], stages: dict[Path, Any], dry_run: bool) -> None:

@@ -55,7 +55,7 @@ def write(grid: Grid, command: str, out: Path, earlier: tables.Earlier | None = 
     board = Board(
         document=tables.document(grid, listed, missing, command) | counted,
         matrices=matrices(listed),
-        sections=sections(grid, listed),
+        sections=sections(grid, listed, here),
         films=films(grid, here),
         solutions=found,
     )
@@ -114,16 +114,17 @@ def matrices(listed: Sequence[Entry]) -> list[Matrix]:
     return found
 
 
-def sections(grid: Grid, listed: Sequence[Entry]) -> list[tuple[str, list[figures.Picture]]]:
-    """Figures under their headings, those that there is something for."""
+def sections(
+    grid: Grid, listed: Sequence[Entry], here: Sequence[Entry]
+) -> list[tuple[str, list[figures.Picture]]]:
+    """Figures under their headings, those that there is something for; curves of the runs that are here."""
     kind = experiments.TARGETS[grid.target].figure
     own = {
         "fractions": ("Fewer trajectories", figures.fractions),
         "sweep": ("Settings moved one at a time", figures.sweeps),
     }
     heading, draw_own = own.get(kind, ("Returns as pictures", figures.returns))
-    here = [] if kind == "sweep" else [each for each in listed if each.report is None]
-    done = {grid.base / each.folder: each for each in here}
+    done = {} if kind == "sweep" else {grid.base / each.folder: each for each in here}
     logs = [(each.dataset.split("/")[1], each.label, results.read(folder)) for folder, each in done.items()]
     found = [
         (heading, draw_own(listed)),

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from dom2 import experiments
 from dom2.experiments import Cell
-from dom2.jobs import Job, setup
+from dom2.jobs import setup
 from dom2.reproduce import Grid
 from dom2.tables import Entry
 from dom2data.errors import CHECK_FAILED, UserError
@@ -32,7 +32,7 @@ def read(file: Path) -> list[Entry]:
             "name another file",
             CHECK_FAILED,
         ) from error
-    return [Entry(**vars(each) | {"report": each.report or file.name}) for each in listed]
+    return [replace(each, report=each.report or file.name) for each in listed]
 
 
 def known(grid: Grid, reports: Sequence[Path]) -> tuple[dict[Cell, list[Entry]], int]:
@@ -44,22 +44,19 @@ def known(grid: Grid, reports: Sequence[Path]) -> tuple[dict[Cell, list[Entry]],
     """
     shifts = experiments.TARGETS[grid.target].shifts
     cells = {(cell.env, cell.quality, cell.fraction, cell.label): cell for cell in grid.cells}
-    jobs = {job.folder: job for job in grid.jobs()}
+    asked = {
+        job.folder: (setup(job), job.settings["updates"], job.settings["seeds"], job.episodes)
+        for job in grid.jobs()
+    }
     found: dict[Cell, dict[str, Entry]] = {}
     other = 0
     for each in (each for file in reports for each in read(file)):
         cell = cells.get((each.env, each.quality, each.fraction, each.label))
         if cell is None or each.shift not in shifts:
             continue
-        if is_of(each, jobs[grid.folder(cell)]):
+        if (each.setup, each.updates, each.seeds, each.episodes) == asked[grid.folder(cell)]:
             found.setdefault(cell, {})[each.shift] = each
         else:
             other += 1
     whole = {cell: [by[s] for s in shifts] for cell, by in found.items() if by.keys() == set(shifts)}
     return whole, other
-
-
-def is_of(each: Entry, job: Job) -> bool:
-    """Whether an entry is what a job would come to."""
-    theirs = (each.setup, each.updates, each.seeds, each.episodes)
-    return theirs == (setup(job), job.settings["updates"], job.settings["seeds"], job.episodes)

@@ -120,20 +120,30 @@ def read(folder: Path) -> Result:
 def comparable(results: Iterable[Result]) -> None:
     """Raises UserError (code 3), naming both, where two runs on data of one name learned from different data,
     or two in one environment from different environments."""
-    data: dict[str, Result] = {}
-    played: dict[str, Result] = {}
-    for result in results:
-        name, env = result.dataset["id"], result.dataset["env"]
-        for what, key, known, value in (
-            (name, "hash", data.setdefault(name, result), lambda each: each.dataset["hash"]),
-            (env, "fingerprint", played.setdefault(env, result), lambda each: each.fingerprint),
-        ):
-            if value(known) != value(result):
-                raise UserError(
-                    f"{what}: expected one {key}, found {value(known)[:12]} in {known.folder} and "
-                    f"{value(result)[:12]} in {result.folder}; leave one out or fit it again",
-                    CHECK_FAILED,
-                )
+    agree(
+        fact
+        for each in results
+        for fact in (
+            (each.dataset["id"], "hash", each.dataset["hash"], each.folder),
+            (each.dataset["env"], "fingerprint", each.fingerprint, each.folder),
+        )
+    )
+
+
+def agree(facts: Iterable[tuple[str, str, str, str]]) -> None:
+    """Facts are: of what, which (a hash, a fingerprint), its value, and where that is said.
+
+    Raises UserError (code 3), naming both places, where two values of one thing differ.
+    """
+    first: dict[tuple[str, str], tuple[str, str]] = {}
+    for what, key, value, where in facts:
+        known, place = first.setdefault((what, key), (value, where))
+        if known != value:
+            raise UserError(
+                f"{what}: expected one {key}, found {known[:12]} in {place} and {value[:12]} in {where}; "
+                "leave one out or fit it again",
+                CHECK_FAILED,
+            )
 
 
 def last_best_mean(result: Result) -> dict[str, float] | None:

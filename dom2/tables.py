@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,10 +12,10 @@ from dom2 import experiments, paper, statistics
 from dom2.experiments import Cell
 from dom2.jobs import setup, stage
 from dom2.reproduce import Grid
-from dom2.results import Result, comparable, last_best_mean, read
+from dom2.results import Result, agree, comparable, last_best_mean, read
 from dom2.statistics import Interval, Values
 from dom2data import scores
-from dom2data.errors import CHECK_FAILED, UserError
+from dom2data.errors import UserError
 
 LEAST_SEEDS = 3
 """Two values have no interval worth the name: resampling gives back the values themselves."""
@@ -79,28 +79,17 @@ def entries(grid: Grid, earlier: Earlier | None = None) -> tuple[list[Entry], li
     comparable(found.values())
     shifts, known = experiments.TARGETS[grid.target].shifts, earlier or {}
     listed: list[Entry] = []
+    missing: list[Cell] = []
     for cell in grid.cells:
         folder = grid.folder(cell)
         if folder in ready:
             listed += [entry(cell, found[folder], shift, grid.target, ready[folder]) for shift in shifts]
+        elif cell in known:
+            listed += known[cell]
         else:
-            listed += known.get(cell, ())
-    same_data(listed)
-    done = {(each.env, each.quality, each.fraction, each.label) for each in listed}
-    return listed, [c for c in grid.cells if (c.env, c.quality, c.fraction, c.label) not in done]
-
-
-def same_data(listed: Iterable[Entry]) -> None:
-    """Raises UserError (code 3), naming both, where entries on a dataset learned from different bytes."""
-    first: dict[str, Entry] = {}
-    for each in listed:
-        other = first.setdefault(each.dataset, each)
-        if other.hash != each.hash:
-            told = " and ".join(f"{e.hash[:12]} in {e.report or e.folder}" for e in (other, each))
-            raise UserError(
-                f"{each.dataset}: expected one hash, found {told}; leave that report out",
-                CHECK_FAILED,
-            )
+            missing.append(cell)
+    agree((each.dataset, "hash", each.hash, each.report or each.folder) for each in listed)
+    return listed, missing
 
 
 def entry(cell: Cell, result: Result, shift: str, target: str, its_setup: str) -> Entry:

@@ -9,7 +9,7 @@ rounded operations alone. A third of the speed of a tuned library; what is compu
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -159,16 +159,26 @@ def forward(layers: Layers, x: Float32) -> list[Float32]:
     return [*seen, product(seen[-1], weight, bias)]
 
 
-def backward(layers: Layers, seen: Sequence[Float32], gradient: Float32) -> tuple[list[Float32], Float32]:
-    """From the gradient of ``forward``'s output those of weights and biases, in order, and of the input."""
+def gradients(layers: Layers, seen: Sequence[Float32], gradient: Float32) -> list[Float32]:
+    """From the gradient of ``forward``'s output, those of weights and biases, in the order of the layers."""
     found: list[Float32] = []
-    for number in reversed(range(len(layers))):
-        x, (weight, _) = seen[number], layers[number]
-        found[:0] = [product(x.swapaxes(1, 2), gradient), gradient.sum(axis=1, keepdims=True)]
-        gradient = product(gradient, weight.swapaxes(1, 2))
-        if number:
-            gradient *= x > 0
-    return found, gradient
+    for x, down in zip(seen[-2::-1], _descend(layers, seen, gradient), strict=True):
+        found[:0] = [product(x.swapaxes(1, 2), down), down.sum(axis=1, keepdims=True)]
+    return found
+
+
+def input_gradient(layers: Layers, seen: Sequence[Float32], gradient: Float32) -> Float32:
+    """From the gradient of ``forward``'s output, that of what its first layer reads."""
+    *_, first = _descend(layers, seen, gradient)
+    return product(first, layers[0][0].swapaxes(1, 2))
+
+
+def _descend(layers: Layers, seen: Sequence[Float32], gradient: Float32) -> Iterator[Float32]:
+    """The gradients of each layer's output (before its ReLU), the last layer first."""
+    yield gradient
+    for number in range(len(layers) - 1, 0, -1):
+        gradient = product(gradient, layers[number][0].swapaxes(1, 2)) * (seen[number] > 0)
+        yield gradient
 
 
 def normal(generator: torch.Generator, shape: Sequence[int]) -> Float32:

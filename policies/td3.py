@@ -233,7 +233,7 @@ class TD3:
         layers = self.critic.arrays()
         seen = portable.forward(layers, self._twice(batch.obs, batch.actions))
         error = seen[-1] - np.concatenate((target, target))[..., None]
-        return portable.backward(layers, seen, error * np.float32(2.0 / error.shape[1]))[0]
+        return portable.gradients(layers, seen, error * np.float32(2.0 / error.shape[1]))
 
     def actor_gradients(self, batch: Transitions) -> list[Float32]:
         """Of -Q_1(o, pi(o)), through the first critic alone."""
@@ -245,9 +245,9 @@ class TD3:
         ]
         judged = portable.forward(critics, self._inputs(batch.obs, actions))
         down = np.full(judged[-1].shape, -1.0 / judged[-1].shape[1], np.float32)
-        to_inputs = portable.backward(critics, judged, down)[1]
+        to_inputs = portable.input_gradient(critics, judged, down)
         to_actions = self._parts(to_inputs)[..., self.obs_dim :]
-        return portable.backward(layers, seen, to_actions * (np.float32(1.0) - actions * actions))[0]
+        return portable.gradients(layers, seen, to_actions * (np.float32(1.0) - actions * actions))
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next update depends on, as tensors and numbers."""

@@ -20,9 +20,8 @@ def test_a_product_is_one_sum_in_one_order(shape):
     rng = np.random.default_rng(0)
     x, weight, bias = (rng.normal(size=size).astype(np.float32) for size in ((m, b, k), (m, k, n), (m, 1, n)))
     expected = np.broadcast_to(bias, (m, b, n)).copy()
-    for term in range(
-        k
-    ):  # a product of two floats is exact in a double; the sum of it and a float nearly always
+    for term in range(k):
+        # A product of two floats is exact in a double, the sum of it and a float nearly always.
         step = x[:, :, term, None].astype(np.float64) * weight[:, None, term] + expected
         expected = step.astype(np.float32)
     found = portable.product(x, weight, bias)

@@ -35,12 +35,12 @@ class Where:
     address: str | None
     gpus: float = 0.0
 
-    def made(self, best: int) -> Executor:
-        """The executor; ``best`` workers where none were asked for (on Ray, as many as it has cores)."""
+    def made(self, best: int, several: str = "processes") -> Executor:
+        """The executor, ``several`` where none was asked for; ``best`` workers, or on Ray one for each core."""
         from dom2data import executors
 
         workers = self.workers or (0 if self.executor == "ray" else 1 if self.executor == "local" else best)
-        return executors.choose(self.executor, workers, self.address, self.gpus)
+        return executors.choose(self.executor, workers, self.address, self.gpus, several)
 
 
 def executor_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -50,7 +50,7 @@ def executor_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--executor",
             metavar="NAME",
-            help="local, processes or ray [processes, where more than one worker pays].",
+            help="local, threads, processes or ray [threads or processes, where more than one worker pays].",
         ),
     ):
         command = option(command)

@@ -1,4 +1,4 @@
-"""One ``map`` over jobs, in this process, over spawned workers, or over a Ray cluster.
+"""One ``map`` over jobs: in this process, over threads of it, over spawned workers, or over a Ray cluster.
 
 A job is a block to collect or a run to train: it stands for itself, so it may be done again, and anywhere.
 """
@@ -10,7 +10,8 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent import futures
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ Result = TypeVar("Result")
 
 RETRIES = 2
 """how often jobs are done again whose worker was killed"""
-NAMES = ("local", "processes", "ray")
+NAMES = ("local", "threads", "processes", "ray")
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
@@ -44,14 +45,18 @@ class Executor(Protocol):
 
 
 def choose(
-    name: str | None = None, workers: int = 1, address: str | None = None, gpus: float = 0.0
+    name: str | None = None,
+    workers: int = 1,
+    address: str | None = None,
+    gpus: float = 0.0,
+    several: str = "processes",
 ) -> Executor:
-    """The executor of a command line; without a name, processes where there is more than one worker.
+    """The executor of a command line; without a name, ``several`` where there is more than one worker.
 
     ``address`` of a Ray cluster; ``gpus`` that one of its jobs takes. Raises UserError for an unknown name,
     or where Ray's options are given to another.
     """
-    name = name or ("processes" if workers > 1 else "local")
+    name = name or (several if workers > 1 else "local")
     if name not in NAMES:
         raise UserError(f"expected an executor ({', '.join(NAMES)}), found {name!r}; choose one")
     if name == "ray":
@@ -61,8 +66,8 @@ def choose(
     if address:
         raise UserError(f"expected --executor ray with --address, found {name}; give both or neither")
     if name == "local" and workers > 1:
-        raise UserError(f"expected one worker with --executor local, found {workers}; processes has many")
-    return Local() if name == "local" else Processes(workers)
+        raise UserError(f"expected one worker with --executor local, found {workers}; threads has many")
+    return {"local": Local(), "threads": Threads(workers), "processes": Processes(workers)}[name]
 
 
 def cores() -> int:
@@ -79,6 +84,23 @@ class Local:
     ) -> Generator[Result]:
         with one_thread():
             yield from map(function, jobs)
+
+
+@dataclass(frozen=True)
+class Threads:
+    """Over threads of this process: no start to wait for, where jobs spend their time outside the interpreter."""
+
+    workers: int
+
+    def map(
+        self, function: Callable[[Job], Result], jobs: Sequence[Job], needs: Sequence[str] = ()
+    ) -> Generator[Result]:
+        count = min(self.workers, len(jobs))
+        if count <= 1:
+            yield from Local().map(function, jobs)
+            return
+        with one_thread(), ThreadPoolExecutor(count) as pool:  # leaving waits for the jobs begun
+            yield from _busy(pool, count, function, deque(jobs), {})
 
 
 @dataclass(frozen=True)
@@ -112,16 +134,7 @@ class Processes:
         pool = ProcessPoolExecutor(count, get_context("spawn"), _start_worker)
         running: dict[Future[Result], Job] = {}
         try:
-            while left or running:
-                # Never more than are being worked at: a job handed over can no longer be dropped.
-                while left and len(running) < count:
-                    running[pool.submit(function, left[0])] = left[0]
-                    left.popleft()
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    if isinstance(future.exception(), BrokenProcessPool):
-                        raise future.exception() or BrokenProcessPool
-                    del running[future]
-                    yield future.result()
+            yield from _busy(pool, count, function, left, running)
         except BrokenProcessPool:
             left.extendleft(reversed(running.values()))
             raise
@@ -131,6 +144,26 @@ class Processes:
             raise
         finally:
             _close(pool)
+
+
+def _busy(
+    pool: futures.Executor,
+    count: int,
+    function: Callable[[Job], Result],
+    left: deque[Job],
+    running: dict[Future[Result], Job],
+) -> Generator[Result]:
+    """Move jobs from ``left`` to ``running`` and yield what becomes of them."""
+    while left or running:
+        # Never more than are being worked at: a job handed over can no longer be dropped.
+        while left and len(running) < count:
+            running[pool.submit(function, left[0])] = left[0]
+            left.popleft()
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            if isinstance(future.exception(), BrokenProcessPool):
+                raise future.exception() or BrokenProcessPool
+            del running[future]
+            yield future.result()
 
 
 def _close(pool: ProcessPoolExecutor) -> None:

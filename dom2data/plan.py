@@ -48,6 +48,11 @@ class Plan:
         return envs.is_foreign(self.recipe.env)
 
     @property
+    def several(self) -> str:
+        """The executor of several workers: in our own environments threads do not wait for each other."""
+        return "processes" if self.ragged else "threads"
+
+    @property
     def replay(self) -> bool:
         """Whether this is a replay buffer, whose size is decided by training."""
         return self.recipe.steps is None

@@ -45,8 +45,7 @@ def write_chunk(data: Path, name: str, array: ArrayLayout, chunk: int, values: N
         raise ValueError(f"{name}: expected {array}, found a chunk of {values.dtype}{values.shape}")
     values = np.ascontiguousarray(values)
     # A chunk of zeros is written like any other, so that one that is absent is one that was lost.
-    with zarr.config.set({"array.write_empty_chunks": True}):
-        zarr.open_array(data / name, mode="r+")[rows] = values
+    zarr.open_array(data / name, mode="r+").with_config({"write_empty_chunks": True})[rows] = values
     settle(data / chunk_file(name, array, chunk))
     written = np.asarray(zarr.open_array(data / name, mode="r")[rows])
     if not np.array_equal(written.view(np.uint8), values.view(np.uint8)):

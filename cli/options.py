@@ -36,7 +36,7 @@ class Where:
     gpus: float = 0.0
 
     def made(self, best: int, several: str = "processes") -> Executor:
-        """The executor, ``several`` where none was asked for; ``best`` workers, or on Ray one for each core."""
+        """The executor, ``several`` where none was asked for, of ``best`` workers; on Ray of all cores."""
         from dom2data import executors
 
         workers = self.workers or (0 if self.executor == "ray" else 1 if self.executor == "local" else best)

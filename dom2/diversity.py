@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from dom2 import seeding
-from dom2_policies.policy import Policy
+from dom2_policies.policy import Policy, acting
 from dom2data.dataset import Dataset
 from dom2data.envs.particle import ParticleEnv
 from dom2data.rollout import play
@@ -66,7 +66,7 @@ def solutions(
     first = np.arange(0, env.num_envs, repeats).repeat(repeats)  # each beginning, ``repeats`` rows in a row
     obs = env.load_state(*(array[first] for array in env.state))
     generator = seeding.generator(noise, torch.device("cpu"))
-    play(env, obs, policy, generator)
+    play(env, obs, acting(policy, generator))
     agents, _, landmarks = env.state
     offsets = agents[:, : env.spec.n_agents, None] - landmarks[:, None]  # [E, N, L, 2]
     covered = (

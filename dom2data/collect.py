@@ -14,7 +14,7 @@ from dom2data import envs, stats
 from dom2data.spec import EnvSpec
 
 if TYPE_CHECKING:
-    from dom2_policies.policy import Policy
+    from dom2_policies.frozen import Act, Draws
     from dom2data.rollout import Rows
 
 
@@ -48,8 +48,7 @@ def collect_block(job: Job) -> dict[str, NDArray[Any]]:
     Everything random follows from ``SeedSequence(seed, spawn_key=(block,))``, spawned for the environment and
     the policy of each part: blocks depend neither on each other nor on who collects them.
     """
-    import torch
-
+    from dom2_policies.frozen import Draws
     from dom2data.rollout import Rows, play, seed_of
 
     spec = envs.spec(job.env)
@@ -58,10 +57,11 @@ def collect_block(job: Job) -> dict[str, NDArray[Any]]:
     for part, (checkpoint, episodes) in enumerate(zip(job.policies, job.episodes, strict=True)):
         if episodes:
             env = envs.make(job.env, num_envs=episodes)
-            generator = torch.Generator().manual_seed(seed_of(seeds[2 * part + 1]))
-            policy = _policy(checkpoint, spec, job.noise)
-            parts.append(play(env, env.reset(seed=seeds[2 * part]), policy, generator))
-    rows = Rows._make(np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+            act = _policy(checkpoint, spec, job.noise, Draws(seed_of(seeds[2 * part + 1])))
+            parts.append(play(env, env.reset(seed=seeds[2 * part]), act))
+    rows = parts[0]
+    if len(parts) > 1:
+        rows = Rows._make(np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     source = np.repeat(np.arange(len(job.episodes)), job.episodes)
     if envs.is_foreign(job.env):
         order = interleaved(job.episodes)
@@ -78,13 +78,19 @@ def interleaved(counts: Sequence[int]) -> NDArray[np.int64]:
 def flatten(spec: EnvSpec, rows: Rows, source: NDArray[Any]) -> dict[str, NDArray[Any]]:
     """Episodes as the store's arrays; ``source`` [episodes] is the number of the policy that acted."""
     time = np.arange(spec.horizon + 1)
-    taken = time[:-1] < rows.lengths[:, None]
     offsets = np.concatenate(([0], np.cumsum(rows.lengths)))
-    rewards = rows.rewards[taken]
+
+    def joined(values: NDArray[Any], more: int) -> NDArray[Any]:
+        """The first ``lengths + more`` entries of every row, one after another."""
+        if (rows.lengths == spec.horizon).all():
+            return values.reshape(-1, *values.shape[2:])  # no copy
+        return values[time[: spec.horizon + more] < rows.lengths[:, None] + more]
+
+    rewards = joined(rows.rewards, 0)
     team, agents = stats.episode_returns(spec, rewards, offsets[:-1])
     return {
-        "observations": rows.observations[time <= rows.lengths[:, None]],
-        "actions": rows.actions[taken],
+        "observations": joined(rows.observations, 1),
+        "actions": joined(rows.actions, 0),
         "rewards": rewards,
         "offsets": offsets,
         "returns": team,
@@ -95,9 +101,9 @@ def flatten(spec: EnvSpec, rows: Rows, source: NDArray[Any]) -> dict[str, NDArra
     }
 
 
-def _policy(checkpoint: Path | None, spec: EnvSpec, noise: float) -> Policy:
-    from dom2_policies.policy import Uniform, load_actor
+def _policy(checkpoint: Path | None, spec: EnvSpec, noise: float, draws: Draws) -> Act:
+    from dom2_policies import frozen
 
     if checkpoint is None:
-        return Uniform(spec.act_dim, spec.act_low, spec.act_high)
-    return load_actor(checkpoint, noise)
+        return frozen.Uniform(spec.act_dim, spec.act_low, spec.act_high, draws)
+    return frozen.load(checkpoint, noise, draws)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -67,7 +68,9 @@ def choose(
         raise UserError(f"expected --executor ray with --address, found {name}; give both or neither")
     if name == "local" and workers > 1:
         raise UserError(f"expected one worker with --executor local, found {workers}; threads has many")
-    return {"local": Local(), "threads": Threads(workers), "processes": Processes(workers)}[name]
+    if name == "local":
+        return Local()
+    return Threads(workers) if name == "threads" else Processes(workers)
 
 
 def cores() -> int:
@@ -88,7 +91,7 @@ class Local:
 
 @dataclass(frozen=True)
 class Threads:
-    """Over threads of this process: no start to wait for, where jobs spend their time outside the interpreter."""
+    """Over threads of this process, for jobs that spend their time outside the interpreter."""
 
     workers: int
 
@@ -177,15 +180,27 @@ def _close(pool: ProcessPoolExecutor) -> None:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Torch on one thread: small batches gain nothing from more, and the order of sums stays fixed."""
-    import torch
+    """Torch on one thread: small batches gain nothing from more, and the order of sums stays fixed.
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    Collecting does without torch, so it is not imported here; an environment that does finds one thread.
+    """
+    torch: Any = sys.modules.get("torch")
+    before = cores() if torch is None else torch.get_num_threads()
+    environment = {name: os.environ.get(name) for name in _THREADS}
+    if torch is None:
+        os.environ.update(dict.fromkeys(_THREADS, "1"))
+    else:
+        torch.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        for name, value in environment.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        if torch := sys.modules.get("torch"):
+            torch.set_num_threads(before)
 
 
 def _start_worker() -> None:
@@ -193,9 +208,6 @@ def _start_worker() -> None:
     os.setpgrp()  # a terminal's Ctrl-C goes to the parent alone, which passes it on once
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a worker finishes its block, unless its job knows better
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    import torch
-
-    torch.set_num_threads(1)
 
 
 def _die_with_parent() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from dom2_policies import td3
-from dom2_policies.policy import Actor, Uniform
+from dom2_policies.policy import Actor, Uniform, acting
 from dom2data import envs, scores
 from dom2data.envs.particle import ParticleEnv
 from dom2data.errors import FAILED, UserError
@@ -100,7 +100,7 @@ def train_prey(
             if steps <= how.predators.random_steps
             else Team(predators.policy(noise), prey.policy(noise), n)
         )
-        wave = play(env, env.reset(streams[4].spawn(1)[0]), explorers, generator)
+        wave = play(env, env.reset(streams[4].spawn(1)[0]), acting(explorers, generator))
         beyond = np.maximum(np.abs(wave.observations[:, 1:, n, 2:4]) - how.edge, 0.0).sum(axis=-1)
         wave.rewards[:, :, n] -= how.penalty * beyond
         buffer.add(wave.observations, wave.actions, wave.rewards, wave.lengths, wave.terminated)
@@ -123,10 +123,10 @@ def probe(env: Joint, actor: Actor, how: PreyRecipe, seed: int) -> tuple[float, 
     """Mean return of uniform predators against this prey, and how often it ends outside the arena."""
     n, act_dim = env.env.spec.n_agents, env.spec.act_dim
     team = Team(Uniform(act_dim), actor, n)
-    generator = torch.Generator().manual_seed(seed)
+    act = acting(team, torch.Generator().manual_seed(seed))
     returns, outside = [], []
     for s in np.random.SeedSequence(seed, spawn_key=(2,)).spawn(-(-how.evaluation_episodes // env.num_envs)):
-        observations, _, rewards = rollout(env, env.reset(s), team, generator)
+        observations, _, rewards = rollout(env, env.reset(s), act)
         returns.append(rewards[:, :, 0].sum(axis=1))
         outside.append(np.abs(observations[:, -1, n, 2:4]).max(axis=-1) > 1.0)
     return float(np.mean(returns)), float(np.mean(outside))

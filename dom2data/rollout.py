@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from dom2_policies.policy import Policy
+from dom2_policies.frozen import Act
 from dom2data.spec import Bool, EnvSpec, Float32, VectorEnv
 
 Trajectories = tuple[Float32, Float32, Float32]
@@ -25,7 +24,7 @@ class Rows(NamedTuple):
     truncated: Bool  # [E]
 
 
-def play(env: VectorEnv, obs: Float32, policy: Policy, generator: torch.Generator) -> Rows:
+def play(env: VectorEnv, obs: Float32, act: Act) -> Rows:
     """One episode in every row, from the observations that ``reset`` returned to its end, T = horizon."""
     spec, e = env.spec, env.num_envs
     observations = np.empty((e, spec.horizon + 1, spec.n_agents, spec.obs_dim), np.float32)
@@ -35,7 +34,7 @@ def play(env: VectorEnv, obs: Float32, policy: Policy, generator: torch.Generato
     terminated, truncated = np.zeros((2, e), bool)
     observations[:, 0] = obs
     for t in range(spec.horizon):
-        actions[:, t] = policy.act(torch.from_numpy(obs), generator).numpy()
+        actions[:, t] = act(obs)
         running = ~(terminated | truncated)
         obs, rewards[:, t], terminated, truncated = env.step(actions[:, t])
         observations[:, t + 1] = obs
@@ -46,14 +45,14 @@ def play(env: VectorEnv, obs: Float32, policy: Policy, generator: torch.Generato
     return Rows(observations, actions, rewards, lengths, terminated, truncated)
 
 
-def rollout(env: VectorEnv, obs: Float32, policy: Policy, generator: torch.Generator) -> Trajectories:
+def rollout(env: VectorEnv, obs: Float32, act: Act) -> Trajectories:
     """The observations [E, T+1, N, O], actions [E, T, N, A] and rewards [E, T, N] of ``play``."""
-    rows = play(env, obs, policy, generator)
+    rows = play(env, obs, act)
     return rows.observations, rows.actions, rows.rewards
 
 
 def seed_of(sequence: np.random.SeedSequence) -> int:
-    """A seed for a torch generator."""
+    """A seed for a generator of the policies' noise."""
     return int(sequence.generate_state(1, np.uint64)[0])
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from dom2_policies import td3
-from dom2_policies.policy import Actor, Policy, Uniform
+from dom2_policies.policy import Actor, Policy, Uniform, acting
 from dom2data.prey import PreyRecipe
 from dom2data.rollout import play, rollout, seed_of, team_returns
 from dom2data.spec import VectorEnv
@@ -133,7 +133,8 @@ class Training:
         policy: Policy = self.learner.policy(config.noise(self.steps))
         if self.steps < config.random_steps:
             policy = Uniform(spec.act_dim, spec.act_low, spec.act_high)
-        rows = play(self.env, self.env.reset(wave_seed(self.seed, self.wave)), policy, self.generator)
+        obs = self.env.reset(wave_seed(self.seed, self.wave))
+        rows = play(self.env, obs, acting(policy, self.generator))
         self.buffer.add(rows.observations, rows.actions, rows.rewards, rows.lengths, rows.terminated)
         self.wave += 1
 
@@ -177,7 +178,5 @@ def wave_seed(seed: int, wave: int) -> np.random.SeedSequence:
 def evaluate(env: VectorEnv, policy: Policy, episodes: int, seed: np.random.SeedSequence) -> np.ndarray:
     """Team returns of at least ``episodes`` fresh episodes, the same ones for every policy."""
     batches = seed.spawn(-(-episodes // env.num_envs))
-    generator = torch.Generator().manual_seed(seed_of(seed))
-    return np.concatenate(
-        [team_returns(rollout(env, env.reset(s), policy, generator)[2], env.spec) for s in batches]
-    )
+    act = acting(policy, torch.Generator().manual_seed(seed_of(seed)))
+    return np.concatenate([team_returns(rollout(env, env.reset(s), act)[2], env.spec) for s in batches])

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from dom2_policies import portable
+from dom2_policies import frozen
 from dom2_policies.stacked import StackedMLP
 
 
@@ -57,21 +57,30 @@ class Actor(nn.Module):
     @torch.no_grad()
     def act(self, obs: Tensor, generator: torch.Generator, deterministic: bool = False) -> Tensor:
         """obs [..., N, O] -> actions [..., N, A] in [-1, 1]; an observation wider than the network is cut."""
-        lead, on_cpu = obs.shape[:-2], obs.device.type == "cpu"
+        noise = 0.0 if deterministic else self.noise
+        if obs.device.type == "cpu":
+            actions = frozen.means(self.mlp.arrays(), obs.numpy())
+            return torch.from_numpy(frozen.noisy(actions, noise, drawn(generator)) if noise else actions)
         flat = obs[..., : self.sizes[0]].reshape(-1, self.n_agents, self.sizes[0]).transpose(0, 1)
-        actions = (self._portable(flat) if on_cpu else self(flat)).transpose(0, 1)
-        if self.noise and not deterministic:
-            noise = (
-                torch.from_numpy(portable.normal(generator, actions.shape))
-                if on_cpu
-                else torch.randn(actions.shape, generator=generator, device=actions.device)
-            )
-            actions = (actions + self.noise * noise).clamp_(-1.0, 1.0)
-        return actions.reshape(*lead, self.n_agents, self.sizes[-1])
+        found = self(flat).transpose(0, 1).reshape(*obs.shape[:-1], self.sizes[-1])
+        if noise:
+            draws = torch.randn(found.shape, generator=generator, device=found.device)
+            found = (found + noise * draws).clamp_(-1.0, 1.0)
+        return found
 
-    def _portable(self, obs: Tensor) -> Tensor:
-        """``forward``, rounded alike everywhere and whatever the number of rows."""
-        return torch.from_numpy(portable.tanh(portable.forward(self.mlp.arrays(), obs.numpy())[-1]))
+
+def drawn(generator: torch.Generator) -> int:
+    """A seed that follows from ``generator``, which it advances by one draw."""
+    return int(torch.randint(2**63 - 1, (), generator=generator))
+
+
+def acting(policy: Policy, generator: torch.Generator, deterministic: bool = False) -> frozen.Act:
+    """A policy as a function of arrays."""
+
+    def act(obs: frozen.Float32) -> frozen.Float32:
+        return policy.act(torch.from_numpy(obs), generator, deterministic).numpy()
+
+    return act
 
 
 def save_actor(actor: Actor, path: Path) -> None:
@@ -83,10 +92,7 @@ def save_actor(actor: Actor, path: Path) -> None:
 def load_actor(path: Path, noise: float = 0.0) -> Actor:
     """Read what ``save_actor`` wrote. Raises ValueError when the file is something else."""
     with safe_open(path, "pt") as file:
-        header = (file.metadata() or {}).get("actor")
-        if header is None:
-            raise ValueError(f"{path}: expected an actor's safetensors file, found one without its header")
-        shape = json.loads(header)
-        actor = Actor(shape["sizes"], shape["n_agents"], [torch.Generator()], noise)
+        shape = frozen.header(file.metadata(), path)
+        actor = Actor(shape.sizes, shape.n_agents, [torch.Generator()], noise)
         actor.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     return actor.eval()

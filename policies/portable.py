@@ -1,8 +1,8 @@
 """Arithmetic of small networks that rounds alike on every processor: the same recipe gives the same bytes.
 
 Libraries of linear algebra choose the order of a sum, vectorised ones their approximation of a function, by
-the processor (and by the number of rows). Here a sum has one order (``products``), and the few functions needed
-are made of exactly rounded operations alone.
+the processor (and by the number of rows). Here a sum has one order (``products``), and the few functions
+needed are made of exactly rounded operations alone.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numba import njit
 from numpy.typing import NDArray
 
@@ -87,13 +86,12 @@ def _descend(layers: Layers, seen: Sequence[Float32], gradient: Float32) -> Iter
         yield gradient
 
 
-def normal(generator: torch.Generator, shape: Sequence[int]) -> Float32:
-    """Standard normal numbers that follow from ``generator`` alone, and advance it by one draw.
+def normal(seed: int, shape: Sequence[int]) -> Float32:
+    """Standard normal numbers.
 
     NumPy's are drawn by comparing integers with a table; PyTorch's by functions that each processor rounds
     its way.
     """
-    seed = int(torch.randint(2**63 - 1, (), generator=generator))
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 

@@ -1,7 +1,7 @@
 """Products of stacks of matrices, rounded alike on every processor, about as fast as a tuned library's.
 
-Every element of the result is one sum in one order, of which each step is one fused multiply-add (rounded once,
-by IEEE 754, whatever computes it). So it matters to no bit how wide a processor's registers are, nor how many
+Every element of the result is one sum in one order, each step of it one fused multiply-add (rounded once, by
+IEEE 754, whatever computes it). So it matters to no bit how wide a processor's registers are, nor how many
 rows there are; and what a tile of the result adds up stays in registers, which is what makes it fast.
 """
 
@@ -24,7 +24,7 @@ _INDEX, _FLOAT, _ALIGNED = ir.IntType(64), ir.FloatType(), 4
 
 
 def _tile(rows: int, width: int) -> Any:
-    """One tile of ``product``: the first ``rows`` rows and ``width`` columns of what it is given, compiled."""
+    """One tile of ``product``: the first ``rows`` rows and ``width`` columns of what it is given."""
     vector = ir.VectorType(_FLOAT, width)
 
     def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:

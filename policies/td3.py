@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from dom2_policies import portable
-from dom2_policies.policy import Actor
+from dom2_policies.policy import Actor, drawn
 from dom2_policies.portable import Float32
 from dom2_policies.stacked import ALL, StackedMLP
 
@@ -221,7 +221,7 @@ class TD3:
 
     def critic_gradients(self, batch: Transitions) -> list[Float32]:
         """Of both critics' mean squared error to r + gamma min_k Q'_k(o', a'), a' smoothed."""
-        noise = self.config.smoothing * portable.normal(self.generator, batch.actions.shape)
+        noise = self.config.smoothing * portable.normal(drawn(self.generator), batch.actions.shape)
         noise = noise.clip(-self.config.smoothing_clip, self.config.smoothing_clip)
         means = portable.forward(self.target_actor.mlp.arrays(), self._seen(batch.next_obs))[-1]
         next_actions = (portable.tanh(means) + noise).clip(-1.0, 1.0)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dom2_policies import td3, zoo
-from dom2_policies.policy import Uniform, load_actor
+from dom2_policies.policy import Uniform, acting, load_actor
 from dom2data import behaviour, envs, prey, retrain, scores, training
 from dom2data.errors import UserError
 from dom2data.rollout import rollout, team_returns
@@ -181,7 +181,7 @@ def test_shipped_policies_earn_what_the_zoo_says(env_name, name):
     else:
         policy = load_actor(zoo.path(env_name, name), entry["noise"])
         expected = entry["policies"][name]["return"]
-    rewards = rollout(env, env.reset(123), policy, torch.Generator().manual_seed(0))[2]
+    rewards = rollout(env, env.reset(123), acting(policy, torch.Generator().manual_seed(0)))[2]
     returns = team_returns(rewards, env.spec)
     # Both are means of at least that many episodes; the zoo's may be the best of several such means.
     assert returns.mean() == pytest.approx(expected, abs=5 * np.sqrt(2) * returns.std() / np.sqrt(episodes))

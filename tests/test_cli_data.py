@@ -307,16 +307,27 @@ def test_train_knows_its_environments(root: Path) -> None:
     assert list(root.iterdir()) == []
 
 
-@pytest.mark.parametrize("words", [("--help",), ("list",), ("show", "small"), ("verify", "--help")])
-def test_reading_commands_start_light(root: Path, words: tuple[str, ...]) -> None:
-    """A second's worth of imports that none of them needs (times themselves would depend on the machine)."""
-    stored(root, [4])
+def imported(*words: str) -> set[str]:
+    """The modules that a command has imported in the end."""
     code = (
         "import sys, atexit; atexit.register(lambda: print(*sys.modules, file=sys.stderr));"
         "from dom2_cli.data import main; main(sys.argv[1:])"
     )
     run = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
-    assert not {"torch", "numba", "zarr", "minari", "scipy", "matplotlib"} & set(run.stderr.split())
+    return set(run.stderr.split())
+
+
+@pytest.mark.parametrize("words", [("--help",), ("list",), ("show", "small"), ("verify", "--help")])
+def test_reading_commands_start_light(root: Path, words: tuple[str, ...]) -> None:
+    """A second's worth of imports that none of them needs (times themselves would depend on the machine)."""
+    stored(root, [4])
+    assert not {"torch", "numba", "zarr", "minari", "scipy", "matplotlib"} & imported(*words)
+
+
+def test_generating_does_without_torch(root: Path) -> None:
+    """Its import takes as long as many steps. Two workers are two threads, of two blocks."""
+    words = ("generate", "--env", "tag", "--quality", "medium", "--steps", "80000", "--workers", "2")
+    assert not {"torch", "minari", "matplotlib"} & imported(*words)
 
 
 def test_numbers_are_for_people() -> None:

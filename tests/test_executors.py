@@ -1,4 +1,4 @@
-"""The same map in this process, over processes and over Ray, whoever is killed on the way."""
+"""The same map in this process, over threads, processes and Ray, whoever is killed on the way."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import pytest
 from dom2data import executors, generate, on_ray
 from dom2data.dataset import Dataset
 from dom2data.errors import UserError
-from dom2data.executors import Executor, Local, Processes
+from dom2data.executors import Executor, Local, Processes, Threads
 from dom2data.on_ray import Ray
 from dom2data.store import layout as layouts
 from dom2data.verify import verify
@@ -89,8 +89,8 @@ def slow_block(mark: Path, done: Any, job: Any) -> Any:
     return done(job)
 
 
-KINDS = [Local(), Processes(2), Ray(2)]
-names = pytest.mark.parametrize("executor", KINDS, ids=["local", "processes", "ray"])
+KINDS = [Local(), Threads(2), Processes(2), Ray(2)]
+names = pytest.mark.parametrize("executor", KINDS, ids=["local", "threads", "processes", "ray"])
 
 
 @names
@@ -110,14 +110,14 @@ def test_an_error_comes_back_as_it_was(executor: Executor) -> None:
         list(executor.map(breaks, range(2)))
 
 
-@pytest.mark.parametrize("executor", KINDS[1:], ids=["processes", "ray"])
+@pytest.mark.parametrize("executor", KINDS[2:], ids=["processes", "ray"])
 @pytest.mark.usefixtures("cluster")
 def test_the_jobs_of_a_killed_worker_are_done_again(executor: Executor, tmp_path: Path) -> None:
     assert sorted(executor.map(partial(dies_once, tmp_path), range(5))) == [0, 1, 2, 3, 4]
     assert {path.name for path in tmp_path.iterdir()} == {"0", "3"}
 
 
-@pytest.mark.parametrize("executor", KINDS[1:], ids=["processes", "ray"])
+@pytest.mark.parametrize("executor", KINDS[2:], ids=["processes", "ray"])
 @pytest.mark.usefixtures("cluster")
 def test_a_worker_that_dies_every_time_ends_it(executor: Executor) -> None:
     with pytest.raises(UserError, match="killed 3 times") as error:
@@ -129,7 +129,11 @@ def test_the_choice_by_name() -> None:
     assert executors.choose() == Local()
     assert executors.choose(workers=3) == executors.choose("processes", 3) == Processes(3)
     assert executors.choose("ray", 2, "host:6379", 0.5) == Ray(2, "host:6379", 0.5)
-    with pytest.raises(UserError, match=r"expected an executor \(local, processes, ray\), found 'slurm'"):
+    assert executors.choose(workers=3, several="threads") == executors.choose("threads", 3) == Threads(3)
+    assert executors.choose(several="threads") == Local()
+    with pytest.raises(
+        UserError, match=r"expected an executor \(local, threads, processes, ray\), found 'slurm'"
+    ):
         executors.choose("slurm")
     with pytest.raises(UserError, match="--executor ray with --address"):
         executors.choose("processes", 2, "host:6379")
@@ -137,7 +141,34 @@ def test_the_choice_by_name() -> None:
         executors.choose("local", 2)
 
 
-@pytest.mark.parametrize("executor", KINDS[1:], ids=["processes", "ray"])
+def test_threads_begin_no_more_than_is_worked_at() -> None:
+    begun: list[int] = []
+    with closing(Threads(2).map(begun.append, range(100))) as results:
+        next(results)
+    assert 1 <= len(begun) <= 4
+
+
+@pytest.mark.parametrize("imported", [True, False])
+def test_torch_has_one_thread_meanwhile(imported: bool) -> None:
+    """Whether it was imported before, or is by what is done."""
+    script = f"""
+if {imported}:
+    import torch
+    torch.set_num_threads(3)
+from dom2data.executors import cores, one_thread
+with one_thread():
+    import torch
+    print(torch.get_num_threads())
+print(torch.get_num_threads() == (3 if {imported} else cores()))
+import os
+print(os.environ.get("OMP_NUM_THREADS"), os.environ.get("MKL_NUM_THREADS"))
+"""
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"} | {"MKL_NUM_THREADS": "2"}
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
+    assert run.stdout.split() == ["1", "True", "None", "2"], run.stderr[-2_000:]
+
+
+@pytest.mark.parametrize("executor", KINDS[1:], ids=["threads", "processes", "ray"])
 @pytest.mark.usefixtures("cluster")
 def test_a_dataset_has_the_same_hash_whoever_makes_it(
     executor: Executor, undisturbed: Dataset, tmp_path: Path

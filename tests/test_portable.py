@@ -9,12 +9,15 @@ import sys
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 
-from dom2_policies import portable
-from dom2_policies.policy import Actor
+from dom2_policies import frozen, portable, zoo
+from dom2_policies.policy import Actor, Uniform, acting, load_actor
 
 
-@pytest.mark.parametrize("shape", [(2, 9, 16, 64), (1, 3, 5, 2), (3, 8, 7, 9), (2, 4, 64, 1), (1, 1, 1, 1)])
+@pytest.mark.parametrize(
+    "shape", [(2, 9, 16, 64), (1, 3, 5, 2), (3, 8, 7, 9), (2, 4, 64, 1), (1, 1, 1, 1), (2, 13, 20, 39)]
+)
 def test_a_product_is_one_sum_in_one_order(shape):
     m, b, k, n = shape
     rng = np.random.default_rng(0)
@@ -25,6 +28,7 @@ def test_a_product_is_one_sum_in_one_order(shape):
         step = x[:, :, term, None].astype(np.float64) * weight[:, None, term] + expected
         expected = step.astype(np.float32)
     found = portable.product(x, weight, bias)
+    np.testing.assert_array_equal(portable.product(x, weight, bias, relu=True), np.maximum(found, 0))
     np.testing.assert_allclose(found, expected, rtol=2e-7, atol=0)
     assert (found == expected).mean() > 0.99
     for row in range(b):  # rows do not feel each other
@@ -43,14 +47,41 @@ def test_tanh_is_right_to_the_last_place():
     assert np.isnan(portable.tanh(np.array([np.nan], np.float32))[0])
 
 
-def test_normal_numbers_are_normal_and_follow_from_the_generator():
-    draws = portable.normal(torch.Generator().manual_seed(0), (100_000, 2))
+def test_normal_numbers_are_normal_and_follow_from_the_seed():
+    draws = portable.normal(0, (100_000, 2))
     assert np.abs(draws.mean(axis=0)).max() < 0.02
     assert np.abs(np.cov(draws.T) - np.eye(2)).max() < 0.02
-    one, two = torch.Generator().manual_seed(1), torch.Generator().manual_seed(1)
-    first = portable.normal(one, (5,))
-    np.testing.assert_array_equal(first, portable.normal(two, (5,)))
-    assert not np.array_equal(first, portable.normal(one, (5,)))
+    np.testing.assert_array_equal(portable.normal(1, (5,)), portable.normal(1, (5,)))
+    assert not np.array_equal(portable.normal(1, (5,)), portable.normal(2, (5,)))
+
+
+@pytest.mark.parametrize("seed", [0, 5489, 2**32 + 7, 2**63 - 1])
+def test_draws_are_those_of_torch(seed):
+    theirs, ours = torch.Generator().manual_seed(seed), frozen.Draws(seed)
+    for shape in ((3,), (700, 5), (), (40, 3, 2)):
+        np.testing.assert_array_equal(ours.uniform(shape), torch.rand(shape, generator=theirs).numpy())
+        assert ours.seed() == int(torch.randint(2**63 - 1, (), generator=theirs))
+
+
+@pytest.mark.parametrize("name", ["medium", "expert", None])
+def test_with_torch_and_without_a_policy_acts_alike(name):
+    obs = np.random.default_rng(0).normal(size=(50, 3, 16)).astype(np.float32)
+    generator, draws = torch.Generator().manual_seed(3), frozen.Draws(3)
+    if name is None:
+        policy, act = Uniform(2, -0.5, 2.0), frozen.Uniform(2, -0.5, 2.0, draws)
+    else:
+        file = zoo.path("tag", name)
+        policy, act = load_actor(file, noise=0.3), frozen.load(file, 0.3, draws)
+        mean = acting(policy, generator, deterministic=True)(obs)
+        np.testing.assert_array_equal(frozen.load(file)(obs), mean)
+    for _ in range(3):
+        np.testing.assert_array_equal(act(obs), acting(policy, generator)(obs))
+
+
+def test_a_file_that_is_no_actor_is_refused(tmp_path):
+    save_file({"x": np.zeros(2, np.float32)}, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="without its header"):
+        frozen.load(tmp_path / "other.safetensors")
 
 
 def test_an_actor_acts_as_its_network_does():

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 
-from dom2_policies.policy import Uniform
+from dom2_policies.policy import Uniform, acting
 from dom2data import envs
 from dom2data.envs import halfcheetah, shifts, shifts_halfcheetah
 from dom2data.envs.shifts import Shift, Shifted
@@ -221,7 +221,7 @@ def test_padding_stays_zero_under_noise() -> None:
 
 def test_the_prey_acts_uniformly_as_often_as_said() -> None:
     env: Any = envs.make("tag", 500)
-    own = env.prey.act(torch.from_numpy(env.prey_obs), torch.Generator(), deterministic=True).numpy()
+    own = env.prey(env.prey_obs)
     for name, epsilon in (("prey-weak", 0.5), ("prey-uniform", 1.0)):
         shift = shifts.named(name, "tag", env.spec)
         assert shift.prey is not None
@@ -345,7 +345,7 @@ def test_unknown_modes_and_shifts_are_refused() -> None:
 
 def test_episodes_are_collected_like_standard_ones() -> None:
     one = shifted("tag", "speed")
-    found = rollout(one, one.reset(0), Uniform(2), torch.Generator().manual_seed(0))
+    found = rollout(one, one.reset(0), acting(Uniform(2), torch.Generator().manual_seed(0)))
     assert found[0].shape == (ROWS, 26, 3, 16)
 
 

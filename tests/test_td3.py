@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dom2_policies import portable
-from dom2_policies.policy import Actor, Uniform, load_actor, save_actor
+from dom2_policies.policy import Actor, Uniform, drawn, load_actor, save_actor
 from dom2_policies.stacked import StackedLinear, StackedMLP, polyak_
 from dom2_policies.td3 import TD3, Adam, Config, ReplayBuffer, Transitions
 
@@ -71,7 +71,7 @@ def autograd(learner: TD3, batch: Transitions) -> tuple[list[np.ndarray], list[n
     config, c = learner.config, learner.n_critics
     generator = torch.Generator()
     generator.set_state(learner.generator.get_state())
-    noise = torch.from_numpy(portable.normal(generator, batch.actions.shape)) * config.smoothing
+    noise = torch.from_numpy(portable.normal(drawn(generator), batch.actions.shape)) * config.smoothing
     obs, actions, rewards, next_obs, terminated = map(torch.from_numpy, batch)
 
     def inputs(o, a):

@@ -116,10 +116,16 @@ def _standard(
     if not scenario.has_prey:
         return ParticleEnv(scenario, num_envs, seed, None, "")
     if prey is not None:
-        return ParticleEnv(scenario, num_envs, seed, prey, "given")
-    from dom2_policies.policy import load_actor
+        import torch
 
-    return ParticleEnv(scenario, num_envs, seed, load_actor(zoo.path(name, "prey")), _prey_id(name, scenario))
+        from dom2_policies.policy import acting
+
+        given = acting(prey, torch.Generator(), deterministic=True)
+        return ParticleEnv(scenario, num_envs, seed, given, "given")
+    from dom2_policies import frozen
+
+    own = frozen.load(zoo.path(name, "prey"))
+    return ParticleEnv(scenario, num_envs, seed, own, _prey_id(name, scenario))
 
 
 def unguarded(name: str, num_envs: int = 1, seed: Any = 0) -> ParticleEnv:

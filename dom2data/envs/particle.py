@@ -15,11 +15,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numba import njit
 from numpy.typing import NDArray
 
-from dom2_policies.policy import Policy
+from dom2_policies.frozen import Act
 from dom2data.spec import Bool, EnvSpec, Float32, Step
 
 Float64 = NDArray[np.float64]
@@ -142,9 +141,17 @@ def contact(squared_distance: float, reach: float) -> float:
     if squared_distance >= far * far:
         return 0.0
     distance = np.sqrt(squared_distance)
-    depth = (reach - distance) / CONTACT_MARGIN
-    softplus = depth + np.log1p(np.exp(-depth)) if depth > 0.0 else np.log1p(np.exp(depth))
-    return CONTACT_FORCE * CONTACT_MARGIN * softplus / distance
+    return CONTACT_FORCE * CONTACT_MARGIN * softplus((reach - distance) / CONTACT_MARGIN) / distance
+
+
+@njit(inline="always", error_model="numpy")
+def softplus(x: float) -> float:
+    """log(1 + exp(x)); far from 0 its terms are too small to round to anything but the larger one."""
+    if x > 34.0:
+        return x
+    if x > 0.0:
+        return x + np.log1p(np.exp(-x))
+    return np.log1p(np.exp(x)) if x > -38.0 else np.exp(x)
 
 
 @njit(inline="always")
@@ -159,20 +166,22 @@ def look_around(pos: Float64, vel: Float64, landmarks: Float64, e: int, a: int, 
     for b in range(landmarks.shape[1]):
         row[k], row[k + 1] = landmarks[e, b, 0] - x, landmarks[e, b, 1] - y
         k += 2
-    for b in range(pos.shape[1]):
-        if b != a:
-            row[k], row[k + 1] = pos[e, b, 0] - x, pos[e, b, 1] - y
-            k += 2
+    for b in range(a):
+        row[k], row[k + 1] = pos[e, b, 0] - x, pos[e, b, 1] - y
+        k += 2
+    for b in range(a + 1, pos.shape[1]):
+        row[k], row[k + 1] = pos[e, b, 0] - x, pos[e, b, 1] - y
+        k += 2
     return k
 
 
 class ParticleEnv:
     """E rows of one scenario (``dom2data.spec.VectorEnv``).
 
-    ``prey`` acts, deterministically, whenever ``step`` is given no prey actions.
+    ``prey`` acts whenever ``step`` is given no prey actions.
     """
 
-    def __init__(self, scenario: Scenario, num_envs: int, seed: Any, prey: Policy | None, prey_id: str):
+    def __init__(self, scenario: Scenario, num_envs: int, seed: Any, prey: Act | None, prey_id: str):
         self.scenario, self.num_envs, self.prey = scenario, num_envs, prey
         self.spec = scenario.spec(prey_id)
         n_agents, n_learn = len(scenario.sizes), len(scenario.agent_names)
@@ -191,7 +200,6 @@ class ParticleEnv:
         self._n_prey = n_agents - n_learn
         self.prey_obs = np.zeros((num_envs, self._n_prey, scenario.prey_obs_dim), np.float32)
         self.prey_rewards = np.zeros((num_envs, self._n_prey), np.float32)
-        self._generator = torch.Generator()  # the prey is deterministic; Policy.act wants one all the same
         self._rng = np.random.default_rng(seed)
         self.reset()
 
@@ -263,4 +271,4 @@ class ParticleEnv:
             raise ValueError(
                 f"{self.spec.env_id}: this environment was made without a prey; pass prey_actions to step"
             )
-        return self.prey.act(torch.from_numpy(self.prey_obs), self._generator, deterministic=True).numpy()
+        return self.prey(self.prey_obs)

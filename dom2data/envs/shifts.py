@@ -171,10 +171,8 @@ def prey(spec: EnvSpec, epsilon: float, name: str = "prey") -> Shift:
     """At each step the prey, with probability ``epsilon``, acts uniformly instead of by its own policy."""
 
     def act(env: ParticleEnv, rng: Rng) -> Float32:
-        import torch
-
         assert env.prey is not None
-        own = env.prey.act(torch.from_numpy(env.prey_obs), torch.Generator(), deterministic=True).numpy()
+        own = env.prey(env.prey_obs)
         uniform = rng.uniform(-1.0, 1.0, own.shape).astype(np.float32)
         return np.where(rng.random((len(own), 1, 1)) < epsilon, uniform, own)
 

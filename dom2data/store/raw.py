@@ -52,6 +52,16 @@ def read_chunk(folder: Path, array: ArrayLayout, chunk: int) -> NDArray[Any] | N
     return values if _fill(folder, array, chunk, values) else None
 
 
+def holds(folder: Path, array: ArrayLayout, chunk: int, values: NDArray[Any]) -> bool:
+    """Whether a chunk's file is whole and holds these values, to the bit."""
+    found = read_chunk(folder, array, chunk)
+    if found is None or found.nbytes != values.nbytes:
+        return False
+    there, here = (rows.reshape(-1).view(np.uint8) for rows in (found, values))
+    cuts = [slice(start, start + PIECE) for start in range(0, len(here), PIECE)]
+    return all(np.array_equal(there[cut], here[cut]) for cut in cuts)
+
+
 def _fill(folder: Path, array: ArrayLayout, chunk: int, values: NDArray[Any]) -> bool:
     """Fill a chunk's rows; whether its file is there, whole, and has the checksum it was written with."""
     rows = values.reshape(-1).view(np.uint8)

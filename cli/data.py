@@ -57,8 +57,10 @@ def main(debug: bool) -> None:
     help="Format on disk; minari: HDF5 for Minari alone beside the Zarr.",
 )
 @click.option("--out", metavar="ID", help="Dataset id [dom2/<env>-<quality>-v0].")
-@click.option("--workers", type=click.IntRange(1), help="Processes, whatever the bytes [as many as pay].")
-@executor_options
+@click.option(
+    "--workers", type=click.IntRange(1), help="Blocks at once, whatever the bytes [as many as pay]."
+)
+@executor_options("local, threads, processes or ray [threads; for your own environments processes].")
 @click.option("--shard", metavar="K/N", help="Collect the K-th of N parts; `dom2data merge ID` joins them.")
 @checkpoints_option
 @click.option(

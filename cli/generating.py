@@ -106,7 +106,7 @@ def one(
     if keep and not force and state(todo) == "complete":
         ui.note(f"{todo.dataset_id} is complete already: kept")
         return dataset.open(todo.dataset_id, todo.base)
-    return carry_out(todo, where.made(best_workers(todo), todo.several), force)
+    return carry_out(todo, where.made(best_workers(todo), todo.threads), force)
 
 
 def shard(todo: list[Plan], text: str, where: Where, force: bool, dry_run: bool, as_json: bool) -> None:
@@ -122,7 +122,7 @@ def shard(todo: list[Plan], text: str, where: Where, force: bool, dry_run: bool,
         return
     with ui.progress_bar() as progress, resumable("every finished block is", plan):
         folder, blocks = shards.collect(
-            plan, k, n, executor=where.made(best_workers(plan), plan.several), force=force, progress=progress
+            plan, k, n, executor=where.made(best_workers(plan), plan.threads), force=force, progress=progress
         )
     facts = {"id": plan.dataset_id, "shard": f"{k}/{n}", "blocks": blocks, "folder": str(folder)}
     ui.print_json(facts) if as_json else click.echo(ui.rows({key: str(f) for key, f in facts.items()}))
@@ -180,7 +180,7 @@ def many(todo: list[Plan], where: Where, force: bool, rehash: bool, dry_run: boo
         try:
             if force or states[plan.dataset_id] != "complete":
                 replace = force or states[plan.dataset_id] == "damaged"
-                carry_out(plan, where.made(workers[plan.dataset_id], plan.several), replace)
+                carry_out(plan, where.made(workers[plan.dataset_id], plan.threads), replace)
             records.append(catalog.summary(dataset.open(plan.dataset_id, plan.base).manifest, plan.base))
             ui.note(_done(records[-1], states[plan.dataset_id], force))
         except UserError as error:

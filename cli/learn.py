@@ -194,7 +194,7 @@ def open_or_generate(name: str, root: Path | None) -> Dataset:
         ui.note(f"no {name} under {base}: running dom2data generate --env {env} --quality {quality}")
         plan = generate.plan(env, quality, root=root)
         workers = plan.best_workers(executors.cores())
-        carry_out(plan, executors.choose(workers=workers, several=plan.several), force=False)
+        carry_out(plan, executors.choose(workers=workers, threads=plan.threads), force=False)
     return datasets.open(name, root)
 
 

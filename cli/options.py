@@ -35,26 +35,26 @@ class Where:
     address: str | None
     gpus: float = 0.0
 
-    def made(self, best: int, several: str = "processes") -> Executor:
-        """The executor, ``several`` where none was asked for, of ``best`` workers; on Ray of all cores."""
+    def made(self, best: int, threads: bool = False) -> Executor:
+        """The executor; ``best`` workers where none were asked for (on Ray, as many as it has cores)."""
         from dom2data import executors
 
         workers = self.workers or (0 if self.executor == "ray" else 1 if self.executor == "local" else best)
-        return executors.choose(self.executor, workers, self.address, self.gpus, several)
+        return executors.choose(self.executor, workers, self.address, self.gpus, threads)
 
 
-def executor_options(command: Callable[..., Any]) -> Callable[..., Any]:
+def executor_options(named: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """``--executor`` and ``--address``; the number of workers has another name in some commands."""
-    for option in (
-        click.option("--address", help="Ray cluster: host:port, auto or ray://... [one started here]."),
-        click.option(
-            "--executor",
-            metavar="NAME",
-            help="local, threads, processes or ray [threads or processes, where more than one worker pays].",
-        ),
-    ):
-        command = option(command)
-    return command
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in (
+            click.option("--address", help="Ray cluster: host:port, auto or ray://... [one started here]."),
+            click.option("--executor", metavar="NAME", help=named),
+        ):
+            command = option(command)
+        return command
+
+    return add
 
 
 def runs_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -76,4 +76,5 @@ def runs_options(command: Callable[..., Any]) -> Callable[..., Any]:
     jobs = click.option(
         "--jobs", type=click.IntRange(1), help="Runs at once, on one thread each [one for each core]."
     )
-    return jobs(executor_options(gpus(retries(command))))
+    executor = executor_options("local, processes or ray [processes, where more than one runs at once].")
+    return jobs(executor(gpus(retries(command))))

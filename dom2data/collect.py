@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dom2data import envs, stats
+from dom2data.allocation import keep_freed_memory
 from dom2data.spec import EnvSpec
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ def collect_block(job: Job) -> dict[str, NDArray[Any]]:
     """
     from dom2_policies.frozen import Draws
     from dom2data.rollout import Rows, play, seed_of
+
+    keep_freed_memory()
 
     spec = envs.spec(job.env)
     seeds = np.random.SeedSequence(job.seed, spawn_key=(job.block,)).spawn(2 * len(job.policies))

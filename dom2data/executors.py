@@ -50,16 +50,18 @@ def choose(
     workers: int = 1,
     address: str | None = None,
     gpus: float = 0.0,
-    several: str = "processes",
+    threads: bool = False,
 ) -> Executor:
-    """The executor of a command line; without a name, ``several`` where there is more than one worker.
+    """The executor of a command line; without a name, threads or processes where there are several workers.
 
+    ``threads``: whether jobs may be threads of one process, which then is the better choice.
     ``address`` of a Ray cluster; ``gpus`` that one of its jobs takes. Raises UserError for an unknown name,
     or where Ray's options are given to another.
     """
-    name = name or (several if workers > 1 else "local")
-    if name not in NAMES:
-        raise UserError(f"expected an executor ({', '.join(NAMES)}), found {name!r}; choose one")
+    name = name or ("local" if workers == 1 else "threads" if threads else "processes")
+    names = [known for known in NAMES if threads or known != "threads"]
+    if name not in names:
+        raise UserError(f"expected an executor ({', '.join(names)}), found {name!r}; choose one")
     if name == "ray":
         from dom2data.on_ray import Ray
 

@@ -48,9 +48,9 @@ class Plan:
         return envs.is_foreign(self.recipe.env)
 
     @property
-    def several(self) -> str:
-        """The executor of several workers: in our own environments threads do not wait for each other."""
-        return "processes" if self.ragged else "threads"
+    def threads(self) -> bool:
+        """Whether workers may be threads: in our own environments they do not wait for each other."""
+        return not self.ragged
 
     @property
     def replay(self) -> bool:
@@ -85,7 +85,7 @@ class Plan:
             return _START_S + self.expected_steps / rate
         workers = min(workers, math.ceil(self.episodes / block_episodes(self.spec.horizon)))
         rate = _STEPS_PER_SECOND.get(kind, _STEPS_PER_SECOND["particles"])
-        spawned = _SPAWN_S if workers > 1 and self.several == "processes" else 0.0
+        spawned = _SPAWN_S if workers > 1 and not self.threads else 0.0
         return _START_S + spawned + self.expected_steps / (rate * workers)
 
     def best_workers(self, cores: int) -> int:

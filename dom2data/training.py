@@ -12,6 +12,7 @@ import torch
 
 from dom2_policies import td3
 from dom2_policies.policy import Actor, Policy, Uniform, acting
+from dom2data.allocation import keep_freed_memory
 from dom2data.prey import PreyRecipe
 from dom2data.rollout import play, rollout, seed_of, team_returns
 from dom2data.spec import VectorEnv
@@ -101,6 +102,7 @@ class Training:
     """
 
     def __init__(self, env: VectorEnv, how: Recipe, seed: int, actor_obs_dim: int = 0):
+        keep_freed_memory()
         spec, config = env.spec, how.learner
         self.env, self.how, self.seed, self.wave = env, how, seed, 0
         init, explore, sampling, _, tests = np.random.SeedSequence(seed).spawn(5)

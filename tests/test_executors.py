@@ -129,12 +129,15 @@ def test_the_choice_by_name() -> None:
     assert executors.choose() == Local()
     assert executors.choose(workers=3) == executors.choose("processes", 3) == Processes(3)
     assert executors.choose("ray", 2, "host:6379", 0.5) == Ray(2, "host:6379", 0.5)
-    assert executors.choose(workers=3, several="threads") == executors.choose("threads", 3) == Threads(3)
-    assert executors.choose(several="threads") == Local()
+    assert executors.choose(workers=3, threads=True) == Threads(3)
+    assert executors.choose("threads", 3, threads=True) == Threads(3)
+    assert executors.choose(threads=True) == Local()
+    with pytest.raises(UserError, match=r"expected an executor \(local, processes, ray\), found 'threads'"):
+        executors.choose("threads", 3)
     with pytest.raises(
         UserError, match=r"expected an executor \(local, threads, processes, ray\), found 'slurm'"
     ):
-        executors.choose("slurm")
+        executors.choose("slurm", threads=True)
     with pytest.raises(UserError, match="--executor ray with --address"):
         executors.choose("processes", 2, "host:6379")
     with pytest.raises(UserError, match="one worker with --executor local, found 2"):

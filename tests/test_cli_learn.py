@@ -13,7 +13,7 @@ from tiny import tag_random
 
 from dom2 import checkpoint, run
 from dom2_cli.learn import main
-from dom2data.envs import particle, shifts
+from dom2data.envs import physics, shifts
 
 torch.set_num_threads(1)
 SMALL = [
@@ -154,7 +154,7 @@ def test_every_shift_beside_the_standard(tmp_path: Path) -> None:
 def test_another_environment_exits_with_3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """For evaluate, resume and a new run alike; allowed, the documents say so."""
     fit(tmp_path / "run")
-    monkeypatch.setitem(particle.PHYSICS, "damping", 0.5)
+    monkeypatch.setitem(physics.PHYSICS, "damping", 0.5)
     for args in (
         ("evaluate", tmp_path / "run", "--episodes", 2),
         ("fit", "--resume", tmp_path / "run", "--updates", 5),

@@ -1,10 +1,4 @@
-"""Batched 2-D particle physics of the published offline datasets (OMAR's variant of MPE), compiled.
-
-One kernel serves every particle task; a task is a ``Scenario``: constants, an observation and a reward
-kernel. The variant differs from MPE2 in three ways that change every number: velocity is damped, then
-pushed, then capped, and only then moves the particle; the action is multiplied by the acceleration twice;
-and the action is a force in [-1, 1]^2.
-"""
+"""Batched environments of particles: a task is a ``Scenario`` of constants and two compiled kernels."""
 
 from __future__ import annotations
 
@@ -15,26 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
-from numpy.typing import NDArray
 
 from dom2_policies.frozen import Act
+from dom2data.envs.physics import PHYSICS, Float64, advancer
 from dom2data.spec import Bool, EnvSpec, Float32, Step
-
-Float64 = NDArray[np.float64]
-
-DT = 0.1
-DAMPING = 0.25
-CONTACT_FORCE = 100.0
-CONTACT_MARGIN = 1e-3
-PHYSICS = {
-    "dt": DT,
-    "damping": DAMPING,
-    "contact_force": CONTACT_FORCE,
-    "contact_margin": CONTACT_MARGIN,
-    "mass": 1.0,
-    "integration": "damp-push-cap-move",
-}
 
 
 @dataclass(frozen=True)
@@ -82,99 +60,6 @@ class Scenario:
         )
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def advance(
-    pos: Float64,
-    vel: Float64,
-    landmarks: Float64,
-    actions: Float32,
-    prey_actions: Float32,
-    gain: Float64,
-    max_speed: Float64,
-    sizes: Float64,
-    landmark_sizes: Float64,
-) -> None:
-    """One step of all rows, in place. pos, vel [E,P,2]; landmarks [E,C,2], the C colliding ones.
-
-    Two bodies closer than the sum of their sizes repel with a force of
-    100 k log(1 + exp((d_min - d) / k)), k = 1e-3, along the line between them.
-    """
-    n_learn, n_agents, n_landmarks = actions.shape[1], pos.shape[1], landmark_sizes.shape[0]
-    force = np.empty((n_agents, 2))
-    for e in range(pos.shape[0]):
-        for a in range(n_learn):
-            force[a, 0] = actions[e, a, 0] * gain[e, a]
-            force[a, 1] = actions[e, a, 1] * gain[e, a]
-        for a in range(n_learn, n_agents):
-            force[a, 0] = prey_actions[e, a - n_learn, 0] * gain[e, a]
-            force[a, 1] = prey_actions[e, a - n_learn, 1] * gain[e, a]
-        for a in range(n_agents):
-            for b in range(a + 1, n_agents):
-                dx, dy = pos[e, a, 0] - pos[e, b, 0], pos[e, a, 1] - pos[e, b, 1]
-                push = contact(dx * dx + dy * dy, sizes[a] + sizes[b])
-                if push > 0.0:
-                    force[a, 0] += push * dx
-                    force[a, 1] += push * dy
-                    force[b, 0] -= push * dx
-                    force[b, 1] -= push * dy
-            for b in range(n_landmarks):
-                dx, dy = pos[e, a, 0] - landmarks[e, b, 0], pos[e, a, 1] - landmarks[e, b, 1]
-                push = contact(dx * dx + dy * dy, sizes[a] + landmark_sizes[b])
-                if push > 0.0:
-                    force[a, 0] += push * dx
-                    force[a, 1] += push * dy
-        for a in range(n_agents):
-            vx = vel[e, a, 0] * (1.0 - DAMPING) + force[a, 0] * DT
-            vy = vel[e, a, 1] * (1.0 - DAMPING) + force[a, 1] * DT
-            speed = np.sqrt(vx * vx + vy * vy)
-            if speed > max_speed[e, a]:
-                vx, vy = vx / speed * max_speed[e, a], vy / speed * max_speed[e, a]
-            vel[e, a, 0], vel[e, a, 1] = vx, vy
-            pos[e, a, 0] += vx * DT
-            pos[e, a, 1] += vy * DT
-
-
-@njit(inline="always", error_model="numpy")
-def contact(squared_distance: float, reach: float) -> float:
-    """Repulsion divided by distance; 0 beyond 50 contact margins, where it is below 1e-22."""
-    far = reach + 50.0 * CONTACT_MARGIN
-    if squared_distance >= far * far:
-        return 0.0
-    distance = np.sqrt(squared_distance)
-    return CONTACT_FORCE * CONTACT_MARGIN * softplus((reach - distance) / CONTACT_MARGIN) / distance
-
-
-@njit(inline="always", error_model="numpy")
-def softplus(x: float) -> float:
-    """log(1 + exp(x)); far from 0 its terms are too small to round to anything but the larger one."""
-    if x > 34.0:
-        return x
-    if x > 0.0:
-        return x + np.log1p(np.exp(-x))
-    return np.log1p(np.exp(x)) if x > -38.0 else np.exp(x)
-
-
-@njit(inline="always")
-def look_around(pos: Float64, vel: Float64, landmarks: Float64, e: int, a: int, row: Float32) -> int:
-    """Begin agent a's observation: its velocity and position, then landmarks and other agents relative to it.
-
-    Returns the index after the last entry filled.
-    """
-    x, y = pos[e, a, 0], pos[e, a, 1]
-    row[0], row[1], row[2], row[3] = vel[e, a, 0], vel[e, a, 1], x, y
-    k = 4
-    for b in range(landmarks.shape[1]):
-        row[k], row[k + 1] = landmarks[e, b, 0] - x, landmarks[e, b, 1] - y
-        k += 2
-    for b in range(a):
-        row[k], row[k + 1] = pos[e, b, 0] - x, pos[e, b, 1] - y
-        k += 2
-    for b in range(a + 1, pos.shape[1]):
-        row[k], row[k + 1] = pos[e, b, 0] - x, pos[e, b, 1] - y
-        k += 2
-    return k
-
-
 class ParticleEnv:
     """E rows of one scenario (``dom2data.spec.VectorEnv``).
 
@@ -189,15 +74,14 @@ class ParticleEnv:
         self._agent_vel = np.zeros((num_envs, n_agents, 2))
         self.landmark_pos = np.zeros((num_envs, len(scenario.landmark_sizes), 2))
         self._time = np.zeros(num_envs, np.int64)
-        self._sizes = np.array(scenario.sizes)
+        # Colliding landmarks come first in every scenario, so the kernel needs no mask.
+        colliding = [s for s, c in zip(scenario.landmark_sizes, scenario.landmark_collides, strict=True) if c]
+        self._sizes = np.array([*scenario.sizes, *colliding])
         # Per row, like the landmarks, so that a shifted environment can change them in single episodes.
         self.gain = np.tile(np.array(scenario.gain), (num_envs, 1))
         self.max_speed = np.tile(np.array(scenario.max_speed), (num_envs, 1))
-        # Colliding landmarks come first in every scenario, so the kernel needs no mask.
-        self._colliding_sizes = np.array(
-            [s for s, c in zip(scenario.landmark_sizes, scenario.landmark_collides, strict=True) if c]
-        )
         self._n_prey = n_agents - n_learn
+        self._advance = advancer(n_learn, self._n_prey, len(colliding))
         self.prey_obs = np.zeros((num_envs, self._n_prey, scenario.prey_obs_dim), np.float32)
         self.prey_rewards = np.zeros((num_envs, self._n_prey), np.float32)
         self._rng = np.random.default_rng(seed)
@@ -245,17 +129,15 @@ class ParticleEnv:
         """Advance by actions [E,N,2] in [-1,1] (not clipped here) and prey actions [E,1,2], if given."""
         if prey_actions is None:
             prey_actions = self._act_prey()
-        colliding = len(self._colliding_sizes)
-        advance(
+        self._advance(
             self._agent_pos,
             self._agent_vel,
-            self.landmark_pos[:, :colliding],
+            self.landmark_pos,
             np.asarray(actions),
             np.asarray(prey_actions),
             self.gain,
             self.max_speed,
             self._sizes,
-            self._colliding_sizes,
         )
         self._time += 1
         rewards = np.empty((self.num_envs, self.spec.n_agents), np.float32)

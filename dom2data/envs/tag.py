@@ -5,8 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from dom2data.envs.particle import Float64, Scenario, look_around
+from dom2data.envs.particle import Scenario
+from dom2data.envs.physics import Float64, look_around
 from dom2data.spec import Float32
+
+PREDATORS, LANDMARKS = 3, 2  # constants, so that the compiler unrolls the loops over them
+PREDATOR_SIZE, PREY_SIZE = 0.075, 0.05
 
 
 @njit(cache=True, nogil=True)
@@ -15,13 +19,12 @@ def observe(pos: Float64, vel: Float64, landmarks: Float64, obs: Float32, prey_o
 
     Everything but the velocities and the own position is relative to the observer.
     """
-    n_agents = pos.shape[1]
     for e in range(pos.shape[0]):
-        for a in range(n_agents):
-            row = obs[e, a] if a < n_agents - 1 else prey_obs[e, 0]
-            k = look_around(pos, vel, landmarks, e, a, row)
-            if a < n_agents - 1:
-                row[k], row[k + 1] = vel[e, n_agents - 1, 0], vel[e, n_agents - 1, 1]
+        for a in range(PREDATORS + 1):
+            row = obs[e, a] if a < PREDATORS else prey_obs[e, 0]
+            k = look_around(pos, vel, landmarks, e, a, PREDATORS + 1, LANDMARKS, row)
+            if a < PREDATORS:
+                row[k], row[k + 1] = vel[e, PREDATORS, 0], vel[e, PREDATORS, 1]
 
 
 @njit(inline="always")
@@ -38,7 +41,7 @@ def reward(pos: Float64, landmarks: Float64, rewards: Float32, prey_rewards: Flo
 
     The prey gets the opposite, less ``bound`` of each coordinate.
     """
-    prey = pos.shape[1] - 1
+    prey = PREDATORS
     reach = PREDATOR_SIZE + PREY_SIZE
     for e in range(pos.shape[0]):
         distances, touching = 0.0, 0
@@ -52,8 +55,6 @@ def reward(pos: Float64, landmarks: Float64, rewards: Float32, prey_rewards: Flo
             rewards[e, a] = shared
         prey_rewards[e, 0] = -shared - bound(abs(pos[e, prey, 0])) - bound(abs(pos[e, prey, 1]))
 
-
-PREDATOR_SIZE, PREY_SIZE = 0.075, 0.05
 
 _SCENARIO = Scenario(
     env_id="tag",

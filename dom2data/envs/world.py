@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from dom2data.envs.particle import Float64, Scenario, look_around
+from dom2data.envs.particle import Scenario
+from dom2data.envs.physics import Float64, look_around
 from dom2data.envs.tag import bound
 from dom2data.spec import Float32
 
+PREDATORS, LANDMARKS = 3, 5  # constants, so that the compiler unrolls the loops over them
 PREDATOR_SIZE, PREY_SIZE, FOOD_SIZE, FOREST_SIZE = 0.075, 0.045, 0.03, 0.3
 FOODS, FORESTS = (1, 2), (3, 4)  # landmark 0 is the obstacle
 
@@ -26,12 +28,11 @@ def observe(pos: Float64, vel: Float64, landmarks: Float64, obs: Float32, prey_o
     Landmarks and agents are relative to the observer; a forest's entry is 1 inside it and -1 outside. The
     prey sees no velocity but its own. Forests hide nobody: in the published code every agent sees through.
     """
-    n_agents = pos.shape[1]
-    prey = n_agents - 1
+    prey = PREDATORS
     for e in range(pos.shape[0]):
-        for a in range(n_agents):
+        for a in range(PREDATORS + 1):
             row = obs[e, a] if a < prey else prey_obs[e, 0]
-            k = look_around(pos, vel, landmarks, e, a, row)
+            k = look_around(pos, vel, landmarks, e, a, PREDATORS + 1, LANDMARKS, row)
             if a < prey:
                 row[k], row[k + 1] = vel[e, prey, 0], vel[e, prey, 1]
                 k += 2
@@ -49,7 +50,7 @@ def reward(pos: Float64, landmarks: Float64, rewards: Float32, prey_rewards: Flo
     The prey gets the opposite, less twice ``bound`` of each coordinate, plus 2 per touched food and 0.05 x
     the distance to the nearest food (the sign is the published code's).
     """
-    prey = pos.shape[1] - 1
+    prey = PREDATORS
     for e in range(pos.shape[0]):
         distances, touching = 0.0, 0
         for a in range(prey):

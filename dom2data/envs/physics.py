@@ -1,0 +1,166 @@
+"""Compiled 2-D particle physics of the published offline datasets (OMAR's variant of MPE).
+
+The variant differs from MPE2 in three ways that change every number: velocity is damped, then pushed, then
+capped, and only then moves the particle; the action is multiplied by the acceleration twice; and the action
+is a force in [-1, 1]^2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from dom2data.spec import Float32
+
+Float64 = NDArray[np.float64]
+
+DT = 0.1
+DAMPING = 0.25
+CONTACT_FORCE = 100.0
+CONTACT_MARGIN = 1e-3
+PHYSICS = {
+    "dt": DT,
+    "damping": DAMPING,
+    "contact_force": CONTACT_FORCE,
+    "contact_margin": CONTACT_MARGIN,
+    "mass": 1.0,
+    "integration": "damp-push-cap-move",
+}
+
+_TOGETHER = 256
+"""rows whose positions and forces stay in the cache while every pair of bodies is looked at"""
+
+
+@cache
+def advancer(n_learn: int, n_prey: int, n_landmarks: int) -> Callable[..., None]:
+    """The step of a world of so many agents, prey and colliding landmarks, compiled for these numbers.
+
+    ``advance(pos, vel, landmarks, actions, prey_actions, gain, max_speed, sizes)`` moves all E rows, in
+    place: pos, vel [E,P,2], agents before prey; landmarks [E,L,2], colliding ones first; gain, max_speed
+    [E,P]; sizes [P+C], of agents and of colliding landmarks.
+
+    Two bodies closer than the sum of their sizes repel with a force of
+    100 k log(1 + exp((d_min - d) / k)), k = 1e-3, along the line between them.
+    """
+    n_agents = n_learn + n_prey
+    n_bodies = n_agents + n_landmarks
+
+    @njit(cache=True, nogil=True, error_model="numpy")
+    def advance(
+        pos: Float64,
+        vel: Float64,
+        landmarks: Float64,
+        actions: Float32,
+        prey_actions: Float32,
+        gain: Float64,
+        max_speed: Float64,
+        sizes: Float64,
+    ) -> None:
+        # Bodies before rows: what is done to all rows of a pair is done to several at once.
+        x, y = np.empty((n_bodies, _TOGETHER)), np.empty((n_bodies, _TOGETHER))
+        force = np.empty((_TOGETHER, n_agents, 2))
+        near, touching = np.empty(_TOGETHER, np.bool_), np.empty(_TOGETHER + 1, np.int64)
+        for first in range(0, pos.shape[0], _TOGETHER):
+            rows = min(_TOGETHER, pos.shape[0] - first)
+            for i in range(rows):
+                e = first + i
+                for a in range(n_learn):
+                    force[i, a, 0] = actions[e, a, 0] * gain[e, a]
+                    force[i, a, 1] = actions[e, a, 1] * gain[e, a]
+                for a in range(n_learn, n_agents):
+                    force[i, a, 0] = prey_actions[e, a - n_learn, 0] * gain[e, a]
+                    force[i, a, 1] = prey_actions[e, a - n_learn, 1] * gain[e, a]
+                for a in range(n_agents):
+                    x[a, i], y[a, i] = pos[e, a, 0], pos[e, a, 1]
+                for b in range(n_landmarks):
+                    x[n_agents + b, i], y[n_agents + b, i] = landmarks[e, b, 0], landmarks[e, b, 1]
+            for a in range(n_agents):
+                for b in range(a + 1, n_bodies):
+                    reach = sizes[a] + sizes[b]
+                    far = reach + 50.0 * CONTACT_MARGIN  # beyond, the force is below 1e-20
+                    for i in range(_TOGETHER):
+                        dx, dy = x[a, i] - x[b, i], y[a, i] - y[b, i]
+                        near[i] = dx * dx + dy * dy < far * far
+                    count = 0
+                    for i in range(rows):  # without a branch, which would be guessed wrong too often
+                        touching[count] = i
+                        count += near[i]
+                    for i in touching[:count]:
+                        dx, dy = x[a, i] - x[b, i], y[a, i] - y[b, i]
+                        push = _repulsion(np.sqrt(dx * dx + dy * dy), reach)
+                        force[i, a, 0] += push * dx
+                        force[i, a, 1] += push * dy
+                        if b < n_agents:
+                            force[i, b, 0] -= push * dx
+                            force[i, b, 1] -= push * dy
+            last, particles = first + rows, rows * n_agents
+            _move(
+                pos[first:last].reshape(particles, 2),
+                vel[first:last].reshape(particles, 2),
+                force[:rows].reshape(particles, 2),
+                max_speed[first:last].reshape(particles),
+            )
+
+    return advance
+
+
+@njit(inline="always", error_model="numpy")
+def _repulsion(distance: float, reach: float) -> float:
+    """Its force divided by the distance."""
+    return CONTACT_FORCE * CONTACT_MARGIN * _softplus((reach - distance) / CONTACT_MARGIN) / distance
+
+
+@njit(inline="always", error_model="numpy")
+def _softplus(x: float) -> float:
+    """log(1 + exp(x)); far from 0 its terms are too small to round to anything but the larger one."""
+    if x > 34.0:
+        return x
+    if x > 0.0:
+        return x + np.log1p(np.exp(-x))
+    return np.log1p(np.exp(x)) if x > -38.0 else np.exp(x)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _move(pos: Float64, vel: Float64, force: Float64, max_speed: Float64) -> None:
+    """One step of particles [n, 2] in place, each by its force and with its largest speed."""
+    for i in range(len(pos)):
+        vx = vel[i, 0] * (1.0 - DAMPING) + force[i, 0] * DT
+        vy = vel[i, 1] * (1.0 - DAMPING) + force[i, 1] * DT
+        speed = np.sqrt(vx * vx + vy * vy)
+        capped_x, capped_y = vx / speed * max_speed[i], vy / speed * max_speed[i]
+        vx, vy = (capped_x, capped_y) if speed > max_speed[i] else (vx, vy)
+        vel[i, 0], vel[i, 1] = vx, vy
+        pos[i, 0] += vx * DT
+        pos[i, 1] += vy * DT
+
+
+@njit(inline="always")
+def look_around(
+    pos: Float64,
+    vel: Float64,
+    landmarks: Float64,
+    e: int,
+    a: int,
+    n_agents: int,
+    n_landmarks: int,
+    row: Float32,
+) -> int:
+    """Begin agent a's observation: its velocity and position, then landmarks and other agents relative to it.
+
+    Returns the index after the last entry filled. Of numbers that are constants the loops are unrolled.
+    """
+    x, y = pos[e, a, 0], pos[e, a, 1]
+    row[0], row[1], row[2], row[3] = vel[e, a, 0], vel[e, a, 1], x, y
+    k = 4
+    for b in range(n_landmarks):
+        row[k], row[k + 1] = landmarks[e, b, 0] - x, landmarks[e, b, 1] - y
+        k += 2
+    for b in range(n_agents):
+        if b != a:
+            row[k], row[k + 1] = pos[e, b, 0] - x, pos[e, b, 1] - y
+            k += 2
+    return k

@@ -21,6 +21,7 @@ from dom2.graphed import Graphed, cuda_graph
 from dom2.run import Run, Status
 from dom2data import cache, envs, memory, stream, tables
 from dom2data import dataset as datasets
+from dom2data.allocation import keep_freed_memory
 from dom2data.dataset import Dataset
 from dom2data.errors import FAILED, UserError
 from dom2data.read_ahead import ReadAhead
@@ -92,6 +93,7 @@ def _train(run: Run, on_update: OnUpdate | None, root: Path | None, on_decode: c
             raise UserError(f"expected a CUDA device with --graph, found {device}; leave it out")
         learn = Graphed(algorithm, cuda_graph).update
     run.status = "running"
+    keep_freed_memory()
     try:
         run.status = _loop(run, algorithm, learn, sampler, start, on_update)
     except Exception:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from dom2data import envs, generate, stats
-from dom2data.executors import Executor, Local, Processes
+from dom2data.executors import Executor, Local, Processes, Threads
 from dom2data.on_ray import Ray
 from dom2data.store import manifest as manifests
 from dom2data.store import zarr
@@ -38,7 +38,7 @@ def test_overhead_for_each_block(record: Record, executor: Executor) -> None:
     start = time.perf_counter()
     list(executor.map(nothing, range(2)))
     started = time.perf_counter() - start
-    record(f"{name}: to start, with torch imported by each worker", started, "s")
+    record(f"{name}: to start", started, "s")
     start = time.perf_counter()
     list(executor.map(nothing, range(1_000)))
     again = started if isinstance(executor, Processes) else 0.0  # its processes end with each map
@@ -49,7 +49,7 @@ def test_overhead_for_each_block(record: Record, executor: Executor) -> None:
 def test_generation_by_executor(record: Record, env: str, tmp_path: Path) -> None:
     """Of a medium dataset, workers already started by a small one where they outlive it (Ray)."""
     hashes = set()
-    for number, executor in enumerate((Local(), Processes(2), Ray(1), Ray(2))):
+    for number, executor in enumerate((Local(), Threads(2), Processes(2), Ray(1), Ray(2))):
         workers = getattr(executor, "workers", 1)
         small = generate.plan(env, "medium", steps=1000, out="dom2/small-v0", root=tmp_path / f"{number}")
         generate.generate(small, executor=executor)

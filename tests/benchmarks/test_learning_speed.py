@@ -100,9 +100,10 @@ def test_one_step_against_the_chain(record: Record) -> None:
     record("… times as fast", slow / fast, "×")
 
 
-def test_evaluation_against_one_environment(record: Record) -> None:
+@pytest.mark.parametrize("threads", [1, THREADS])
+def test_evaluation_against_one_environment(record: Record, threads: int) -> None:
     """A thousand episodes of tag with DOM2; the loop over PettingZoo's interface runs ten."""
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     policy, episodes = build()[0].policy(0), 1000
     generator = torch.Generator().manual_seed(0)
 
@@ -120,7 +121,7 @@ def test_evaluation_against_one_environment(record: Record) -> None:
                 seen, *_ = env.step(dict(zip(env.agents, actions, strict=True)))
 
     fast, slow = quick(ours, loop, times=3)
-    record("1,000 episodes of tag with DOM2, one environment at a time", slow * 100, "s")
+    record(f"1,000 episodes of tag with DOM2, one environment at a time, threads: {threads}", slow * 100, "s")
     record("… all at once", fast, "s")
     record("… times as fast", slow * 100 / fast, "×")
 

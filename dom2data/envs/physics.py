@@ -82,13 +82,7 @@ def advancer(n_learn: int, n_prey: int, n_landmarks: int) -> Callable[..., None]
                 for b in range(a + 1, n_bodies):
                     reach = sizes[a] + sizes[b]
                     far = reach + 50.0 * CONTACT_MARGIN  # beyond, the force is below 1e-20
-                    for i in range(_TOGETHER):
-                        dx, dy = x[a, i] - x[b, i], y[a, i] - y[b, i]
-                        near[i] = dx * dx + dy * dy < far * far
-                    count = 0
-                    for i in range(rows):  # without a branch, which would be guessed wrong too often
-                        touching[count] = i
-                        count += near[i]
+                    count = _closer(x[a], y[a], x[b], y[b], far, rows, near, touching)
                     for i in touching[:count]:
                         dx, dy = x[a, i] - x[b, i], y[a, i] - y[b, i]
                         push = _repulsion(np.sqrt(dx * dx + dy * dy), reach)
@@ -97,15 +91,32 @@ def advancer(n_learn: int, n_prey: int, n_landmarks: int) -> Callable[..., None]
                         if b < n_agents:
                             force[i, b, 0] -= push * dx
                             force[i, b, 1] -= push * dy
-            last, particles = first + rows, rows * n_agents
-            _move(
-                pos[first:last].reshape(particles, 2),
-                vel[first:last].reshape(particles, 2),
-                force[:rows].reshape(particles, 2),
-                max_speed[first:last].reshape(particles),
-            )
+            last = first + rows
+            _move(pos[first:last], vel[first:last], force[:rows], max_speed[first:last])
 
     return advance
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _closer(
+    x: Float64,
+    y: Float64,
+    other_x: Float64,
+    other_y: Float64,
+    distance: float,
+    rows: int,
+    near: NDArray[np.bool_],
+    found: NDArray[np.int64],
+) -> int:
+    """Fill ``found`` with those of the first ``rows`` in which two bodies are closer than that; how many."""
+    for i in range(len(x)):
+        dx, dy = x[i] - other_x[i], y[i] - other_y[i]
+        near[i] = dx * dx + dy * dy < distance * distance
+    count = 0
+    for i in range(rows):  # without a branch, which would be guessed wrong too often
+        found[count] = i
+        count += near[i]
+    return count
 
 
 @njit(inline="always", error_model="numpy")
@@ -126,16 +137,19 @@ def _softplus(x: float) -> float:
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _move(pos: Float64, vel: Float64, force: Float64, max_speed: Float64) -> None:
-    """One step of particles [n, 2] in place, each by its force and with its largest speed."""
-    for i in range(len(pos)):
-        vx = vel[i, 0] * (1.0 - DAMPING) + force[i, 0] * DT
-        vy = vel[i, 1] * (1.0 - DAMPING) + force[i, 1] * DT
+    """One step of all particles [E,P,2] in place, each by its force and with its largest speed [E,P]."""
+    particles = max_speed.size
+    p, v, f = pos.reshape(particles, 2), vel.reshape(particles, 2), force.reshape(particles, 2)
+    cap = max_speed.reshape(particles)
+    for i in range(particles):
+        vx = v[i, 0] * (1.0 - DAMPING) + f[i, 0] * DT
+        vy = v[i, 1] * (1.0 - DAMPING) + f[i, 1] * DT
         speed = np.sqrt(vx * vx + vy * vy)
-        capped_x, capped_y = vx / speed * max_speed[i], vy / speed * max_speed[i]
-        vx, vy = (capped_x, capped_y) if speed > max_speed[i] else (vx, vy)
-        vel[i, 0], vel[i, 1] = vx, vy
-        pos[i, 0] += vx * DT
-        pos[i, 1] += vy * DT
+        capped_x, capped_y = vx / speed * cap[i], vy / speed * cap[i]
+        vx, vy = (capped_x, capped_y) if speed > cap[i] else (vx, vy)
+        v[i, 0], v[i, 1] = vx, vy
+        p[i, 0] += vx * DT
+        p[i, 1] += vy * DT
 
 
 @njit(inline="always")

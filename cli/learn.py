@@ -182,7 +182,7 @@ def open_or_generate(name: str, root: Path | None) -> Dataset:
     """A dataset by name; a standard one such as tag-medium that is not there is generated first."""
     from dom2_cli.generating import carry_out
     from dom2data import dataset as datasets
-    from dom2data import executors, generate, ids, recipes
+    from dom2data import generate, ids, recipes
 
     base, standard = ids.root(root), recipes.standard(name)
     try:
@@ -193,8 +193,7 @@ def open_or_generate(name: str, root: Path | None) -> Dataset:
         env, quality = standard
         ui.note(f"no {name} under {base}: running dom2data generate --env {env} --quality {quality}")
         plan = generate.plan(env, quality, root=root)
-        workers = plan.best_workers(executors.cores())
-        carry_out(plan, executors.choose(workers=workers, threads=plan.threads), force=False)
+        carry_out(plan, plan.executor(), force=False)
     return datasets.open(name, root)
 
 

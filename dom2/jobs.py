@@ -132,8 +132,7 @@ def supply(
         folder = zoo.FOLDER if shipped else retrain.retrained(env, 0, base, progress)
         taken = None if parts.replay else steps
         plan = generate.plan(env, quality, steps=taken, out=name, root=root, checkpoints_in=folder)
-        executor = executors.choose(workers=plan.best_workers(executors.cores()), threads=plan.threads)
-        generate.generate(plan, executor=executor, progress=progress)
+        generate.generate(plan, executor=plan.executor(), progress=progress)
 
 
 def stage(job: Job) -> Stage:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from dom2_policies import zoo
-from dom2data import dataset, envs, ids, recipes, verify
+from dom2data import dataset, envs, executors, ids, recipes, verify
 from dom2data.errors import UserError
 from dom2data.recipes import Recipe
 from dom2data.spec import EnvSpec
@@ -91,6 +91,10 @@ class Plan:
     def best_workers(self, cores: int) -> int:
         """The smallest number of workers that is fastest: for a small dataset, or for training, one is."""
         return min(range(1, cores + 1), key=self.seconds)
+
+    def executor(self) -> executors.Executor:
+        """The quickest one on this machine."""
+        return executors.choose(workers=self.best_workers(executors.cores()), threads=self.threads)
 
 
 def plan(

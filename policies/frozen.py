@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 
 from dom2_policies import portable
+from dom2_policies.products import Float32
 
-Float32 = NDArray[np.float32]
 Act = Callable[[Float32], Float32]
 """Joint observations [E, N, O] -> joint actions [E, N, A]."""
 

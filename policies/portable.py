@@ -15,9 +15,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from dom2_policies.products import product
+from dom2_policies.products import Float32, product
 
-Float32 = NDArray[np.float32]
 Layers = Sequence[tuple[Float32, Float32]]
 """Weights [M, in, out] and biases [M, 1, out] of each layer, C-contiguous."""
 

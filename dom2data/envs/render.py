@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from dom2_policies.policy import acting
 from dom2data import envs
 from dom2data.envs.halfcheetah import HalfCheetahEnv
 from dom2data.envs.particle import ParticleEnv
@@ -128,13 +129,13 @@ def frames(
 
     By default whole episodes, of long ones the start and the first ``LONGEST`` steps.
     """
-    env, generator = envs.make(name, num_envs=episodes), torch.Generator().manual_seed(seed)
+    env, act = envs.make(name, num_envs=episodes), acting(policy, torch.Generator().manual_seed(seed))
     shown = set(range(min(env.spec.horizon, LONGEST) + 1) if times is None else times)
     obs = env.reset(seed)
     pictures: list[list[Picture]] = [[] for _ in range(episodes)]
     for t in range(max(shown) + 1):
         if t > 0:
-            obs = env.step(policy.act(torch.from_numpy(obs), generator).numpy()).obs
+            obs = env.step(act(obs)).obs
         if t in shown:
             for row in range(episodes):
                 pictures[row].append(draw(env, row))

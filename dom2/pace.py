@@ -43,8 +43,12 @@ def logged(job: Job) -> float | None:
     return 1.0 / rate if rate else None
 
 
-def measured(job: Job, updates: int = 3) -> float:
-    """Seconds of an update on noise in the shape of the environment's data, after one to warm up."""
+def measured(job: Job, at_most: int = 3, enough: float = 0.3) -> float:
+    """Seconds of an update on noise in the shape of the environment's data, after one to warm up.
+
+    The mean of ``at_most`` updates, or of as many as took ``enough`` seconds: a plan should not take longer than
+    reading it.
+    """
     settings: Settings = build(Settings, job.settings)
     name, seeds = settings.algorithm, range(settings.seeds)
     config = build(algorithms.load(name).config_type, job.config)
@@ -53,10 +57,12 @@ def measured(job: Job, updates: int = 3) -> float:
     )
     with executors.one_thread():
         algorithm.update(sampler.sample())
-        started = time.perf_counter()
-        for _ in range(updates):
+        started, seconds, updates = time.perf_counter(), 0.0, 0
+        while updates < at_most and seconds < enough:
             algorithm.update(sampler.sample())
-    return (time.perf_counter() - started) / updates
+            updates += 1
+            seconds = time.perf_counter() - started
+    return seconds / updates
 
 
 def noise(env: str, episodes: int = 4) -> Dataset:

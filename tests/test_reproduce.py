@@ -181,37 +181,48 @@ def test_a_part_of_the_trajectories_is_a_dataset_with_its_lineage(tmp_path: Path
     assert run.read(asked.folder(cell)).document["dataset"]["id"] == data.id
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_killed_or_interrupted_it_goes_on_to_the_same_end(tmp_path: Path, number: int) -> None:
-    """The command itself, two jobs at once, ended at a random moment of the fitting."""
+def command(runs: Path) -> subprocess.Popen[str]:
+    """``dom2 reproduce`` as its users call it, two jobs at once."""
     words = [sys.executable, "-c", "from dom2_cli.learn import main; main()", "reproduce", "table1"]
     words += ["--scale", "smoke", "--only", "tag-random", "--algorithms", "bc,ma-cql", "--jobs", "2"]
-    root = ids.root()
-    environment = os.environ | {"MINARI_DATASETS_PATH": str(root)}
+    environment = os.environ | {"MINARI_DATASETS_PATH": str(ids.root())}
+    return subprocess.Popen(
+        [*words, "--runs", str(runs)],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
 
-    def call(runs: Path) -> subprocess.Popen[str]:
-        where = ["--runs", str(runs)]
-        return subprocess.Popen(
-            [*words, *where], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
 
-    assert call(tmp_path / "whole").wait() == 0
-    stopped = call(tmp_path / "stopped")
-    config = tmp_path / "stopped/smoke/tag-random/ma-cql/config.json"
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The runs of the command when nothing stops it."""
+    runs = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINARI_DATASETS_PATH", str(tmp_path_factory.mktemp("root")))
+        assert command(runs).wait() == 0
+    return runs
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_killed_or_interrupted_it_goes_on_to_the_same_end(whole: Path, tmp_path: Path, number: int) -> None:
+    """Ended when the fitting has begun."""
+    stopped = command(tmp_path)
+    config = tmp_path / "smoke/tag-random/ma-cql/config.json"
     while not config.exists() and stopped.poll() is None:
         time.sleep(0.01)
     stopped.send_signal(number)
     stopped.wait(60)
     if number == signal.SIGINT:
         assert stopped.returncode in (0, 130)
-    again = call(tmp_path / "stopped")
+    again = command(tmp_path)
     _, errors = again.communicate()
     assert again.returncode == 0, errors
     for name in ("bc", "ma-cql"):
-        jobs = [tmp_path / which / "smoke/tag-random" / name for which in ("whole", "stopped")]
-        left, right = (checkpoint.latest(folder) for folder in jobs)
+        left, right = (checkpoint.latest(runs / "smoke/tag-random" / name) for runs in (whole, tmp_path))
         assert left is not None
         assert right is not None
         assert (left / "weights.safetensors").read_bytes() == (right / "weights.safetensors").read_bytes()
-    results = [json.loads((tmp_path / w / "smoke/table1.json").read_text()) for w in ("whole", "stopped")]
+    results = [json.loads((runs / "smoke/table1.json").read_text()) for runs in (whole, tmp_path)]
     assert results[0]["entries"] == results[1]["entries"]

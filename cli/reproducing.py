@@ -43,7 +43,7 @@ WORDS = {
     "--only",
     multiple=True,
     metavar="WORD",
-    help="An environment, quality, dataset or algorithm; may be repeated.",
+    help="An environment, quality, dataset, column or part of the trajectories (5%); may be repeated.",
 )
 @click.option("--algorithms", metavar="NAMES", help="Columns, with commas, instead of the target's own.")
 @click.option("--seeds", type=click.IntRange(1), help="Of each cell [as many as the scale has].")

@@ -181,7 +181,8 @@ TARGETS: dict[str, Target] = {
 def cells(name: str, only: Sequence[str] = (), columns: Sequence[str] | None = None) -> list[Cell]:
     """The cells of a target, its datasets in order; ``columns`` are algorithms instead of its own.
 
-    Words of ``only`` name environments, qualities, datasets, or columns; those of one kind are alternatives.
+    Words of ``only`` name environments, qualities, datasets, columns, or parts of the trajectories (``5%``);
+    those of one kind are alternatives.
     Raises UserError for an unknown target, column or word.
     """
     if name not in TARGETS:
@@ -194,6 +195,7 @@ def cells(name: str, only: Sequence[str] = (), columns: Sequence[str] | None = N
         lambda cell: cell.quality,
         lambda cell: f"{cell.env}-{cell.quality}",
         lambda cell: cell.label,
+        lambda cell: f"{100 * cell.fraction:g}%",
     )
     unknown = set(only) - {kind(cell) for kind in kinds for cell in found}
     if unknown:

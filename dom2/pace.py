@@ -46,8 +46,8 @@ def logged(job: Job) -> float | None:
 def measured(job: Job, at_most: int = 3, enough: float = 0.3) -> float:
     """Seconds of an update on noise in the shape of the environment's data, after one to warm up.
 
-    The mean of ``at_most`` updates, or of as many as took ``enough`` seconds: a plan should not take longer than
-    reading it.
+    The mean of ``at_most`` updates, or of as many as took ``enough`` seconds: a plan should not take longer
+    than reading it.
     """
     settings: Settings = build(Settings, job.settings)
     name, seeds = settings.algorithm, range(settings.seeds)

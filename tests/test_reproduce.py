@@ -63,6 +63,8 @@ def test_only_narrows_by_kind() -> None:
     found = experiments.cells("table1", ["tag", "spread", "medium", "dom2"])
     assert [(cell.data, cell.label) for cell in found] == [("tag-medium", "dom2"), ("spread-medium", "dom2")]
     assert {cell.data for cell in experiments.cells("table1", ["world-expert"])} == {"world-expert"}
+    found = experiments.cells("figure5", ["tag-medium", "dom2", "1%", "50%"])
+    assert [cell.data for cell in found] == ["tag-medium-1pct", "tag-medium-50pct"]
     with pytest.raises(UserError, match=r"expected --only of tag, .*found 'cheetah'"):
         experiments.cells("table1", ["tag", "cheetah"])
     with pytest.raises(UserError, match=r"expected a target .*'table9'"):

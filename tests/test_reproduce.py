@@ -77,7 +77,7 @@ def test_a_setting_that_is_the_default_shares_its_run() -> None:
     found = {cell.label: cell.folder for cell in experiments.cells("sensitivity", ["tag-medium"])}
     plain = Path("tag-medium/dom2")
     assert {label for label, folder in found.items() if folder == plain} == {
-        "eta 1.0", "zeta 0.5", "n_steps 5", "rho 0.02", "grid quadratic", "thresholds 0.5_0.75_0.9_0.95"
+        "eta 4.0", "zeta 0.5", "n_steps 5", "rho 0.02", "grid quadratic", "thresholds 0.5_0.75_0.9_0.95"
     }  # fmt: skip
     assert found["eta 2.0"] == Path("tag-medium/dom2,eta=2.0")
     assert len({cell.folder for cell in experiments.cells("table1")}) == 18 * 6

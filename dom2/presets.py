@@ -5,8 +5,8 @@ DOM2: the paper's own values are in a lost appendix. zeta: the weight of the sam
 and of medium (medium-expert). eta: falling as the data gets better, as in Diffusion-QL (Wang et al. 2022).
 
 Rows of tag and spread were tuned here, on medium-replay and medium alone (docs/algorithms/dom2.md has every
-setting tried): eta by either, what lies beside them following; in tag zeta 0.5 throughout, because with 5 the
-critics are mostly penalty.
+setting tried): eta of both, random and random-medium taking medium-replay's; in tag zeta 0.5 throughout,
+because with 5 the critics are mostly penalty.
 
 MA-CQL, OMAR: alpha and coe as published with OMAR, mixtures as above. CFCQL: MA-CQL's alpha; with its own
 published ones (0.6 on tag-medium) the values ran away in a few thousand updates.
@@ -19,8 +19,8 @@ from typing import Any
 _QUALITIES = ("random", "random-medium", "medium-replay", "medium", "medium-expert", "expert")
 
 _ETA: dict[str, tuple[float, ...]] = {
-    "spread": (80.0, 80.0, 80.0, 10.0, 5.0, 2.5),
-    "tag": (20.0, 20.0, 20.0, 4.0, 4.0, 2.0),
+    "spread": (80.0, 80.0, 80.0, 10.0, 1.0, 0.5),
+    "tag": (20.0, 20.0, 20.0, 4.0, 1.0, 0.5),
     "world": (10.0, 5.0, 5.0, 2.0, 1.0, 0.5),
     "halfcheetah": (5.0, 2.0, 2.0, 1.0, 1.0, 0.5),
 }

@@ -18,7 +18,7 @@ from dom2 import checkpoint, experiments, jobs, reproduce, run
 from dom2.experiments import SCALES, Cell, Scale
 from dom2.jobs import Job
 from dom2.reproduce import Grid
-from dom2data import dataset, envs, executors, generate, ids
+from dom2data import dataset, envs, executors, generate
 from dom2data.errors import UserError
 
 TINY = Scale("compact", 2, 16, {"": 8}, {"": 3}, 2, steps=1250)
@@ -183,11 +183,11 @@ def test_a_part_of_the_trajectories_is_a_dataset_with_its_lineage(tmp_path: Path
     assert run.read(asked.folder(cell)).document["dataset"]["id"] == data.id
 
 
-def command(runs: Path) -> subprocess.Popen[str]:
+def command(runs: Path, root: Path) -> subprocess.Popen[str]:
     """``dom2 reproduce`` as its users call it, two jobs at once."""
     words = [sys.executable, "-c", "from dom2_cli.learn import main; main()", "reproduce", "table1"]
     words += ["--scale", "smoke", "--only", "tag-random", "--algorithms", "bc,ma-cql", "--jobs", "2"]
-    environment = os.environ | {"MINARI_DATASETS_PATH": str(ids.root())}
+    environment = os.environ | {"MINARI_DATASETS_PATH": str(root)}
     return subprocess.Popen(
         [*words, "--runs", str(runs)],
         stderr=subprocess.PIPE,
@@ -198,19 +198,20 @@ def command(runs: Path) -> subprocess.Popen[str]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The runs of the command when nothing stops it."""
-    runs = tmp_path_factory.mktemp("whole")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MINARI_DATASETS_PATH", str(tmp_path_factory.mktemp("root")))
-        assert command(runs).wait() == 0
-    return runs
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The runs of the command when nothing stops it, and its datasets (the others' smoke sets are tiny)."""
+    runs, root = tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("root")
+    assert command(runs, root).wait() == 0
+    return runs, root
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_killed_or_interrupted_it_goes_on_to_the_same_end(whole: Path, tmp_path: Path, number: int) -> None:
+def test_killed_or_interrupted_it_goes_on_to_the_same_end(
+    whole: tuple[Path, Path], tmp_path: Path, number: int
+) -> None:
     """Ended when the fitting has begun."""
-    stopped = command(tmp_path)
+    unstopped, root = whole
+    stopped = command(tmp_path, root)
     config = tmp_path / "smoke/tag-random/ma-cql/config.json"
     while not config.exists() and stopped.poll() is None:
         time.sleep(0.01)
@@ -218,13 +219,13 @@ def test_killed_or_interrupted_it_goes_on_to_the_same_end(whole: Path, tmp_path:
     stopped.wait(60)
     if number == signal.SIGINT:
         assert stopped.returncode in (0, 130)
-    again = command(tmp_path)
+    again = command(tmp_path, root)
     _, errors = again.communicate()
     assert again.returncode == 0, errors
     for name in ("bc", "ma-cql"):
-        left, right = (checkpoint.latest(runs / "smoke/tag-random" / name) for runs in (whole, tmp_path))
+        left, right = (checkpoint.latest(runs / "smoke/tag-random" / name) for runs in (unstopped, tmp_path))
         assert left is not None
         assert right is not None
         assert (left / "weights.safetensors").read_bytes() == (right / "weights.safetensors").read_bytes()
-    results = [json.loads((runs / "smoke/table1.json").read_text()) for runs in (whole, tmp_path)]
+    results = [json.loads((runs / "smoke/table1.json").read_text()) for runs in (unstopped, tmp_path)]
     assert results[0]["entries"] == results[1]["entries"]

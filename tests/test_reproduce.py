@@ -83,6 +83,12 @@ def test_a_setting_that_is_the_default_shares_its_run() -> None:
     assert len({cell.folder for cell in experiments.cells("table1")}) == 18 * 6
 
 
+def test_what_the_presets_have_is_among_the_values_of_the_sensitivity() -> None:
+    for data in {cell.data for cell in experiments.cells("sensitivity")}:
+        own = [c for c in experiments.cells("sensitivity", [data]) if c.folder == Path(data, "dom2")]
+        assert sorted(cell.label.split()[0] for cell in own) == sorted(experiments.SENSITIVITY), data
+
+
 def test_from_nothing_to_done_and_nothing_twice(tmp_path: Path) -> None:
     asked = grid(tmp_path)
     assert reproduce.datasets_missing(asked) in ([], ["tag-random-smoke"])

@@ -164,7 +164,7 @@ TARGETS: dict[str, Target] = {
         "Augmentation for both sides",
         MPE,
         ("random", "medium-replay", "medium", "expert"),
-        ("omar", "omar augmented", "dom2 not augmented", "dom2"),
+        ("ma-cql", "ma-cql augmented", "omar", "omar augmented", "dom2 not augmented", "dom2"),
     ),
     "figure6": Target(
         "Figure 6: parts of DOM2 removed",
@@ -176,6 +176,16 @@ TARGETS: dict[str, Target] = {
         "Sensitivity of DOM2 to its settings", MPE, ("medium-replay", "medium"), (), figure="sweep"
     ),
 }
+
+
+KINDS: dict[str, Callable[[Cell], str]] = {
+    "environment": lambda cell: cell.env,
+    "quality": lambda cell: cell.quality,
+    "dataset": lambda cell: f"{cell.env}-{cell.quality}",
+    "column": lambda cell: cell.label,
+    "part of the trajectories": lambda cell: f"{100 * cell.fraction:g}%",
+}
+"""What words of ``--only`` may name."""
 
 
 def cells(name: str, only: Sequence[str] = (), columns: Sequence[str] | None = None) -> list[Cell]:
@@ -190,20 +200,16 @@ def cells(name: str, only: Sequence[str] = (), columns: Sequence[str] | None = N
     target = TARGETS[name]
     make = sweep if target.figure == "sweep" else columnwise
     found = list(make(target, columns or target.columns))
-    kinds: tuple[Callable[[Cell], str], ...] = (
-        lambda cell: cell.env,
-        lambda cell: cell.quality,
-        lambda cell: f"{cell.env}-{cell.quality}",
-        lambda cell: cell.label,
-        lambda cell: f"{100 * cell.fraction:g}%",
-    )
-    unknown = set(only) - {kind(cell) for kind in kinds for cell in found}
+    known = {kind: dict.fromkeys(map(of, found)) for kind, of in KINDS.items()}
+    unknown = set(only).difference(*known.values())
     if unknown:
-        words = dict.fromkeys(kind(cell) for kind in (kinds[0], kinds[1], kinds[3]) for cell in found)
-        raise UserError(f"expected --only of {', '.join(words)}, found {sorted(unknown)[0]!r}; see --dry-run")
-    for kind in kinds:
-        wanted = set(only) & {kind(cell) for cell in found}
-        found = [cell for cell in found if not wanted or kind(cell) in wanted]
+        others = "; ".join(f"{kind}: {', '.join(ws)}" for kind, ws in known.items() if kind != "dataset")
+        raise UserError(
+            f"expected --only of a dataset as in --dry-run, or of {others}; found {sorted(unknown)[0]!r}"
+        )
+    for kind, of in KINDS.items():
+        wanted = known[kind].keys() & set(only)
+        found = [cell for cell in found if not wanted or of(cell) in wanted]
     return found
 
 

@@ -65,7 +65,7 @@ def test_only_narrows_by_kind() -> None:
     assert {cell.data for cell in experiments.cells("table1", ["world-expert"])} == {"world-expert"}
     found = experiments.cells("figure5", ["tag-medium", "dom2", "1%", "50%"])
     assert [cell.data for cell in found] == ["tag-medium-1pct", "tag-medium-50pct"]
-    with pytest.raises(UserError, match=r"expected --only of tag, .*found 'cheetah'"):
+    with pytest.raises(UserError, match=r"--only .*environment: tag, .*part .*: 100%; found 'cheetah'"):
         experiments.cells("table1", ["tag", "cheetah"])
     with pytest.raises(UserError, match=r"expected a target .*'table9'"):
         experiments.cells("table9")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -132,6 +133,12 @@ def test_commands_run(page: Path, planned: set[str]) -> None:
             invoke(command)
             if command.endswith("--dry-run"):
                 planned.add(command)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_tables_say_what_the_reports_say(page: Path) -> None:
+    fill = runpy.run_path(str(ROOT / "docs" / "tables.py"))["filled"]
+    assert page.read_text() == fill(page.read_text()), "run `python docs/tables.py`"
 
 
 def test_make_targets_exist() -> None:

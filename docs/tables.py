@@ -1,0 +1,145 @@
+"""Fill the tables of results in the documentation from the reports under ``docs/results``.
+
+A page asks for one between two comments, and what stands between them is replaced:
+
+    <!-- table: comparison everything -->     every algorithm's return on each dataset, from comparison.json
+    <!-- table: comparison dom2 omar -->      these algorithms', with scores, beside the published ones
+    <!-- table: table2 shifts -->             standard -> shifted, from table2.json
+    <!-- end -->
+
+``python docs/tables.py`` writes them; a test holds that they say what the reports say.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dom2 import experiments, paper
+
+ROOT = Path(__file__).resolve().parent.parent
+TITLES = {"omiga": "OMIGA", "ma-sfbc": "MA-SfBC", "madiff": "MADiff-D", "madiff-c": "MADiff-C"}
+REGION = re.compile(r"(<!-- table: (.+?) -->\n)(.*?)(<!-- end -->)", re.S)
+
+Entry = dict[str, Any]
+Rows = dict[str, dict[str, Entry]]
+"""by dataset, then by column"""
+
+
+def filled(page: str) -> str:
+    """A page with its tables made anew."""
+    return REGION.sub(lambda found: f"{found[1]}\n{table(*found[2].split())}\n{found[4]}", page)
+
+
+def table(report: str, *words: str) -> str:
+    """The lines of one table."""
+    document = json.loads((ROOT / "docs" / "results" / f"{report}.json").read_text())
+    views: dict[str, Callable[[list[Entry]], str]] = {"everything": everything, "shifts": shifts}
+    if words[0] in views:
+        return views[words[0]](document["entries"])
+    return some(document["entries"], words)
+
+
+def everything(entries: list[Entry]) -> str:
+    """Returns of all columns on all datasets, the highest bold, and the published ones of DOM2."""
+    listed = by_dataset(entries, "none")
+    labels = columns(entries)
+    lines = []
+    for name, row in listed.items():
+        best = max(each["mean"] for each in row.values())
+        cells = [spread(row[c], bold=row[c]["mean"] == best) if c in row else "–" for c in labels]
+        lines.append([name, number(level(row)), *cells, published(row, "table1", "dom2")])
+    return lined(["", "data", *map(title, labels), "published DOM2"], lines)
+
+
+def some(entries: list[Entry], labels: tuple[str, ...]) -> str:
+    """Returns and scores of a few columns, each with what the two papers print for it."""
+    listed = by_dataset([each for each in entries if each["label"] in labels], "none")
+    header, kept = ["dataset", "data"], [[name, number(level(row))] for name, row in listed.items()]
+    for label in labels:
+        header.append(f"{title(label)}, return (score)" if len(labels) == 1 else title(label))
+        for cells, row in zip(kept, listed.values(), strict=True):
+            cells.append(f"{spread(row[label])} ({number(row[label]['score'])})" if label in row else "–")
+        for of, name in (("table1", "published return"), ("comparison", "published score")):
+            cited = [published(row, of, label) for row in listed.values()]
+            if set(cited) != {"–"}:
+                header.append(name)
+                for cells, value in zip(kept, cited, strict=True):
+                    cells.append(value)
+    return lined(header, kept) if kept else "Not measured on the tasks yet."
+
+
+def shifts(entries: list[Entry]) -> str:
+    """Mean returns of every column in the standard and in the shifted environment."""
+    shift = next(each["shift"] for each in entries if each["shift"] != "none")
+    standard, shifted, labels = by_dataset(entries, "none"), by_dataset(entries, shift), columns(entries)
+    lines = []
+    for name, row in standard.items():
+        there = shifted[name]
+        pairs = [
+            f"{number(row[c]['mean'])} → {number(there[c]['mean'])}" if c in row else "–" for c in labels
+        ]
+        lines.append([name, *pairs])
+    return lined([f"return, standard → {shift}", *map(title, labels)], lines)
+
+
+def by_dataset(entries: list[Entry], shift: str) -> Rows:
+    found: Rows = {}
+    for each in entries:
+        if each["shift"] == shift:
+            part = "" if each["fraction"] == 1.0 else f" {100 * each['fraction']:g} %"
+            found.setdefault(f"{each['env']}-{each['quality']}{part}", {})[each["label"]] = each
+    return found
+
+
+def columns(entries: list[Entry]) -> list[str]:
+    """The columns that have an entry, in the order of the comparison, others last."""
+    there = dict.fromkeys(each["label"] for each in entries)
+    return [c for c in experiments.COMPARED if c in there] + [
+        c for c in there if c not in experiments.COMPARED
+    ]
+
+
+def level(row: dict[str, Entry]) -> float:
+    """Mean return of the data."""
+    return next(iter(row.values()))["data"]
+
+
+def published(row: dict[str, Entry], of: str, label: str) -> str:
+    one = next(iter(row.values()))
+    found = paper.find(of, one["env"], one["quality"], "none", label) if one["fraction"] == 1.0 else None
+    return f"*{number(found.mean)} ± {number(found.std)}*" if found else "–"
+
+
+def title(label: str) -> str:
+    name, _, rest = label.partition(" ")
+    return f"{TITLES.get(name, name.upper())} {rest}".strip()
+
+
+def spread(entry: Entry, bold: bool = False) -> str:
+    mark = "**" if bold else ""
+    return f"{mark}{number(entry['mean'])} ± {number(entry['std'])}{mark}"
+
+
+def number(value: float) -> str:
+    return f"{value:.1f}".replace("-", "−")
+
+
+def lined(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table, all columns but the first to the right."""
+    rule = ["---", *["---:"] * (len(header) - 1)]
+    return (
+        "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *rows)).replace("|  |", "| |") + "\n"
+    )
+
+
+def pages() -> list[Path]:
+    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+if __name__ == "__main__":
+    for file in pages():
+        file.write_text(filled(file.read_text()))

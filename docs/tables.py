@@ -5,6 +5,7 @@ A page asks for one between two comments, and what stands between them is replac
     <!-- table: comparison everything -->     every algorithm's return on each dataset, from comparison.json
     <!-- table: comparison dom2 omar -->      these algorithms', with scores, beside the published ones
     <!-- table: table2 shifts -->             standard -> shifted, from table2.json
+    <!-- table: presets -->                   DOM2's eta and zeta on every dataset
     <!-- end -->
 
 ``python docs/tables.py`` writes them; a test holds that they say what the reports say.
@@ -18,7 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dom2 import experiments, paper
+from dom2 import experiments, paper, presets
+from dom2data import envs
 
 ROOT = Path(__file__).resolve().parent.parent
 TITLES = {"omiga": "OMIGA", "ma-sfbc": "MA-SfBC", "madiff": "MADiff-D", "madiff-c": "MADiff-C"}
@@ -36,6 +38,8 @@ def filled(page: str) -> str:
 
 def table(report: str, *words: str) -> str:
     """The lines of one table."""
+    if report == "presets":
+        return chosen()
     document = json.loads((ROOT / "docs" / "results" / f"{report}.json").read_text())
     views: dict[str, Callable[[list[Entry]], str]] = {"everything": everything, "shifts": shifts}
     if words[0] in views:
@@ -84,6 +88,15 @@ def shifts(entries: list[Entry]) -> str:
         ]
         lines.append([name, *pairs])
     return lined([f"return, standard → {shift}", *map(title, labels)], lines)
+
+
+def chosen() -> str:
+    """The presets of DOM2's eta and zeta."""
+    lines = []
+    for env in envs.NAMES:
+        values = (presets.defaults("dom2", env, quality) for quality in experiments.QUALITIES)
+        lines.append([env, *(f"{each['eta']:g} / {each['zeta']:g}" for each in values)])
+    return lined(["η / ζ", *experiments.QUALITIES], lines)
 
 
 def by_dataset(entries: list[Entry], shift: str) -> Rows:

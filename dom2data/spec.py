@@ -1,7 +1,8 @@
 """The words everything else is written in.
 
 Letters in shape comments: E parallel environments, T steps, N agents that learn, O observation size,
-A action size, M stacked members (seeds x agents), B minibatch, K diffusion step.
+A action size, S seeds, M stacked members (seeds x agents), B minibatch, H steps of a window, K candidate
+actions. Formulas keep their paper's letters.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ class Scale:
     seeds: int
     batch_size: int
     updates: dict[str, int]
-    """gradient updates, by algorithm or by environment, which goes before; ``""`` for all others"""
+    """gradient updates, by environment or by algorithm, which goes before; ``""`` for all others"""
     episodes: dict[str, int]
     """of each seed's evaluation, by environment or by algorithm, which goes before; ``""`` for all others"""
     evaluations: int = 5
@@ -86,7 +86,7 @@ class Scale:
     """transitions of a dataset; None for as many as ``dom2data generate`` makes"""
 
     def updates_of(self, cell: Cell) -> int:
-        return self.updates.get(cell.env, self.updates.get(cell.algorithm, self.updates[""]))
+        return self.updates.get(cell.algorithm, self.updates.get(cell.env, self.updates[""]))
 
     def episodes_of(self, cell: Cell) -> int:
         return self.episodes.get(cell.algorithm, self.episodes.get(cell.env, self.episodes[""]))
@@ -101,7 +101,13 @@ SCALES = {
         {"": 2500, "omar": 4000, "ma-sfbc": 5000, "madiff": 1500},
         {"": 500, "halfcheetah": 20, "madiff": 100},
     ),
-    "paper": Scale("wide", 5, 256, {"": 100_000, "halfcheetah": 500_000}, {"": 500, "halfcheetah": 50}),
+    "paper": Scale(
+        "wide",
+        5,
+        256,
+        {"": 100_000, "halfcheetah": 500_000, "ma-sfbc": 150_000},  # its stages have lengths of their own
+        {"": 500, "halfcheetah": 50},
+    ),
 }
 """``smoke`` shows that everything runs and nothing else; ``compact`` fits two cores, ``paper`` a GPU."""
 

@@ -8,13 +8,18 @@ Rows of tag and spread were tuned here, on medium-replay and medium alone (docs/
 setting tried): eta of both, random and random-medium taking medium-replay's; in tag zeta 0.5 throughout,
 because with 5 the critics are mostly penalty.
 
-MA-CQL, OMAR: alpha and coe as published with OMAR, mixtures as above. CFCQL: MA-CQL's alpha; with its own
-published ones (0.6 on tag-medium) the values ran away in a few thousand updates.
+MA-CQL, OMAR: alpha and coe as published with OMAR; of the mixtures random-medium has medium-replay's, and
+medium-expert one between medium's and expert's. CFCQL: MA-CQL's alpha; with its own published ones (0.6 on
+tag-medium) the values ran away in a few thousand updates at the step size of ``compact``.
+
+A variant of a task, spread-6-landmarks or halfcheetah-mamujoco, has what the task has.
 """
 
 from __future__ import annotations
 
 from typing import Any
+
+from dom2data import envs
 
 _QUALITIES = ("random", "random-medium", "medium-replay", "medium", "medium-expert", "expert")
 
@@ -25,14 +30,18 @@ _ETA: dict[str, tuple[float, ...]] = {
     "halfcheetah": (5.0, 2.0, 2.0, 1.0, 1.0, 0.5),
 }
 
-_ZETA: dict[str, tuple[float, ...]] = {
+_ALPHA: dict[str, tuple[float, ...]] = {
     "spread": (0.5, 1.0, 1.0, 5.0, 5.0, 5.0),
-    "tag": (0.5, 0.5, 0.5, 0.5, 0.5, 0.5),
+    "tag": (0.5, 0.5, 0.5, 5.0, 5.0, 5.0),
     "world": (0.5, 1.0, 1.0, 0.5, 2.5, 5.0),
     "halfcheetah": (1.0, 5.0, 5.0, 1.0, 5.0, 5.0),
 }
 
-_ALPHA: dict[str, tuple[float, ...]] = _ZETA | {"tag": (0.5, 0.5, 0.5, 5.0, 5.0, 5.0)}
+_ZETA: dict[str, tuple[float, ...]] = _ALPHA | {
+    "tag": (0.5, 0.5, 0.5, 0.5, 0.5, 0.5),
+    "world": (0.5, 1.0, 1.0, 0.5, 0.5, 5.0),
+    "halfcheetah": (1.0, 5.0, 5.0, 1.0, 1.0, 5.0),
+}
 
 _COE: dict[str, tuple[float, ...]] = {
     "spread": (1.0, 1.0, 1.0, 1.0, 1.0, 1.0),
@@ -51,16 +60,17 @@ _TASKS: dict[str, dict[str, dict[str, tuple[float, ...]]]] = {
 
 # Settings that depend on the environment alone, of every algorithm that has them, and of some.
 
-_ENVIRONMENT: dict[str, dict[str, Any]] = {"halfcheetah": {"gamma": 0.99, "n_steps": 10}}
+_ENVIRONMENT: dict[str, dict[str, Any]] = {"halfcheetah": {"gamma": 0.99}}
 _OWN: dict[str, dict[str, dict[str, Any]]] = {
+    "dom2": {"halfcheetah": {"n_steps": 10}},
     "ma-cql": {"halfcheetah": {"n_policy": 10}},
     "omar": {"halfcheetah": {"n_policy": 10, "iterations": 2, "samples": 20, "elites": 5}},
-    "ma-diffusion-ql": {"halfcheetah": {"n_steps": 5}},
 }
 
 
 def defaults(algorithm: str, env: str, quality: str | None) -> dict[str, Any]:
     """Settings for data of this kind; what is not known here is left to the algorithm's own defaults."""
+    env = next((name for name in envs.NAMES if env.startswith(f"{name}-")), env)
     values = _ENVIRONMENT.get(env, {}) | _OWN.get(algorithm, {}).get(env, {})
     for name, table in _TASKS.get(algorithm, {}).items():
         if quality in _QUALITIES and env in table:

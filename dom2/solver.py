@@ -8,6 +8,8 @@ from torch import Tensor
 
 from dom2.schedule import VP
 
+FEW_STEPS = 15
+
 NoiseFn = Callable[[Tensor, int], Tensor]
 
 
@@ -19,8 +21,9 @@ def sample(
     Order 1 is DPM-Solver-1 (Lu et al. 2022, Eq. 3.7), which is DDIM with eta = 0 (Song et al. 2021):
     x0 = (x - sigma_i eps) / alpha_i; x <- alpha_{i-1} x0 + sigma_{i-1} eps. Equation (4) of DOM2 keeps the
     old indices in the coefficient of eps, which adds noise instead of removing it, and diverges.
-    Order 2 is the multistep DPM-Solver++(2M). ``eps_fn(x, i)`` predicts the noise in x at ``grid[i]``;
-    ``clip`` limits x0 to [-clip, clip]. Raises ValueError on another order.
+    Order 2 is the multistep DPM-Solver++(2M); the last of fewer than 15 steps is of first order, as in Lu et
+    al.'s code, because extrapolated to time 0 it would push bounded data outward. ``eps_fn(x, i)`` predicts
+    the noise in x at ``grid[i]``; ``clip`` limits x0 to [-clip, clip]. Raises ValueError on another order.
     """
     if order == 1:
         return _first_order(eps_fn, x, schedule, grid, clip)
@@ -49,7 +52,9 @@ def _second_order(eps_fn: NoiseFn, x: Tensor, schedule: VP, grid: Tensor, clip: 
         if clip is not None:
             x0 = x0.clamp(-clip, clip)
         h, estimate = lam[i - 1] - lam[i], x0
-        if previous is not None:  # linear extrapolation of x0 in lambda, from the last two estimates
+        if previous is not None and (
+            i > 1 or len(grid) > FEW_STEPS
+        ):  # linear extrapolation of x0 in lambda, from the last two estimates
             half_inverse_ratio = 0.5 * h / (lam[i] - lam[i + 1])
             estimate = x0 + half_inverse_ratio * (x0 - previous)
         x = (sigma[i - 1] / sigma[i]) * x - alpha[i - 1] * (-h).expm1() * estimate

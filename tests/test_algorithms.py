@@ -11,9 +11,9 @@ import pytest
 import torch
 from tiny import CPU, SMALL, SPEC, generators, minibatch, tag_random
 
-from dom2 import algorithms, fit, run
+from dom2 import algorithms, fit, presets, run
 from dom2.algorithms import Algorithm
-from dom2data import dataset
+from dom2data import dataset, envs
 from dom2data.errors import UserError
 
 NAMES = sorted(algorithms.ALGORITHMS)
@@ -105,6 +105,22 @@ def test_fit_runs_it_from_a_dataset(name: str, tmp_path: Path) -> None:
     losses = {key: value for key, value in last.items() if key.startswith("train/")}
     assert losses
     assert all(len(value) == 2 for value in losses.values())
+
+
+def test_a_task_leaves_each_algorithm_its_own_number_of_steps() -> None:
+    for name, preset in (("madiff", "wide"), ("ma-sfbc", "wide"), ("ma-diffusion-ql", "compact")):
+        kind = algorithms.load(name)
+        own = kind.config_type(**kind.presets[preset])
+        assert fit.configure(name, preset, "halfcheetah", "medium", {}) == dataclasses.replace(
+            own, gamma=0.99
+        )
+
+
+def test_a_variant_has_the_presets_of_its_task() -> None:
+    for variant in envs.VARIANTS:
+        task = next(name for name in envs.NAMES if variant.startswith(name))
+        for name in ("dom2", "ma-cql", "omar"):
+            assert presets.defaults(name, variant, "expert") == presets.defaults(name, task, "expert")
 
 
 @pytest.mark.parametrize("name", NAMES)

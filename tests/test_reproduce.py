@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from dom2 import checkpoint, experiments, jobs, reproduce, run
+from dom2 import checkpoint, experiments, fit, jobs, reproduce, run
 from dom2.experiments import SCALES, Cell, Scale
 from dom2.jobs import Job
 from dom2.reproduce import Grid
@@ -57,6 +57,14 @@ def test_every_target_consists_of_known_cells() -> None:
             Grid(name, scale, tuple(cells), 1, Path("runs")).jobs()  # every setting is one of its algorithm
         assert set(target.shifts) >= {"none"}
     assert len(experiments.cells("table1")) == 18 * 6
+
+
+@pytest.mark.parametrize("scale", ["compact", "paper"])
+def test_updates_are_enough_for_every_stage_of_sfbc(scale: str) -> None:
+    for cell in experiments.cells("table1", ["ma-sfbc"]) + experiments.cells("table3", ["ma-sfbc"]):
+        config = fit.configure("ma-sfbc", SCALES[scale].preset, cell.env, cell.quality, {})
+        stages = config.behaviour_updates + config.iterations * config.critic_updates
+        assert SCALES[scale].updates_of(cell) == stages
 
 
 def test_only_narrows_by_kind() -> None:

@@ -15,9 +15,11 @@ Differences from the authors' paper and code:
    from the behaviour, for which its code trains a variational autoencoder.
 2. State is the agents' observations side by side, also for HalfCheetah, where the code takes the simulator's.
 3. Where rewards are individual (spread) the team's is their mean; the code takes the first agent's.
-4. alpha is MA-CQL's, eight times the authors' on tag-medium; ``compact`` moves the actors at every update.
+4. alpha is MA-CQL's, eight times the authors' on tag-medium; ``compact`` moves the actors at every update, at
+   a step size of 0.01 (theirs: 0.001 in tag and world).
 5. No batch normalisation, the size of the action is penalised before the tanh, and episodes that end by the
    clock are bootstrapped from; all as in MA-CQL.
+6. The penalty's actions are uniform everywhere; in MuJoCo the code adds as many of the policy's, at o and o'.
 
 Critics are stacked over seeds and actors over seeds x agents; losses are means per member, summed, so that no
 seed feels another. All noise of seed s comes from generator s.
@@ -61,7 +63,7 @@ class Config:
     smoothing: float = 0.05
     """sigma, standard deviation of the noise on the target's actions."""
     policy_delay: int = 1
-    """Updates of the critics for one of the actors."""
+    """Updates of the critics for one of the actors and of all targets."""
     action_penalty: float = 0.1
     """kappa, weight of the mean square of the actor's output before its tanh, in its loss."""
     grad_clip: float = 1.0
@@ -123,7 +125,7 @@ class CFCQL:
         return (self.members.updates + 1) % self.config.policy_delay == 0
 
     def update(self, batch: Batch) -> Metrics:
-        """One step of critics and targets and, every ``policy_delay`` updates, of the actors.
+        """One step of the critics and, every ``policy_delay`` updates, of the actors and all targets.
 
         Metrics are tensors, on the device: [S] of the critics, [M] of the actors, there when these moved.
         """
@@ -136,8 +138,8 @@ class CFCQL:
             loss, actor_metrics = self.actor_loss(batch)
             norm = self.members.descend("actor", loss, c.grad_clip)
             metrics |= actor_metrics | {"actor/grad_norm": norm}
-        polyak_(self.target_critics, self.critics, c.rho)
-        polyak_(self.target_actor, self.actor, c.rho)
+            polyak_(self.target_critics, self.critics, c.rho)
+            polyak_(self.target_actor, self.actor, c.rho)
         return metrics
 
     def critic_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:

@@ -17,6 +17,8 @@ standard deviation 1 before Q learns them. Differences from the authors' code:
 4. The loss's times are those that the sampler visits, and the sampler is of second order, not third.
 5. The best candidate is taken, always; the code draws by a softmax that is all but that, and averages four
    in some tasks. ``dom2 evaluate --candidates C`` replaces ``candidates`` for C > 1.
+6. V_t does not lift R_t itself, which is what the action taken at t is worth, as in the paper; the code has
+   R_t = max(r_t + gamma R_{t+1}, V_t).
 
 M members (seeds x agents) train as one stack; losses are means per member, summed, so that no member
 feels another. The agents of a seed have the same windows. All noise of seed s comes from generator s.
@@ -51,7 +53,7 @@ class Config:
     """Hyper-parameters of MA-SfBC; the defaults are the ``compact`` preset."""
 
     behaviour_updates: int = 2000
-    """Updates of the behaviour model, before the bank is filled."""
+    """Updates of the behaviour model, before the bank is filled; a run of no more is behaviour cloning."""
     critic_updates: int = 1500
     """Updates of the critics in each iteration; those after the last iteration's go on with it."""
     iterations: int = 2

@@ -128,6 +128,7 @@ def fit(
 
     given = {name: value for name, value in values.items() if value is not None}
     if resume:
+        only_the_schedule(dataset=dataset, out=out, print_config=print_config, force=force)
         run = continued(resume, given, allow_mismatch)
     else:
         data, document = described(dataset, preset, given, root, allow_mismatch)
@@ -195,6 +196,14 @@ def open_or_generate(name: str, root: Path | None) -> Dataset:
         plan = generate.plan(env, quality, root=root)
         carry_out(plan, plan.executor(), force=False)
     return datasets.open(name, root)
+
+
+def only_the_schedule(**given: Any) -> None:
+    """Raises UserError where --resume is given what is only of use to a new run."""
+    source = click.get_current_context().get_parameter_source("preset")
+    chosen = given | {"preset": source is not click.core.ParameterSource.DEFAULT}
+    if refused := [f"--{name.replace('_', '-')}" for name, value in chosen.items() if value]:
+        raise UserError(f"expected --resume without {', '.join(refused)}: it goes on with a run as it is")
 
 
 def continued(folder: Path, given: dict[str, Any], allow_mismatch: bool) -> Run:

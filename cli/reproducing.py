@@ -106,7 +106,7 @@ def reproduce(
     if scale not in experiments.SCALES:
         raise UserError(f"expected a scale ({', '.join(experiments.SCALES)}), found {scale!r}; choose one")
     columns = algorithms.split(",") if algorithms else None
-    cells = tuple(experiments.cells(target, only, columns))
+    cells = tuple(experiments.cells(target, only, columns, scale))
     place = ids.root(root)  # workers may be where the environment's variables are others
     grid = Grid(target, scale, cells, seeds or experiments.SCALES[scale].seeds, runs.absolute(), place)
     where, workers = Where(executor, jobs, address, gpus), jobs or executors.cores()

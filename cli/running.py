@@ -90,7 +90,8 @@ def compare(folders: tuple[Path, ...], shift: str, as_json: bool) -> None:
     \b
     dom2 compare runs/tag-medium-v0-dom2 runs/tag-medium-v0-omar
 
-    Runs whose data or environment differ although they have one name are refused (exit code 3).
+    Runs whose data or environment differ although they have one name, or that were evaluated in different
+    ways (--seed, --candidates), are refused (exit code 3).
     """
     from dom2 import results, statistics
     from dom2.tables import normalized
@@ -104,6 +105,7 @@ def compare(folders: tuple[Path, ...], shift: str, as_json: bool) -> None:
                 f"{folder}: expected an evaluated run, found {what}; dom2 evaluate {folder}{extra}"
             )
     results.comparable(found)
+    results.alike(found, shift)
     import numpy as np
 
     rows: list[dict[str, Any]] = []
@@ -120,7 +122,7 @@ def compare(folders: tuple[Path, ...], shift: str, as_json: bool) -> None:
                 "updates": each.updates,
                 "seeds": len(values),
                 "episodes": each.episodes[shift],
-                **statistics.spread(values[None]),
+                **statistics.spread(values[None], least=statistics.LEAST_SEEDS),
                 "score": None if score is None else float(score.mean()),
                 "improvement": statistics.improvement([values], [first]) if same else None,
             }

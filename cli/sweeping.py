@@ -208,7 +208,10 @@ def written(
 
 
 def finish(asked: Sweep, document: dict[str, Any], metric: str, as_json: bool) -> None:
-    """Print the record, or a table of it, and say what is not done. Raises UserError where runs failed."""
+    """Print the record, or a table of it, and say what is not done.
+
+    Raises UserError where runs failed, or learned from different data of one name.
+    """
     if as_json:
         ui.print_json(document)
     else:
@@ -227,6 +230,11 @@ def finish(asked: Sweep, document: dict[str, Any], metric: str, as_json: bool) -
             f"error.txt of each); {again}",
             FAILED,
         )
+    from dom2 import results
+
+    results.comparable(
+        results.read(asked.out / row["run"]) for row in document["runs"] if row["status"] == "done"
+    )
 
 
 def varied(document: dict[str, Any]) -> list[str]:

@@ -27,8 +27,8 @@ class Matrix(NamedTuple):
 
     title: str
     columns: list[str]
-    rows: list[tuple[str, Entry, list[Entry | None], str, bool]]
-    """quality, an entry that knows the data, one for each column, the best column, whether that is certain"""
+    rows: list[tuple[str, Entry, list[Entry | None], list[str], bool]]
+    """quality, an entry that knows the data, one for each column, the best columns, whether certain"""
 
 
 class Board(NamedTuple):

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dom2data.errors import UserError
+from dom2data.errors import CHECK_FAILED, UserError
 
 
 def save(run: Path, updates: int, weights: dict[str, Tensor], state: dict[str, Any]) -> None:
@@ -38,7 +39,10 @@ def save(run: Path, updates: int, weights: dict[str, Tensor], state: dict[str, A
             os.fsync(file.fileno())
     staging.rename(folder)
     pointer = root / ".latest"
-    pointer.write_text(folder.name)
+    with pointer.open("w") as file:
+        file.write(folder.name)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(pointer, root / "latest")
     for old in root.iterdir():
         if old.is_dir() and old != folder:
@@ -57,17 +61,42 @@ def updates(run: Path) -> int:
     return int(folder.name) if folder else 0
 
 
-def load_weights(run: Path, device: torch.device) -> dict[str, Tensor]:
-    """The newest weights. Raises UserError when the run has none."""
-    folder = latest(run)
-    if folder is None:
-        raise UserError(f"expected a checkpoint in {run}, found none; continue with dom2 fit --resume {run}")
-    return load_file(folder / "weights.safetensors", device=str(device))
+def load_weights(run: Path, device: torch.device) -> tuple[int, dict[str, Tensor]]:
+    """The newest weights, and after how many updates they were saved.
+
+    Raises UserError when the run has none, or none that can be read (code 3).
+    """
+    while True:
+        folder = latest(run)
+        if folder is None:
+            raise UserError(
+                f"expected a checkpoint in {run}, found none; continue with dom2 fit --resume {run}"
+            )
+        path = folder / "weights.safetensors"
+        try:
+            return int(folder.name), load_file(path, device=str(device))
+        except FileNotFoundError as error:
+            if latest(run) == folder:  # else whoever fits the run has replaced it meanwhile
+                raise unreadable(path, error) from error
+        except SafetensorError as error:
+            raise unreadable(path, error) from error
 
 
 def load_state(run: Path) -> dict[str, Any]:
-    """The newest optimiser and generator state; tensors on the CPU, nothing is unpickled but plain values."""
+    """The newest optimiser and generator state; tensors on the CPU, nothing is unpickled but plain values.
+
+    Raises UserError like ``load_weights``.
+    """
     folder = latest(run)
     if folder is None:
         raise UserError(f"expected a checkpoint in {run}, found none; start the run anew with --force")
-    return torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
+    path = folder / "state.pt"
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch has no one kind for what is cut short or foreign
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path, error: Exception) -> UserError:
+    found = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return UserError(f"{path}: expected a whole checkpoint, found: {found}; fit the run again", CHECK_FAILED)

@@ -19,7 +19,7 @@ from dom2_policies.policy import Policy
 from dom2data import envs, scores
 from dom2data.envs import shifts
 from dom2data.envs.shifts import Shifted
-from dom2data.errors import UserError
+from dom2data.errors import CHECK_FAILED, UserError
 from dom2data.spec import VectorEnv
 
 Returns = NDArray[np.float64]
@@ -78,7 +78,9 @@ def rollout(
     return env.spec.team(total)
 
 
-def report(run: Run, played: Played, env: VectorEnv, candidates: int, seed: int) -> dict[str, Any]:
+def report(
+    run: Run, played: Played, env: VectorEnv, candidates: int, seed: int, updates: int
+) -> dict[str, Any]:
     """The document ``evaluation.json``: raw and normalised summaries of the returns, and what was drawn."""
     data, values = run.document["dataset"], played.returns
     result: dict[str, Any] = {"return": summary(values, seed)}
@@ -94,8 +96,9 @@ def report(run: Run, played: Played, env: VectorEnv, candidates: int, seed: int)
         "env": data["env"],
         "shift": shift.name if shift else "none",
         "ranges": shift.constants if shift else {},
-        "updates": checkpoint.updates(run.folder),
+        "updates": updates,
         "candidates": candidates,
+        "seed": seed,
         "dataset": {"id": data["id"], "hash": data["hash"], "mean": data["return"]["mean"]},
         "per_seed": [{"seed": s, "mean": float(row.mean()), "std": float(row.std()), "returns": row.tolist(),
                       "parameters": drawn}
@@ -114,16 +117,42 @@ def keep(folder: Path, document: dict[str, Any]) -> None:
 
 
 def kept(folder: Path) -> list[dict[str, Any]]:
-    """Every evaluation of a run that is kept, the standard one first."""
-    files = (file(folder, shift) for shift in ("none", *shifts.SHIFTS))
-    return [json.loads(path.read_text()) for path in files if path.exists()]
+    """Every evaluation of a run that is kept, the standard one first.
+
+    Raises UserError (code 3) where one cannot be read.
+    """
+    found = []
+    for path in (file(folder, shift) for shift in ("none", *shifts.SHIFTS)):
+        if path.exists():
+            try:
+                document = json.loads(path.read_text())
+                found.append({"seed": 0} | document)  # which older ones do not have
+                document["shift"], document["updates"], document["episodes"], document["per_seed"]
+            except (ValueError, TypeError, KeyError) as error:
+                raise UserError(
+                    f"{path}: expected an evaluation, found {error!r}; dom2 evaluate {folder} makes it anew",
+                    CHECK_FAILED,
+                ) from error
+    return found
+
+
+def way(document: dict[str, Any]) -> tuple[int, int, tuple[str, ...]]:
+    """How an evaluation was made: seed, candidates, facts in which its environment was not the data's."""
+    facts = tuple(sorted(each["fact"] for each in document["mismatch"]))
+    return document["seed"], document["candidates"], facts
+
+
+STANDARD = (0, 1, ())
+"""The ``way`` of the evaluations that tables are made of."""
 
 
 def trained(run: Run) -> Algorithm:
     """A run's algorithm with its last checkpoint's weights. Raises UserError when there is none."""
     device = torch.device("cpu")
     algorithm = run.build(device, seeding.generators(run.seeds, seeding.LEARNING, device))
-    algorithm.members.load_weights(checkpoint.load_weights(run.folder, device))
+    updates, weights = checkpoint.load_weights(run.folder, device)
+    algorithm.members.load_weights(weights)
+    algorithm.members.updates = updates
     return algorithm
 
 
@@ -144,5 +173,7 @@ def evaluate(
     name = run.document["dataset"]["env"]
     mismatch = runs.mismatch(run.spec, name, allow_mismatch)
     env = envs.make(name, num_envs=episodes, shift=shift)
-    played = play(trained(run), run.settings.seeds, env, seed, candidates)
-    return report(run, played, env, candidates, seed) | {"mismatch": mismatch}
+    algorithm = trained(run)
+    played = play(algorithm, run.settings.seeds, env, seed, candidates)
+    updates = algorithm.members.updates
+    return report(run, played, env, candidates, seed, updates) | {"mismatch": mismatch}

@@ -194,7 +194,9 @@ KINDS: dict[str, Callable[[Cell], str]] = {
 """What words of ``--only`` may name."""
 
 
-def cells(name: str, only: Sequence[str] = (), columns: Sequence[str] | None = None) -> list[Cell]:
+def cells(
+    name: str, only: Sequence[str] = (), columns: Sequence[str] | None = None, scale: str = "compact"
+) -> list[Cell]:
     """The cells of a target, its datasets in order; ``columns`` are algorithms instead of its own.
 
     Words of ``only`` name environments, qualities, datasets, columns, or parts of the trajectories (``5%``);
@@ -204,8 +206,10 @@ def cells(name: str, only: Sequence[str] = (), columns: Sequence[str] | None = N
     if name not in TARGETS:
         raise UserError(f"expected a target ({', '.join(TARGETS)}), found {name!r}; choose one")
     target = TARGETS[name]
-    make = sweep if target.figure == "sweep" else columnwise
-    found = list(make(target, columns or target.columns))
+    if target.figure == "sweep":
+        found = list(sweep(target, SCALES[scale].preset))
+    else:
+        found = list(columnwise(target, columns or target.columns))
     known = {kind: dict.fromkeys(map(of, found)) for kind, of in KINDS.items()}
     unknown = set(only).difference(*known.values())
     if unknown:
@@ -241,9 +245,10 @@ def column_of(label: str) -> tuple[str, Settings]:
     return name, augment[rest]
 
 
-def sweep(target: Target, columns: Sequence[str]) -> Iterator[Cell]:
+def sweep(target: Target, preset: str) -> Iterator[Cell]:
     """DOM2 with one setting at a time moved from where the presets have it."""
-    own = {field.name: field.default for field in fields(algorithms.load("dom2").config_type)}
+    kind = algorithms.load("dom2")
+    own = {field.name: field.default for field in fields(kind.config_type)} | kind.presets[preset]
     own["thresholds"] = sampler.DEFAULTS["quantile"]
     for env, quality in itertools.product(target.envs, target.qualities):
         defaults = own | presets.defaults("dom2", env, quality)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -20,13 +21,23 @@ Picture = tuple[str, str]
 # Okabe and Ito's palette, which colour-blind readers tell apart; DOM2 is always the first.
 _COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
 _MARKERS = "os^Dv<>P*XhdpH8"
+_DASHES = ("-", "--", ":", "-.")
 
 
 def style(label: str, labels: Sequence[str]) -> tuple[str, str]:
     """(colour, marker) of a column."""
-    order = sorted(labels, key=lambda each: (each != "dom2", labels.index(each)))
-    place = order.index(label)
+    place = _place(label, labels)
     return _COLOURS[place % len(_COLOURS)], _MARKERS[place % len(_MARKERS)]
+
+
+def line(label: str, labels: Sequence[str]) -> dict[str, Any]:
+    """Colour and dashes of a column's line: more columns than colours go on with another kind of line."""
+    place = _place(label, labels)
+    return {"color": _COLOURS[place % len(_COLOURS)], "ls": _DASHES[place // len(_COLOURS) % len(_DASHES)]}
+
+
+def _place(label: str, labels: Sequence[str]) -> int:
+    return sorted(labels, key=lambda each: (each != "dom2", labels.index(each))).index(label)
 
 
 def returns(listed: Sequence[Entry]) -> list[Picture]:
@@ -91,9 +102,7 @@ def profiles(listed: Sequence[Entry]) -> list[Picture]:
         taus = np.linspace(together.min() - 1.0, together.max() + 1.0, 200)
         figure, axes = canvas(5.6, 3.0)
         for label in names:
-            axes.plot(
-                taus, statistics.profile(values[label], taus), color=style(label, names)[0], label=label
-            )
+            axes.plot(taus, statistics.profile(values[label], taus), **line(label, names), label=label)
         axes.set(xlabel="normalised score τ", ylabel="share of runs above τ", ylim=(0, 1.02))
         axes.legend(frameon=False, fontsize=7)
         found.append((f"Performance profiles, {len(chosen)} datasets, {environment(shift)}", svg(figure)))
@@ -137,12 +146,10 @@ def curves(results: Sequence[tuple[str, str, Result]]) -> list[Picture]:
             continue
         figure, axes = canvas(4.0, 2.4)
         for label, each in mine:
+            x, values = each.curve["updates"], np.array(each.curve["returns"])
+            axes.plot(x, values.mean(axis=1), **line(label, names), label=label, lw=1.2)
             colour, _ = style(label, names)
-            values = np.array(each.curve["returns"])
-            axes.plot(each.curve["updates"], values.mean(axis=1), color=colour, label=label, lw=1.2)
-            axes.fill_between(
-                each.curve["updates"], values.min(axis=1), values.max(axis=1), color=colour, alpha=0.12, lw=0
-            )
+            axes.fill_between(x, values.min(axis=1), values.max(axis=1), color=colour, alpha=0.12, lw=0)
         axes.set_xlabel("gradient updates")
         axes.legend(frameon=False, fontsize=6)
         found.append((data, svg(figure)))
@@ -150,22 +157,34 @@ def curves(results: Sequence[tuple[str, str, Result]]) -> list[Picture]:
 
 
 def fractions(listed: Sequence[Entry]) -> list[Picture]:
-    """Figure 5: the score, averaged over an environment's datasets, against the share of trajectories."""
+    """Figure 5: the score, averaged over an environment's datasets, against the share of trajectories.
+
+    A line's points are of the same datasets, those that have every share that the line has anywhere.
+    """
     names, found = tables.labels(listed), []
     for env in dict.fromkeys(each.env for each in listed):
         figure, axes = canvas(4.4, 2.8)
         for label in names:
-            mine = [each for each in listed if (each.env, each.label, each.shift) == (env, label, "none")]
-            shares = sorted({each.fraction for each in mine})
-            means = [
-                np.mean([e.score for e in mine if e.fraction == s and e.score is not None]) for s in shares
-            ]
+            shares, means = averaged([e for e in listed if (e.env, e.label, e.shift) == (env, label, "none")])
             colour, marker = style(label, names)
             axes.plot(shares, means, marker=marker, color=colour, label=label, ms=4)
         axes.set(xscale="log", xlabel="share of the trajectories", ylabel="mean normalised score")
         axes.legend(frameon=False, fontsize=7)
         found.append((f"{env}: fewer trajectories", svg(figure)))
     return found
+
+
+def averaged(mine: Sequence[Entry]) -> tuple[list[float], list[float]]:
+    """Shares of the trajectories, and the mean score at each over the datasets that have all of them."""
+    by_dataset: dict[str, dict[float, float]] = {}
+    for each in mine:
+        if each.score is not None:
+            by_dataset.setdefault(each.quality, {})[each.fraction] = each.score
+    shares = sorted({share for row in by_dataset.values() for share in row})
+    whole = [row for row in by_dataset.values() if len(row) == len(shares)]
+    if not whole:
+        return [], []
+    return shares, [float(np.mean([row[share] for row in whole])) for share in shares]
 
 
 def sweeps(listed: Sequence[Entry]) -> list[Picture]:

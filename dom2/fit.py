@@ -7,18 +7,18 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor
 
 from dom2 import algorithms, checkpoint, config, evaluate, presets, seeding, track
 from dom2.algorithms import Algorithm
 from dom2.graphed import Graphed, cuda_graph
-from dom2.run import Run, Status
+from dom2.run import Run, Status, held
 from dom2data import cache, envs, memory, stream, tables
 from dom2data import dataset as datasets
 from dom2data.allocation import keep_freed_memory
@@ -54,25 +54,27 @@ def fit(
     on_update: OnUpdate | None = None,
     root: Path | None = None,
     on_decode: cache.Progress = cache.quiet,
+    interrupts: Interrupts | None = None,
 ) -> Status:
     """Train until the run has its number of updates, from its last checkpoint if there is one.
 
     ``on_update(update, metrics)`` is called after each update, with metrics when they are logged,
     ``on_decode(chunks, of)`` while files to map are written. Returns ``complete``, or ``interrupted`` after
-    SIGINT or SIGTERM (saved; a second one ends at once).
+    SIGINT or SIGTERM (saved; a second one ends at once). ``interrupts`` are a caller's who has entered them.
     Raises UserError when the data has changed since the run began, another process is at it, or a loss is no
     longer finite.
     """
-    try:
-        with FileLock(run.folder / ".lock", timeout=0):
-            return _train(run, on_update, root, on_decode)
-    except Timeout as error:
-        raise UserError(
-            f"expected {run.folder} to be free, found another process fitting it; wait for it"
-        ) from error
+    with held(run.folder):
+        return _train(run, on_update, root, on_decode, interrupts)
 
 
-def _train(run: Run, on_update: OnUpdate | None, root: Path | None, on_decode: cache.Progress) -> Status:
+def _train(
+    run: Run,
+    on_update: OnUpdate | None,
+    root: Path | None,
+    on_decode: cache.Progress,
+    interrupts: Interrupts | None,
+) -> Status:
     dataset = _dataset(run, root)
     device = torch.device(_device(run.settings.device))
     batches = seeding.generators(run.seeds, seeding.BATCHES, device)
@@ -84,7 +86,7 @@ def _train(run: Run, on_update: OnUpdate | None, root: Path | None, on_decode: c
     start = checkpoint.updates(run.folder)
     if start:
         state = checkpoint.load_state(run.folder)
-        algorithm.members.load_weights(checkpoint.load_weights(run.folder, device))
+        algorithm.members.load_weights(checkpoint.load_weights(run.folder, device)[1])
         algorithm.members.load_state_dict(state["algorithm"])
         sampler.resume(state["batches"], start)  # an update takes one minibatch
     learn = algorithm.update
@@ -95,7 +97,8 @@ def _train(run: Run, on_update: OnUpdate | None, root: Path | None, on_decode: c
     run.status = "running"
     keep_freed_memory()
     try:
-        run.status = _loop(run, algorithm, learn, sampler, start, on_update)
+        with nullcontext(interrupts) if interrupts else Interrupts() as stopped:
+            run.status = _loop(run, algorithm, learn, sampler, start, on_update, stopped)
     except Exception:
         run.status = "failed"
         raise
@@ -173,19 +176,23 @@ def _loop(
     sampler: Minibatches,
     start: int,
     on_update: OnUpdate | None,
+    interrupts: Interrupts,
 ) -> Status:
     settings, began = run.settings, time.monotonic()
-    with track.Track(run.folder, start) as log, Interrupts() as interrupts:
+    with track.Track(run.folder, start) as log:
         for update in range(start + 1, settings.updates + 1):
             metrics = learn(sampler.sample())
             stop, end = interrupts.requested, update == settings.updates
             saving = stop or end or update % settings.checkpoint_every == 0
+            due = settings.eval_every and (end or update % settings.eval_every == 0)
             values = None
-            if saving or update % settings.log_every == 0:  # before every checkpoint, so that no NaN is saved
+            if (
+                saving or due or update % settings.log_every == 0
+            ):  # before a checkpoint, so that no NaN is saved
                 elapsed = time.monotonic() - began
                 times = {"time/seconds": elapsed, "time/updates_per_second": (update - start) / elapsed}
                 values = reduce(metrics, run, update) | times
-                if settings.eval_every and (end or update % settings.eval_every == 0):
+                if due:
                     values["eval/return"] = _evaluation(run, algorithm)
                 log.log(update, values)
             if saving:

@@ -121,18 +121,22 @@ def supply(
     """
     if available(name, root):
         return
-    base = ids.root(root)
-    lock = base / ".dom2data" / f".supply-{ids.split(name)[1]}.lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock):
+    with only_one(name, root):
         if available(name, root):
             return
         parts = recipes.quality(quality)
         shipped = env in envs.NAMES or parts.parts == ((recipes.UNIFORM, 1.0),)
-        folder = zoo.FOLDER if shipped else retrain.retrained(env, 0, base, progress)
+        folder = zoo.FOLDER if shipped else retrain.retrained(env, 0, ids.root(root), progress)
         taken = None if parts.replay else steps
         plan = generate.plan(env, quality, steps=taken, out=name, root=root, checkpoints_in=folder)
         generate.generate(plan, executor=plan.executor(), progress=progress)
+
+
+def only_one(name: str, root: Path | None) -> FileLock:
+    """While entered, no other command makes this dataset for its grid; it waits for one that does."""
+    lock = ids.root(root) / ".dom2data" / f".supply-{ids.split(name)[1]}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(lock)
 
 
 def stage(job: Job) -> Stage:
@@ -179,10 +183,11 @@ def unlike(job: Job, found: Run) -> list[str]:
 
 
 def pending(job: Job) -> list[str]:
-    """Shifts without an evaluation of the last update, by as many episodes."""
+    """Shifts without an evaluation of the last update, by as many episodes, in the standard way."""
     kept = {each["shift"]: each for each in evaluate.kept(job.folder)}
-    wanted = (job.settings["updates"], job.episodes)
-    return [s for s in job.shifts if s not in kept or (kept[s]["updates"], kept[s]["episodes"]) != wanted]
+    wanted = (job.settings["updates"], job.episodes, evaluate.STANDARD)
+    found = {s: (each["updates"], each["episodes"], evaluate.way(each)) for s, each in kept.items()}
+    return [shift for shift in job.shifts if found.get(shift) != wanted]
 
 
 def carry_out(jobs: Sequence[Job], executor: executors.Executor, retries: int = 0) -> Generator[Outcome]:
@@ -235,7 +240,7 @@ def _work(job: Job) -> Outcome:
         with fit.Interrupts() as interrupts:
             found = begin(job)
             if checkpoint.updates(found.folder) < found.settings.updates and not interrupts.requested:
-                fit.fit(found, root=job.root)
+                fit.fit(found, root=job.root, interrupts=interrupts)
             fitted = checkpoint.updates(found.folder) == found.settings.updates
             for shift in pending(job) if fitted else ():
                 if not interrupts.requested:

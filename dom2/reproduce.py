@@ -97,5 +97,7 @@ def prepare(grid: Grid, progress: generate.Progress | None = None) -> None:
     for cell in {grid.share(cell): cell for cell in grid.cells}.values():
         name, part = grid.dataset(cell), grid.share(cell)
         jobs.supply(name, cell.env, cell.quality, grid.root, grid.scale.steps, progress)
-        if part != name and not jobs.available(part, grid.root):
-            subsample.subsample(datasets.open(name, grid.root), cell.fraction, root=grid.root)
+        if part != name:
+            with jobs.only_one(part, grid.root):
+                if not jobs.available(part, grid.root):
+                    subsample.subsample(datasets.open(name, grid.root), cell.fraction, root=grid.root)

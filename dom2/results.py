@@ -43,8 +43,8 @@ class Result:
     """by shift: mean return of each seed's evaluation after the last update"""
     episodes: dict[str, int]
     """by shift: episodes of each seed in it"""
-    mismatch: list[str]
-    """facts in which the environment of the evaluation was not the data's"""
+    ways: dict[str, tuple[int, int, tuple[str, ...]]]
+    """by shift: ``evaluate.way``"""
     curve: dict[str, list[Any]]
     """``updates`` [n] and ``returns`` [n, seeds] of the evaluations while training"""
 
@@ -58,21 +58,22 @@ def state(folder: Path) -> State:
         return "broken" if any((folder / part).exists() for part in _PARTS) else "foreign"
     try:
         found = run.read(folder)
-        word = found.status
-        checkpoint.updates(folder)
+        word, updates = found.status, checkpoint.updates(folder)
+        kept = evaluate.kept(folder)
     except (UserError, ValueError, OSError):
         return "broken"
+    if word == "running" and _held(folder):
+        return "running"
+    if word in ("complete", "running", "interrupted") and updates == found.settings.updates:
+        return "evaluated" if any(each["updates"] == updates for each in kept) else "complete"
     if word == "running":
-        return "running" if _held(folder) else "killed"
-    if word == "complete":
-        fresh = any(each["updates"] == found.settings.updates for each in evaluate.kept(folder))
-        return "evaluated" if fresh else "complete"
+        return "killed"
     return word if word in ("interrupted", "failed", "new") else "broken"
 
 
 def _held(folder: Path) -> bool:
     try:
-        with FileLock(folder / ".lock", timeout=0):
+        with FileLock(folder / run.LOCK, timeout=0):
             return False
     except Timeout:
         return True
@@ -109,7 +110,7 @@ def read(folder: Path) -> Result:
         versions=document["versions"],
         returns={shift: [seed["mean"] for seed in each["per_seed"]] for shift, each in fresh.items()},
         episodes={shift: each["episodes"] for shift, each in fresh.items()},
-        mismatch=sorted({fact["fact"] for each in fresh.values() for fact in each["mismatch"]}),
+        ways={shift: evaluate.way(each) for shift, each in fresh.items()},
         curve={
             "updates": [line["update"] for line in lines],
             "returns": [line["eval/return"] for line in lines],
@@ -130,6 +131,16 @@ def comparable(results: Iterable[Result]) -> None:
     )
 
 
+def alike(results: Iterable[Result], shift: str) -> None:
+    """Raises UserError (code 3), naming both, where two evaluations were made in different ways."""
+    names = ("seed", "number of candidates", "environment")
+    agree(
+        ("evaluation", name, str(value), each.folder)
+        for each in results
+        for name, value in zip(names, each.ways[shift], strict=True)
+    )
+
+
 def agree(facts: Iterable[tuple[str, str, str, str]]) -> None:
     """Facts are: of what, which (a hash, a fingerprint), its value, and where that is said.
 
@@ -139,9 +150,12 @@ def agree(facts: Iterable[tuple[str, str, str, str]]) -> None:
     for what, key, value, where in facts:
         known, place = first.setdefault((what, key), (value, where))
         if known != value:
+            one, other = (
+                each[:12] if len(each) == 64 else each for each in (known, value)
+            )  # a hash is enough
             raise UserError(
-                f"{what}: expected one {key}, found {known[:12]} in {place} and {value[:12]} in {where}; "
-                "leave one out or fit it again",
+                f"{what}: expected one {key}, found {one} in {place} and {other} in {where}; "
+                "leave one out or make it again",
                 CHECK_FAILED,
             )
 

@@ -14,22 +14,26 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+
+from filelock import FileLock, Timeout
 
 from dom2 import algorithms
 from dom2 import config as configs
 from dom2data import envs, stats
 from dom2data.dataset import Dataset
-from dom2data.errors import CHECK_FAILED, UserError
+from dom2data.errors import CHECK_FAILED, FAILED, UserError
 from dom2data.spec import EnvSpec, differences
 
 if TYPE_CHECKING:
     import torch
 
 SCHEMA = 1
+LOCK = ".lock"
 Status = Literal["new", "running", "complete", "interrupted", "failed"]
 
 
@@ -83,6 +87,9 @@ class Settings:
         ):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}: expected 1 or more, found {getattr(self, name)}")
+        if min(self.seed, self.eval_every) < 0:
+            found = f"seed {self.seed}, eval_every {self.eval_every}"
+            raise UserError(f"seed, eval_every: expected 0 or more, found {found}")
 
 
 class Run:
@@ -114,10 +121,26 @@ class Run:
         return kind.create(settings, self.spec, self.settings.seeds, device, learning)
 
     def amend(self, **settings: Any) -> None:
-        """Change settings that do not change what was done so far, such as the number of updates."""
-        self.document["settings"] |= settings
-        self.settings = configs.build(Settings, self.document["settings"])
-        write(self.folder / "config.json", json.dumps(self.document, indent=2) + "\n")
+        """Change settings that do not change what was done so far, such as the number of updates.
+
+        Raises UserError like ``held``: whoever is fitting the run has read its settings.
+        """
+        with held(self.folder):
+            self.document["settings"] |= settings
+            self.settings = configs.build(Settings, self.document["settings"])
+            write(self.folder / "config.json", json.dumps(self.document, indent=2) + "\n")
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """While entered, no other process fits or replaces the run. Raises UserError where one does already."""
+    try:
+        with FileLock(folder / LOCK, timeout=0):
+            yield
+    except Timeout as error:
+        raise UserError(
+            f"expected {folder} to be free, found another process fitting it; wait for it", FAILED
+        ) from error
 
 
 def describe(
@@ -202,19 +225,39 @@ def commit(checkout: Path) -> dict[str, str]:
 
 
 def create(folder: Path, document: dict[str, Any], force: bool = False) -> Run:
-    """A new run folder. Raises UserError when one is there, or something that is no run."""
+    """A new run folder. Raises UserError when a run is there, one that is being fitted, or no run at all."""
     if folder.exists():
-        is_run = (folder / "config.json").exists()
-        if not force and is_run:
-            raise UserError(
-                f"expected a new folder, found a run in {folder}; --force replaces it, --resume continues it"
-            )
-        if not is_run and (not folder.is_dir() or any(folder.iterdir())):
+        if _is_run(folder):
+            if not force:
+                raise UserError(
+                    f"expected a new folder, found a run in {folder}; --force replaces it, "
+                    "--resume continues it"
+                )
+            with held(folder):
+                clear(folder)
+        elif not folder.is_dir() or any(folder.iterdir()):
             raise UserError(f"expected a new folder or a run, found other files in {folder}; choose another")
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     write(folder / "config.json", json.dumps(document, indent=2) + "\n")
     return Run(folder, document)
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether this is a run's folder, and not one of something else that has a ``config.json``."""
+    try:
+        document = json.loads((folder / "config.json").read_text())
+        return {"schema", "settings", "config", "dataset"} <= set(document)
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def clear(folder: Path) -> None:
+    """Remove everything but the lock, which is held: first what makes it a run."""
+    for path in sorted(folder.iterdir(), key=lambda each: each.name != "config.json"):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != LOCK:
+            path.unlink()
 
 
 def read(folder: Path) -> Run:
@@ -245,7 +288,10 @@ def default_folder(dataset: Dataset, algorithm: str) -> Path:
 
 
 def write(path: Path, text: str) -> None:
-    """Replace a small file in one step."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
+    """Replace a small file in one step, which several processes may do at once."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(temporary, path)

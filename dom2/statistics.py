@@ -18,6 +18,10 @@ Interval = list[float]
 """[low, high], JSON's pair"""
 
 RESAMPLES = 2000
+LEAST_SEEDS = 3
+"""Two values have no interval worth the name: resampling gives back the values themselves."""
+_AT_ONCE = 20_000_000
+"""values that are resampled together, at most: 160 MB"""
 
 
 def iqm(*samples: Values, axis: int = -1) -> Any:
@@ -26,16 +30,21 @@ def iqm(*samples: Values, axis: int = -1) -> Any:
 
 
 def interval(
-    statistic: Callable[..., Any], samples: Sequence[Values], seed: int = 0, level: float = 0.95
+    statistic: Callable[..., Any],
+    samples: Sequence[Values],
+    seed: int = 0,
+    level: float = 0.95,
+    least: int = 2,
 ) -> Interval | None:
-    """The percentile interval of ``statistic(*samples, axis)``; None where a sample has a single value."""
-    if min(map(len, samples)) < 2:
+    """The percentile interval of ``statistic(*samples, axis)``; None where a sample has too few."""
+    if min(map(len, samples)) < least:
         return None
     found = stats.bootstrap(
         tuple(samples),
         statistic,
         paired=False,
         n_resamples=RESAMPLES,
+        batch=min(RESAMPLES, max(1, _AT_ONCE // sum(map(len, samples)))),
         confidence_level=level,
         method="percentile",
         rng=np.random.default_rng(seed),
@@ -43,13 +52,13 @@ def interval(
     return [float(found.low), float(found.high)]
 
 
-def spread(values: Values, seed: int = 0) -> dict[str, Any]:
+def spread(values: Values, seed: int = 0, least: int = 2) -> dict[str, Any]:
     """Mean, standard deviation, interquartile mean and its 95 % interval, or None, of samples [S, E]."""
     return {
         "mean": float(values.mean()),
         "std": float(values.std()),
         "iqm": float(iqm(values.reshape(-1))),
-        "ci": interval(iqm, list(values), seed),
+        "ci": interval(iqm, list(values), seed, least=least),
     }
 
 
@@ -60,7 +69,7 @@ def summary(values: Values, seed: int = 0) -> dict[str, Any]:
 
 
 def improvement(ours: Sequence[Values], theirs: Sequence[Values], seed: int = 0) -> dict[str, Any]:
-    """P(X > Y) + P(X = Y) / 2 for X of ours and Y of theirs on the same task, averaged over tasks [T]."""
+    """P(X > Y) + P(X = Y) / 2 for seeds X of ours, Y of theirs on the same task, averaged over tasks [T]."""
 
     def probability(*samples: Values, axis: int = -1) -> Any:
         halves = zip(samples[: len(ours)], samples[len(ours) :], strict=True)
@@ -68,7 +77,7 @@ def improvement(ours: Sequence[Values], theirs: Sequence[Values], seed: int = 0)
 
     return {
         "mean": float(probability(*ours, *theirs)),
-        "ci": interval(probability, [*ours, *theirs], seed),
+        "ci": interval(probability, [*ours, *theirs], seed, least=LEAST_SEEDS),
         "tasks": len(ours),
     }
 

@@ -96,12 +96,11 @@ class Sweep:
         values = {key: plain(value, types[key]) for key, value in values.items()}
         own = {each.name for each in config.fields(Settings)}
         hyper = {key: value for key, value in values.items() if key not in own}
-        settings = (
-            {"algorithm": name, "seeds": self.spec.seeds}
-            | jobs.schedule(values.get("updates", self.spec.updates))
-            | {key: value for key, value in values.items() if key in own}
-        )
+        mine = {key: value for key, value in values.items() if key in own}
         try:  # an error in the file should not wait until a worker meets it
+            config.build(Settings, mine)
+            schedule = jobs.schedule(mine.get("updates", self.spec.updates))
+            settings = {"algorithm": name, "seeds": self.spec.seeds} | schedule | mine
             settings = asdict(config.build(Settings, settings))
             hyper = asdict(fit.configure(name, self.spec.preset, env, quality, hyper))
         except ValueError as error:  # outside of a setting's range

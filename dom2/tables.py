@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,6 @@ from dom2.results import Result, agree, comparable, last_best_mean, read
 from dom2.statistics import Interval, Values
 from dom2data import scores
 from dom2data.errors import UserError
-
-LEAST_SEEDS = 3
-"""Two values have no interval worth the name: resampling gives back the values themselves."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,7 @@ class Entry:
     std: float
     iqm: float
     ci: Interval | None
-    """of the iqm, 95 %, resampling seeds; None for fewer than ``LEAST_SEEDS``"""
+    """of the iqm, 95 %, resampling seeds; None for fewer than ``statistics.LEAST_SEEDS``"""
     score: float | None
     """the mean, normalised by the published references"""
     score_std: float | None
@@ -57,6 +54,8 @@ class Entry:
     hash: str
     setup: str
     """``jobs.setup`` of the run"""
+    fingerprint: str = ""
+    """of the environment; reports that do not know it leave it empty"""
     report: str | None = None
     """the earlier report that it is taken from; None where the run is here"""
 
@@ -85,26 +84,29 @@ def entries(grid: Grid, earlier: Earlier | None = None) -> tuple[list[Entry], li
         if folder in ready:
             listed += [entry(cell, found[folder], shift, grid.target, ready[folder]) for shift in shifts]
         elif cell in known:
-            listed += known[cell]
+            listed += [
+                replace(each, **cited(cell, each.shift, each.per_seed, grid.target)) for each in known[cell]
+            ]
         else:
             missing.append(cell)
-    agree((each.dataset, "hash", each.hash, each.report or each.folder) for each in listed)
+    agree(fact for each in listed for fact in _facts(grid, each))
     return listed, missing
+
+
+def _facts(grid: Grid, each: Entry) -> list[tuple[str, str, str, str]]:
+    """What entries of one table must agree in: which dataset a name stands for, and what is in it."""
+    cell = Cell(each.env, each.quality, each.label, "", (), each.fraction)
+    where = each.report or each.folder
+    found = [(grid.share(cell), "dataset", each.dataset, where), (each.dataset, "hash", each.hash, where)]
+    return [*found, (each.env, "fingerprint", each.fingerprint, where)] if each.fingerprint else found
 
 
 def entry(cell: Cell, result: Result, shift: str, target: str, its_setup: str) -> Entry:
     """One cell under one shift."""
     values = np.array(result.returns[shift])
     normal = normalized(cell.env, values)
-    published = paper.find(target, cell.env, cell.quality, shift, cell.label)
-    spread = statistics.spread(values[None])
-    if len(values) < LEAST_SEEDS:
-        spread["ci"] = None
-    level, difference, unit = result.dataset["return"]["mean"], None, None
-    if published:
-        unit = paper.TABLES[target].unit
-        compared = values if unit == "return" or normal is None else normal
-        difference = float(compared.mean()) - published.mean
+    spread = statistics.spread(values[None], least=statistics.LEAST_SEEDS)
+    level = result.dataset["return"]["mean"]
     return Entry(
         env=cell.env,
         quality=cell.quality,
@@ -120,14 +122,26 @@ def entry(cell: Cell, result: Result, shift: str, target: str, its_setup: str) -
         score_std=None if normal is None else float(normal.std()),
         data=level,
         data_score=None if normal is None else float(scores.normalize(cell.env, level)),
-        paper=published._asdict() | {"unit": unit} if published else None,
-        difference=difference,
+        **cited(cell, shift, result.returns[shift], target),
         training=last_best_mean(result),
         folder=str(cell.folder),
         dataset=result.dataset["id"],
         hash=result.dataset["hash"],
         setup=its_setup,
+        fingerprint=result.fingerprint,
     )
+
+
+def cited(cell: Cell, shift: str, per_seed: Sequence[float], target: str) -> dict[str, Any]:
+    """``paper`` and ``difference`` of an entry: what the target's own table has for the cell."""
+    published = paper.find(target, cell.env, cell.quality, shift, cell.label)
+    if published is None:
+        return {"paper": None, "difference": None}
+    values, unit = np.array(per_seed), paper.TABLES[target].unit
+    normal = normalized(cell.env, values)
+    compared = values if unit == "return" or normal is None else normal
+    difference = float(compared.mean()) - published.mean
+    return {"paper": published._asdict() | {"unit": unit}, "difference": difference}
 
 
 def normalized(env: str, values: Values) -> Values | None:
@@ -150,14 +164,15 @@ def rows(listed: Sequence[Entry]) -> dict[tuple[str, str, float, str], dict[str,
     return found
 
 
-def best(row: dict[str, Entry]) -> tuple[str, bool]:
-    """The column of the highest mean, and whether its interval lies above all others'."""
+def best(row: dict[str, Entry]) -> tuple[list[str], bool]:
+    """The columns of the highest mean, which are several where they are one run, and whether its interval
+    lies above all others'."""
     first = max(row.values(), key=lambda each: each.mean)
-    others = [each for each in row.values() if each is not first]
+    others = [each for each in row.values() if each.folder != first.folder]
     certain = bool(others) and all(
         first.ci is not None and each.ci is not None and first.ci[0] > each.ci[1] for each in others
     )
-    return first.label, certain
+    return [label for label, each in row.items() if each.folder == first.folder], certain
 
 
 def wins(listed: Sequence[Entry]) -> dict[str, dict[str, int]]:
@@ -170,9 +185,10 @@ def wins(listed: Sequence[Entry]) -> dict[str, dict[str, int]]:
         if len(row) > 1:
             for label in row:
                 counted[label]["of"] += 1
-            label, certain = best(row)
-            counted[label]["highest"] += 1
-            counted[label]["certain"] += certain
+            first, certain = best(row)
+            for label in first:
+                counted[label]["highest"] += 1
+                counted[label]["certain"] += certain
     return counted
 
 
@@ -209,7 +225,7 @@ def aggregate(listed: Sequence[Entry], reference: str = "dom2") -> list[dict[str
                     "rows": len(chosen),
                     "mean": float(np.mean(np.concatenate(values))),
                     "iqm": float(statistics.iqm(*values)),
-                    "ci": statistics.interval(statistics.iqm, values),
+                    "ci": statistics.interval(statistics.iqm, values, least=statistics.LEAST_SEEDS),
                     "improvement": versus,
                 }
             )

@@ -129,7 +129,7 @@ class Processes:
                 continue
         raise UserError(
             f"expected every worker to finish, found one killed {RETRIES + 1} times (out of memory?); "
-            "rerun with --workers 1",
+            "fewer processes at once need less of it (--workers, --jobs)",
             FAILED,
         )
 

@@ -18,7 +18,7 @@ from PIL import Image
 from test_report import page
 from tiny import new_run
 
-from dom2 import board, evaluate, experiments, fit, jobs, reproduce, results, run, tables
+from dom2 import board, evaluate, experiments, figures, fit, jobs, reproduce, results, run, tables
 from dom2.experiments import SCALES, Cell, Scale
 from dom2.reproduce import Grid
 from dom2.tables import Entry
@@ -37,6 +37,7 @@ ENTRY = Entry(
 
 def another(mean: float, **changes: object) -> Entry:
     values: dict[str, Any] = {"mean": mean, "iqm": mean, "per_seed": [mean] * 5, "ci": [mean - 1, mean + 1]}
+    values["folder"] = f"tag-medium/{changes.get('label', 'dom2')}"
     return dataclasses.replace(ENTRY, **values | changes)
 
 
@@ -60,8 +61,15 @@ def test_states_of_folders(tmp_path: Path) -> None:
     assert results.state(begun.folder) == "complete"
     run.write(evaluate.file(begun.folder, "none"), json.dumps(evaluate.evaluate(begun, episodes=2)))
     assert results.state(begun.folder) == "evaluated"
+    begun.status = "running"  # killed after its last checkpoint
+    assert results.state(begun.folder) == "evaluated"
+    kept = evaluate.file(begun.folder, "none").read_text()
+    evaluate.file(begun.folder, "none").write_text("")
+    assert results.state(begun.folder) == "broken"
+    with pytest.raises(UserError, match=r"evaluation\.json: expected an evaluation"):
+        results.read(begun.folder)
+    evaluate.file(begun.folder, "none").write_text(kept)
     begun.amend(updates=6)
-    begun.status = "running"
     assert results.state(begun.folder) == "killed"
     with FileLock(begun.folder / ".lock"):
         assert results.state(begun.folder) == "running"
@@ -129,6 +137,29 @@ def test_wins_are_counted_plainly_and_where_intervals_say_so() -> None:
     }  # fmt: skip
     (row, *_) = tables.aggregate(listed)
     assert row["rows"] == 3  # medium-expert lacks a column and is left out
+
+
+def test_columns_that_are_one_run_win_together() -> None:
+    one, same, other = (
+        another(10.0),
+        another(10.0, folder="tag-medium/dom2", label="eta 4.0"),
+        another(5.0, label="bc"),
+    )
+    assert tables.best({each.label: each for each in (one, same, other)}) == (["dom2", "eta 4.0"], True)
+
+
+def test_figure_5_averages_the_same_datasets_at_every_share() -> None:
+    listed = [
+        another(0.0, quality="random", fraction=0.05, score=1.0), another(0.0, quality="random", score=2.0),
+        another(0.0, quality="expert", score=110.0),  # which has no 5 % yet
+    ]  # fmt: skip
+    assert figures.averaged(listed) == ([0.05, 1.0], [1.0, 2.0])
+    assert figures.averaged([]) == ([], [])
+
+
+def test_as_many_lines_as_algorithms_look_different() -> None:
+    names = experiments.COMPARED
+    assert len({tuple(figures.line(name, names).values()) for name in names}) == len(names)
 
 
 def test_training_evaluations_are_last_best_and_mean() -> None:

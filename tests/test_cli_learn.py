@@ -80,6 +80,16 @@ def test_resume_extends_a_run(tmp_path: Path) -> None:
     assert dom2("fit", "--resume", tmp_path / "run").exit_code == 0  # nothing left to do
     fewer = dom2("fit", "--resume", tmp_path / "run", "--updates", 4)
     assert (fewer.exit_code, "at least the 5 updates" in fewer.stderr) == (2, True)
+    for flag in (
+        ("--print-config",),
+        ("--force",),
+        ("--out", "x"),
+        ("--preset", "wide"),
+        ("--dataset", "tag"),
+    ):
+        useless = dom2("fit", "--resume", tmp_path / "run", *flag)
+        assert useless.exit_code == 2
+        assert f"expected --resume without {flag[0]}" in useless.output
     refused = dom2("fit", "--resume", tmp_path / "run", "--eta", 1)
     assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1)
     assert "--eta" in refused.stderr

@@ -94,6 +94,14 @@ def test_what_was_made_otherwise_is_left_out_and_said(
     assert "2 cells of the earlier reports were made with other settings" in said.output
 
 
+def test_published_numbers_are_of_the_table_that_is_made(first: Path, tmp_path: Path) -> None:
+    asked = Grid("table1", "smoke", CELLS[:1], 3, tmp_path)
+    file = changed(first, tmp_path, paper={"mean": 9.9, "std": 1.0, "unit": "score"}, difference=1.0)
+    known, _ = earlier.known(asked, [file])
+    listed, _ = tables.entries(asked, known)
+    assert [(each.label, each.paper, each.difference) for each in listed] == [("bc", None, None)]
+
+
 def test_half_a_cell_is_none(first: Path, tmp_path: Path) -> None:
     document = json.loads(first.read_text())
     document["entries"] = [each for each in document["entries"] if each["shift"] == "none"]

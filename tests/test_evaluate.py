@@ -1,5 +1,6 @@
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -93,6 +94,24 @@ def test_evaluation_of_a_run(tmp_path: Path) -> None:
     assert evaluate.evaluate(begun, episodes=6) == found
     assert evaluate.evaluate(begun, episodes=6, seed=1)["per_seed"] != found["per_seed"]
     assert evaluate.evaluate(begun, episodes=6, candidates=3)["per_seed"] != found["per_seed"]
+
+
+def test_an_evaluation_knows_the_update_of_its_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when whoever fits the run saves another checkpoint meanwhile."""
+    begun = new_run(tmp_path / "run", updates=2)
+    fit.fit(begun)
+    play = evaluate.play
+
+    def played(*args: Any) -> evaluate.Played:
+        begun.amend(updates=4)
+        fit.fit(begun)
+        return play(*args)
+
+    monkeypatch.setattr(evaluate, "play", played)
+    assert evaluate.evaluate(begun, episodes=2)["updates"] == 2
+    assert checkpoint.updates(begun.folder) == 4
 
 
 def test_a_seed_is_evaluated_alike_whatever_is_stacked_beside_it(tmp_path: Path) -> None:

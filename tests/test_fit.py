@@ -21,7 +21,7 @@ torch.set_num_threads(1)
 
 
 def same_weights(one: run.Run, other: run.Run) -> bool:
-    a, b = (checkpoint.load_weights(r.folder, CPU) for r in (one, other))
+    a, b = (checkpoint.load_weights(r.folder, CPU)[1] for r in (one, other))
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
@@ -46,11 +46,11 @@ def test_three_seeds_equal_three_runs(tmp_path: Path) -> None:
     """Also through the sampler: a seed draws the same minibatches however many are stacked."""
     together = new_run(tmp_path / "three", seeds=3)
     fit.fit(together)
-    whole = checkpoint.load_weights(together.folder, CPU)
+    whole = checkpoint.load_weights(together.folder, CPU)[1]
     for seed in range(3):
         alone = new_run(tmp_path / str(seed), seed=seed)
         fit.fit(alone)
-        for name, value in checkpoint.load_weights(alone.folder, CPU).items():
+        for name, value in checkpoint.load_weights(alone.folder, CPU)[1].items():
             assert torch.equal(whole[name].chunk(3)[seed], value), name
 
 
@@ -97,6 +97,24 @@ def test_interrupt_saves_and_resume_finishes(tmp_path: Path) -> None:
     assert (stopped.status, checkpoint.updates(stopped.folder)) == ("interrupted", 2)
     assert fit.fit(run.read(stopped.folder)) == "complete"
     assert same_weights(whole, stopped)
+
+
+def test_an_interrupt_before_the_first_update_counts(tmp_path: Path) -> None:
+    stopped = new_run(tmp_path / "run")
+    with fit.Interrupts() as interrupts:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert fit.fit(stopped, interrupts=interrupts) == "interrupted"
+    assert checkpoint.updates(stopped.folder) == 1
+
+
+def test_evaluations_come_when_asked_for_whatever_is_logged(tmp_path: Path) -> None:
+    begun = new_run(
+        tmp_path / "run", updates=7, log_every=5, eval_every=3, eval_episodes=2, checkpoint_every=100
+    )
+    fit.fit(begun)
+    lines = track.read(begun.folder)
+    assert [line["update"] for line in lines if "eval/return" in line] == [3, 6, 7]
+    assert [line["update"] for line in lines] == [3, 5, 6, 7]
 
 
 def test_second_interrupt_stops_at_once(tmp_path: Path) -> None:
@@ -155,7 +173,7 @@ def test_an_unfinished_checkpoint_is_not_seen(tmp_path: Path, monkeypatch: pytes
             with pytest.raises(KeyboardInterrupt):
                 checkpoint.save(tmp_path, 2, {"w": torch.zeros(3)}, {"a": 2})
         assert checkpoint.updates(tmp_path) == 1
-        assert torch.equal(checkpoint.load_weights(tmp_path, CPU)["w"], weights["w"])
+        assert torch.equal(checkpoint.load_weights(tmp_path, CPU)[1]["w"], weights["w"])
     checkpoint.save(tmp_path, 2, {"w": torch.zeros(3)}, {"a": 2})
     assert checkpoint.load_state(tmp_path) == {"a": 2}
     assert sorted(p.name for p in (tmp_path / "checkpoint").iterdir()) == ["000000002", "latest"]
@@ -180,7 +198,7 @@ def test_nan_stops_and_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: py
         fit.fit(begun)
     assert e.value.code == 1
     assert begun.status == "failed"
-    assert all(v.isfinite().all() for v in checkpoint.load_weights(begun.folder, CPU).values())
+    assert all(v.isfinite().all() for v in checkpoint.load_weights(begun.folder, CPU)[1].values())
 
 
 def test_metrics_of_agents_and_of_seeds_are_reduced_and_named(tmp_path: Path) -> None:
@@ -217,6 +235,25 @@ def test_two_processes_cannot_fit_one_run(tmp_path: Path) -> None:
     with FileLock(begun.folder / ".lock"), pytest.raises(UserError, match="another process"):
         fit.fit(begun)
     assert begun.status == "new"
+    with FileLock(begun.folder / ".lock"):
+        with pytest.raises(UserError, match="another process") as error:
+            run.create(begun.folder, begun.document, force=True)
+        with pytest.raises(UserError, match="another process"):
+            begun.amend(updates=9)
+    assert error.value.code == 1
+    assert run.read(begun.folder).settings.updates == 4
+
+
+def test_a_cut_checkpoint_is_one_line(tmp_path: Path) -> None:
+    begun = new_run(tmp_path / "run")
+    fit.fit(begun)
+    folder = checkpoint.latest(begun.folder)
+    assert folder is not None
+    for name, load in (("weights.safetensors", checkpoint.load_weights), ("state.pt", checkpoint.load_state)):
+        (folder / name).write_bytes((folder / name).read_bytes()[:100])
+        with pytest.raises(UserError, match=f"{name}: expected a whole checkpoint") as error:
+            load(begun.folder, *([CPU] if load is checkpoint.load_weights else []))
+        assert error.value.code == 3
 
 
 def test_changed_data_is_refused(tmp_path: Path) -> None:
@@ -236,6 +273,10 @@ def test_an_existing_run_is_kept_and_foreign_files_always(tmp_path: Path) -> Non
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "love.txt").write_text("dear")
+    with pytest.raises(UserError, match="found other files"):
+        run.create(tmp_path / "letters", begun.document, force=True)
+    assert (tmp_path / "letters" / "love.txt").exists()
+    (tmp_path / "letters" / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(UserError, match="found other files"):
         run.create(tmp_path / "letters", begun.document, force=True)
     assert (tmp_path / "letters" / "love.txt").exists()

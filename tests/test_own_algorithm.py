@@ -15,6 +15,7 @@ from tiny import CPU, SPEC, generators, minibatch, tag_random
 from dom2 import algorithms, checkpoint
 from dom2.algorithms import Algorithm
 from dom2_cli.learn import main
+from dom2data.errors import UserError
 
 
 def own(name: str, seeds: int = 1, first: int = 0, **settings: float | tuple[int, ...]) -> Algorithm:
@@ -36,9 +37,21 @@ def test_the_command_runs_resumes_and_evaluates_it(tmp_path: Path) -> None:
         assert result.exit_code == 0, result.output
     document = json.loads((tmp_path / "whole/config.json").read_text())
     assert (document["config"]["beta"], document["settings"]["augment"]) == (2.0, "none")
-    one, other = (checkpoint.load_weights(Path(folder), CPU) for folder in (whole, halves))
+    one, other = (checkpoint.load_weights(Path(folder), CPU)[1] for folder in (whole, halves))
     assert all(torch.equal(value, other[key]) for key, value in one.items())
     assert json.loads((tmp_path / "whole/evaluation.json").read_text())["seeds"] == 2
+
+
+def test_what_cannot_be_loaded_is_one_line(tmp_path: Path) -> None:
+    broken, unfinished = tmp_path / "broken.py", tmp_path / "unfinished.py"
+    broken.write_text("class Mine:\n  def\n")
+    unfinished.write_text("class Mine:\n    presets = {}\n")
+    with pytest.raises(UserError, match=r"broken\.py: expected a module .* SyntaxError: .*line 2"):
+        algorithms.load(f"{broken}:Mine")
+    with pytest.raises(
+        UserError, match="found no config_type, batches, augment, create, update, policy in it"
+    ):
+        algorithms.load(f"{unfinished}:Mine")
 
 
 def test_its_settings_are_flags_with_help(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from dom2 import checkpoint, experiments, fit, jobs, reproduce, run
+from dom2 import checkpoint, evaluate, experiments, fit, jobs, reproduce, run, tables
 from dom2.experiments import SCALES, Cell, Scale
 from dom2.jobs import Job
 from dom2.reproduce import Grid
@@ -113,6 +113,36 @@ def test_from_nothing_to_done_and_nothing_twice(tmp_path: Path) -> None:
     assert files[0].stat().st_mtime_ns == before[0]
     assert files[1].exists()
     assert weights(job) == saved
+
+
+def test_an_evaluation_made_otherwise_does_not_count(tmp_path: Path) -> None:
+    asked = grid(tmp_path, CELLS[:1])
+    make(asked)
+    (job,) = asked.jobs()
+    found = evaluate.kept(job.folder)[0]
+    for other in ({"candidates": 10}, {"seed": 7}, {"mismatch": [{"fact": "dt"}]}):
+        evaluate.keep(job.folder, found | other)
+        assert (jobs.stage(job), jobs.pending(job)) == ("fitted", ["none"])
+    assert jobs.work(job).word == "done"
+    assert evaluate.kept(job.folder)[0] == found
+
+
+def test_two_versions_of_a_dataset_are_not_one_row(tmp_path: Path) -> None:
+    asked = grid(tmp_path)
+    make(asked)
+    job = asked.jobs()[1]
+    document = json.loads((job.folder / "config.json").read_text())
+    document["dataset"] |= {"id": "dom2/tag-random-smoke-v1", "hash": "0" * 64}
+    (job.folder / "config.json").write_text(json.dumps(document))
+    with pytest.raises(UserError, match="expected one dataset, found dom2/tag-random-smoke-v0 in") as error:
+        tables.entries(asked)
+    assert error.value.code == 3
+
+
+def test_the_sensitivity_moves_from_the_preset_of_its_scale() -> None:
+    found = {cell.label: cell for cell in experiments.cells("sensitivity", ["tag-medium"], scale="paper")}
+    assert found["rho 0.005"].settings == ()  # of ``wide``
+    assert found["rho 0.02"].settings == (("rho", 0.02),)
 
 
 def test_two_at_once_make_the_same(tmp_path: Path) -> None:

@@ -93,7 +93,14 @@ def load(name: str) -> type[Algorithm]:
     target = ALGORITHMS.get(name, name)
     module_name, _, class_name = target.rpartition(":")
     if module_name.endswith(".py") and Path(module_name).is_file():
-        module = _load_file(Path(module_name))
+        try:
+            module = _load_file(Path(module_name))
+        except Exception as error:  # of the user's own code, whatever it is
+            where = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
+            found = f"{type(error).__name__}: {error}{where}"
+            raise UserError(
+                f"{module_name}: expected a module that can be imported, found {found}"
+            ) from error
     elif name in ALGORITHMS:
         module = importlib.import_module(module_name)
     else:
@@ -103,7 +110,13 @@ def load(name: str) -> type[Algorithm]:
         )
     if not hasattr(module, class_name):
         raise UserError(f"expected a class {class_name!r} in {module_name}, found none; check the name")
-    return getattr(module, class_name)
+    kind = getattr(module, class_name)
+    needed = ("config_type", "presets", "batches", "augment", "create", "update", "policy")
+    if missing := [each for each in needed if not hasattr(kind, each)]:
+        raise UserError(
+            f"{name}: expected an algorithm as in docs/your-algorithm.md, found no {', '.join(missing)} in it"
+        )
+    return kind
 
 
 def _load_file(path: Path) -> Any:

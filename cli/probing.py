@@ -94,7 +94,8 @@ def diversity(folder: Path, repeats: int, root: Path | None, as_json: bool) -> N
     run = runs.read(folder)
     name, algorithm = run.document["dataset"]["env"], evaluate.trained(run)
     data = datasets.open(run.document["dataset"]["id"], root)
-    env: Any = envs.make(name, num_envs=64 * repeats) if name.split("-")[0] == "spread" else None
+    spread = name.split("-")[0] == "spread" and not envs.is_foreign(name)
+    env: Any = envs.make(name, num_envs=64 * repeats) if spread else None
     found = []
     for index, seed in enumerate(run.seeds):
         policy = algorithm.policy(index)

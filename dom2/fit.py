@@ -19,7 +19,7 @@ from dom2 import algorithms, checkpoint, config, evaluate, presets, seeding, tra
 from dom2.algorithms import Algorithm
 from dom2.graphed import Graphed, cuda_graph
 from dom2.run import Run, Status, held
-from dom2data import cache, envs, memory, stream, tables
+from dom2data import cache, envs, memory, named, stream, tables
 from dom2data import dataset as datasets
 from dom2data.allocation import keep_freed_memory
 from dom2data.dataset import Dataset
@@ -237,7 +237,9 @@ def reduce(metrics: dict[str, Tensor], run: Run, update: int) -> dict[str, Any]:
 
 
 def _evaluation(run: Run, algorithm: Algorithm) -> list[float]:
-    env = envs.make(run.document["dataset"]["env"], num_envs=run.settings.eval_episodes)
+    name = run.document["dataset"]["env"]
+    named.environment(name)
+    env = envs.make(name, num_envs=run.settings.eval_episodes)
     played = evaluate.play(algorithm, run.settings.seeds, env, purpose=seeding.WATCHING)
     return played.returns.mean(axis=1).tolist()
 

@@ -13,7 +13,7 @@ from dom2.config import build
 from dom2.jobs import Job
 from dom2.run import Settings
 from dom2data import dataset as datasets
-from dom2data import envs, executors
+from dom2data import envs, executors, named
 from dom2data.dataset import Dataset
 from dom2data.sampler import Thresholds
 
@@ -67,6 +67,7 @@ def measured(job: Job, at_most: int = 3, enough: float = 0.3) -> float:
 
 def noise(env: str, episodes: int = 4) -> Dataset:
     """A small dataset of an environment: observations and rewards from N(0, 1), actions uniform."""
+    named.environment(env)
     spec, rng = envs.spec(env), np.random.default_rng(0)
     steps = episodes * spec.horizon
     return datasets.from_arrays(

@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 
 from dom2 import algorithms
 from dom2 import config as configs
-from dom2data import envs, stats
+from dom2data import envs, named, stats
 from dom2data.dataset import Dataset
 from dom2data.errors import CHECK_FAILED, FAILED, UserError
 from dom2data.spec import EnvSpec, differences
@@ -115,7 +115,12 @@ class Run:
         write(self.folder / "status", word + "\n")
 
     def build(self, device: torch.device, learning: Sequence[torch.Generator]) -> algorithms.Algorithm:
-        """The run's algorithm, untrained; ``learning`` has a generator for each seed."""
+        """The run's algorithm, untrained; ``learning`` has a generator for each seed.
+
+        Raises UserError (code 3) for an algorithm in a file that no user has named here.
+        """
+        name = self.settings.algorithm
+        named.require(name, f"`dom2 fit --algorithm {name}` in this folder allows it")
         kind = algorithms.load(self.settings.algorithm)
         settings = configs.build(kind.config_type, self.document["config"])
         return kind.create(settings, self.spec, self.settings.seeds, device, learning)
@@ -147,6 +152,7 @@ def describe(
     settings: Settings, config: Any, dataset: Dataset, command: list[str], allow_mismatch: bool = False
 ) -> dict[str, Any]:
     """The document of a new run: everything that decides its result. Raises UserError like ``mismatch``."""
+    named.remember(settings.algorithm)
     returns = stats.summary(dataset.returns)
     if settings.augment == "auto":
         settings = replace(settings, augment=algorithms.load(settings.algorithm).augment)
@@ -178,6 +184,7 @@ def mismatch(spec: EnvSpec, env: str, allow: bool = False) -> list[dict[str, Any
     Raises UserError (code 3), naming the first, unless it is allowed; and even so where networks do not fit.
     """
     try:
+        named.environment(env)
         installed = envs.spec(env)
     except (ValueError, UserError) as error:
         if allow:

@@ -19,7 +19,7 @@ from gymnasium.spaces import Box
 from numpy.typing import NDArray
 from pettingzoo import ParallelEnv
 
-from dom2data import envs
+from dom2data import envs, named
 from dom2data.envs import foreign
 from dom2data.envs.foreign import rescaled, told
 from dom2data.spec import EnvSpec
@@ -32,6 +32,7 @@ def check(name: str, episodes: int = 5, seed: int = 0) -> tuple[dict[str, Any], 
 
     Raises UserError when the name leads nowhere (see ``foreign.load``), ValueError for an unknown one.
     """
+    named.remember(name)
     spec: EnvSpec | None = None if envs.is_foreign(name) else envs.spec(name)
     env = _build(name)
     findings = [] if spec else list(foreign.problems(env))

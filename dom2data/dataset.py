@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dom2data import ids, stats
-from dom2data.errors import FAILED, UserError
+from dom2data.errors import CHECK_FAILED, FAILED, UserError
 from dom2data.spec import Bool, EnvSpec, Episode, Float32
 from dom2data.store import manifest as manifests
 from dom2data.store.layout import ArrayLayout, layout
@@ -144,17 +144,28 @@ def open(name: str, root: str | os.PathLike[str] | None = None) -> Dataset:
         from dom2data.store import remote
 
         return remote.open(name, base)
-    data = ids.directory(ids.resolve(name, base), base)
-    return _opened(data, manifests.read(data), manifests.marker(data))
+    dataset_id = ids.resolve(name, base)
+    data = ids.directory(dataset_id, base)
+    manifest = manifests.read(data)
+    if manifest["id"] != dataset_id:  # what is copied by its id would be another dataset's
+        raise UserError(
+            f"{data}: expected {dataset_id}, found {manifest['id']} in a folder that was renamed; "
+            "give it its name back",
+            CHECK_FAILED,
+        )
+    return _opened(data, manifest, manifests.marker(data))
 
 
 def _opened(data: Path, manifest: dict[str, Any], marker: str) -> Dataset:
     looked_at: dict[str, ArrayLayout] = {}
     hashed: set[tuple[str, int]] = set()
 
-    def stored(array: str) -> ArrayLayout:
+    def still() -> None:
         if manifests.marker(data) != marker:
             raise UserError(f"expected {data} as it was opened, found it replaced; start again", FAILED)
+
+    def stored(array: str) -> ArrayLayout:
+        still()
         if array not in looked_at:
             expected = ArrayLayout.from_json(manifest["arrays"][array])
             manifests.require_stored(data, array, expected)
@@ -164,7 +175,9 @@ def _opened(data: Path, manifest: dict[str, Any], marker: str) -> Dataset:
     def load(array: str) -> NDArray[Any]:
         from dom2data.store import zarr  # half a second to import, and needed only for the arrays
 
-        return zarr.read_array(data, array, stored(array))
+        values = zarr.read_array(data, array, stored(array))
+        still()  # else half of it may be another dataset's
+        return values
 
     def load_chunk(array: str, number: int) -> NDArray[Any]:
         from dom2data.store import zarr
@@ -172,6 +185,7 @@ def _opened(data: Path, manifest: dict[str, Any], marker: str) -> Dataset:
         # The hash once, and then the chunk's own checksum: it takes a tenth of the time.
         leaf = None if (array, number) in hashed else manifest["arrays"][array]["leaves"][number]
         values = zarr.read_chunk(data, array, stored(array), number, leaf)
+        still()
         hashed.add((array, number))
         return values
 
@@ -199,7 +213,7 @@ def from_arrays(
     """
     offsets = np.asarray(offsets, np.int64)
     episodes, steps = len(offsets) - 1, len(actions)
-    terminated = np.zeros(episodes, bool) if terminated is None else np.asarray(terminated)
+    terminated = np.zeros(episodes, bool) if terminated is None else np.asarray(terminated, bool)
     returns, agent_returns = stats.episode_returns(spec, rewards, offsets[:-1])
     arrays: dict[str, NDArray[Any]] = {
         "observations": np.asarray(observations, np.float32),
@@ -209,7 +223,7 @@ def from_arrays(
         "returns": returns,
         "agent_returns": agent_returns,
         "terminated": terminated,
-        "truncated": ~terminated if truncated is None else np.asarray(truncated),
+        "truncated": ~terminated if truncated is None else np.asarray(truncated, bool),
         "source": np.zeros(episodes, np.int64) if source is None else np.asarray(source, np.int64),
     }
     layouts = layout(spec, episodes, steps)

@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dom2data.dataset import Dataset
+from dom2data.look.coverage import sampled
 from dom2data.spec import differences
 
 ROWS = 100_000
-"""Rows compared of each dimension: every k-th, so that a million take seconds."""
+"""Rows compared of each dimension, so that a million take seconds."""
 
 
 def diff(one: Dataset, other: Dataset) -> dict[str, Any]:
@@ -60,12 +61,17 @@ def apart(one: NDArray[Any], other: NDArray[Any]) -> dict[str, Any]:
     }
 
 
+def rows(values: NDArray[Any]) -> NDArray[Any]:
+    """At most ``ROWS``, drawn the same way each time; every k-th would be of a few times of the episodes."""
+    return values[sampled(len(values), ROWS, np.random.default_rng(0))]
+
+
 def drift(one: Dataset, other: Dataset, name: str) -> list[dict[str, Any]]:
     """``apart`` for every agent and dimension of an array, the largest KS first; none where shapes differ.
 
     Dimensions that only pad an agent's observation to the widest are left out.
     """
-    x, y = (each.array(name)[:: -(-len(each.array(name)) // ROWS)] for each in (one, other))
+    x, y = (rows(each.array(name)) for each in (one, other))
     if x.shape[1:] != y.shape[1:]:
         return []
     x, y = x.reshape(*x.shape[:2], -1), y.reshape(*y.shape[:2], -1)

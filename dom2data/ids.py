@@ -55,6 +55,9 @@ def split(name: str) -> tuple[str, str, int | None]:
     match = _ID.fullmatch(name)
     if match is None or (match["space"] and len(match["space"]) < 2):
         raise UserError(f"expected an id such as dom2/tag-medium-v0, found {name!r}; see `dom2data list`")
+    for part in (match["space"] or "").split("/"):
+        if part == "data" or re.search(r"-v\d+$", part):  # it would lie inside a dataset, and not be found
+            raise UserError(f"expected a namespace without {part!r}, found {name!r}; choose another")
     version = match["version"]
     return match["space"] or NAMESPACE, match["name"], None if version is None else int(version)
 
@@ -73,11 +76,10 @@ def directory(dataset_id: str, base: Path) -> Path:
 def existing(base: Path) -> Iterator[str]:
     """Every id under ``base`` that has a manifest or a completion marker, whole or not, in name order."""
     for folder, children, _ in os.walk(base):
-        if "data" in children:
+        data = Path(folder, "data")
+        if "data" in children and ((data / "manifest.json").exists() or (data / "COMPLETE").exists()):
             children.clear()
-            data = Path(folder, "data")
-            if (data / "manifest.json").exists() or (data / "COMPLETE").exists():
-                yield Path(folder).relative_to(base).as_posix()
+            yield Path(folder).relative_to(base).as_posix()
         else:
             children[:] = sorted(child for child in children if not child.startswith("."))
 

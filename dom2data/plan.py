@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from dom2_policies import zoo
-from dom2data import dataset, envs, executors, ids, recipes, verify
+from dom2data import dataset, envs, executors, ids, named, recipes, verify
 from dom2data.errors import UserError
 from dom2data.recipes import Recipe
 from dom2data.spec import EnvSpec
@@ -112,6 +112,7 @@ def plan(
     Raises UserError for an unknown environment or quality, a missing or altered checkpoint, a number of steps
     below 1, or any number with medium-replay.
     """
+    named.remember(env)
     try:
         spec = envs.spec(env)
     except ValueError as error:

@@ -7,7 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from dom2data import envs, recipes
+from dom2data import envs, named, recipes
+from dom2data.convert.staging import only_writer
 from dom2data.errors import UserError
 from dom2data.generate import Progress
 
@@ -26,12 +27,23 @@ def train(
     What an interrupted call left in ``<out>.partial`` is continued when it was begun alike, else discarded.
     Returns its entry of ``zoo.json``. Raises UserError when ``out`` exists (without ``force``).
     """
-    from dom2data import behaviour
-
+    named.remember(env)
     envs.spec(env)  # an unknown name must leave nothing behind
     if out.exists() and not force:
         raise UserError(f"expected a new folder, found {out}; --force replaces it, --out names another")
-    unfinished = out.with_name(out.name + ".partial")
+    if out.exists() and not (out / "zoo.json").is_file():
+        raise UserError(
+            f"expected a folder of policies to replace, found other files in {out}; choose another"
+        )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with only_writer(out):
+        return _train(env, seed, out, progress, keep_prey)
+
+
+def _train(env: str, seed: int, out: Path, progress: Progress | None, keep_prey: bool) -> dict[str, Any]:
+    from dom2data import behaviour
+
+    unfinished, replaced = (out.with_name(out.name + end) for end in (".partial", ".replaced"))
     # The prey's weights decide what is learned, and its spec cannot be asked for before it exists.
     asked = {"env": env, "seed": seed, "keep_prey": keep_prey, "versions": recipes.versions()}
     asked["recipe"] = repr(behaviour.recipe(env))
@@ -41,9 +53,12 @@ def train(
         unfinished.mkdir(parents=True)
         noted.write_text(json.dumps(asked))
     entry = behaviour.train(env, seed, unfinished, progress, keep_prey=keep_prey)
-    shutil.rmtree(out, ignore_errors=True)
-    noted.unlink()
-    unfinished.rename(out)
+    shutil.rmtree(replaced, ignore_errors=True)
+    if out.exists():
+        out.rename(replaced)
+    unfinished.rename(out)  # with its note, so that a kill before this goes on with what is finished
+    (out / noted.name).unlink()
+    shutil.rmtree(replaced, ignore_errors=True)
     return entry
 
 
@@ -52,7 +67,9 @@ def retrained(env: str, seed: int, base: Path, progress: Progress | None = None)
 
     The prey stays the shipped one: it is part of the environment.
     """
-    folder = base / ".dom2data" / "zoo" / f"{envs.spec(env).env_id}-s{seed}"
+    spec = envs.spec(env)
+    own = f"-{spec.fingerprint[:8]}" if envs.is_foreign(env) else ""  # titles of users' own may be alike
+    folder = base / ".dom2data" / "zoo" / f"{spec.env_id}{own}-s{seed}"
     if not folder.exists():
         train(env, seed, folder, progress, keep_prey=True)
     return folder

@@ -15,9 +15,10 @@ settings.load_profile("suite")
 
 @pytest.fixture(scope="session", autouse=True)
 def _dataset_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No test reads or writes the datasets of whoever runs it."""
+    """No test reads or writes the datasets, or the settings, of whoever runs it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MINARI_DATASETS_PATH", str(tmp_path_factory.mktemp("datasets")))
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
         yield
 
 

@@ -18,7 +18,8 @@ def staged(path: Path, force: bool) -> Iterator[Path]:
 
     The dot hides it from Minari, whose listing would stop at a name without a version.
 
-    Raises UserError: code 2 when something is there (and not ``force``), 1 when it cannot be written.
+    Raises UserError: code 2 when something is there (and not ``force``, or not of the same kind), 1 when it
+    cannot be written.
     """
     if path.exists() and not force:
         raise UserError(
@@ -28,11 +29,12 @@ def staged(path: Path, force: bool) -> Iterator[Path]:
     replaced = path.with_name(f".{path.name}.replaced.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _only_writer(path):
+        with only_writer(path):
             try:
                 _remove(partial)
                 yield partial
                 _flush(partial)
+                _require_alike(path, partial)
                 _remove(replaced)
                 if path.exists():
                     os.replace(path, replaced)
@@ -50,7 +52,7 @@ def staged(path: Path, force: bool) -> Iterator[Path]:
 
 
 @contextmanager
-def _only_writer(path: Path) -> Iterator[None]:
+def only_writer(path: Path) -> Iterator[None]:
     """Raises UserError (code 1) when another process is writing ``path``; the lock goes with its process."""
     from filelock import FileLock, Timeout
 
@@ -67,6 +69,19 @@ def _only_writer(path: Path) -> Iterator[None]:
     finally:
         Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
+
+
+def _require_alike(old: Path, new: Path) -> None:
+    """Raises UserError where replacing ``old`` would remove what no conversion of this kind has written."""
+    if not old.is_dir() or old.is_symlink():
+        return
+    files = {path.name for path in new.iterdir()} if new.is_dir() else set()
+    others = sorted({path.name for path in old.iterdir()} - files)
+    if others or not new.is_dir():
+        raise UserError(
+            f"expected to replace an earlier result, found {others[0] if others else 'a folder'} in {old}; "
+            "move it away or choose another --out"
+        )
 
 
 def _flush(partial: Path) -> None:

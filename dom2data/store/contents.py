@@ -17,6 +17,7 @@ from dom2data import ids
 from dom2data.errors import CHECK_FAILED, UserError
 from dom2data.spec import EnvSpec
 from dom2data.store import manifest as manifests
+from dom2data.store import schema
 from dom2data.store.layout import ArrayLayout, chunk_file, layout
 
 LARGEST = 1 << 31
@@ -73,10 +74,12 @@ def described(source: Source) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         refuse(source.where, f"JSON in {manifests.FILE}", str(error).split("\n")[0])
     if not isinstance(manifest, dict) or manifest.get("schema") != manifests.SCHEMA:
-        schema = manifest.get("schema") if isinstance(manifest, dict) else type(manifest).__name__
-        refuse(source.where, f"schema {manifests.SCHEMA}", repr(schema)[:80])
+        found = manifest.get("schema") if isinstance(manifest, dict) else type(manifest).__name__
+        refuse(source.where, f"schema {manifests.SCHEMA}", repr(found)[:80])
     if source.read(manifests.MARKER).strip() != manifests.digest(text).encode():
         refuse(source.where, f"the {manifests.FILE} that {manifests.MARKER} was written for", "another")
+    if finding := schema.manifest(manifest):
+        refuse(source.where, *finding.removeprefix("expected ").split(", found ", 1))
     _consistent(source.where, manifest)
     return manifest
 

@@ -73,6 +73,8 @@ def write(data: Path, manifest: Mapping[str, Any]) -> None:
     Chunks have been flushed by their writers, at work in parallel: of a large dataset they are too many here.
     """
     text = json.dumps(manifest, indent=1, sort_keys=True, allow_nan=False).encode()
+    if finding := schema.manifest(json.loads(text)):  # it may follow from files that anyone has written
+        raise UserError(f"{manifest['id']}: {finding}; nothing was written", CHECK_FAILED)
     (data / FILE).write_bytes(text)
     (data / minari.FILE).write_text(json.dumps(minari_metadata(manifest), indent=1))
     for folder in (data, *(child for child in data.iterdir() if child.is_dir())):

@@ -95,7 +95,10 @@ class Place:
         space, short, version = ids.split(name)
         versions = {}
         for known in self.existing():
-            its_space, its_short, number = ids.split(known)
+            try:
+                its_space, its_short, number = ids.split(known)
+            except UserError:  # someone's copy of a dataset, by a name that is none
+                continue
             if (its_space, its_short) == (space, short) and version in (None, number):
                 versions[number or 0] = known
         if not versions:

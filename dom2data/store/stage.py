@@ -92,7 +92,8 @@ class Stage:
 
     def blocks(self) -> dict[int, Leaves]:
         """The notes of finished blocks."""
-        return {int(p.stem): json.loads(p.read_text()) for p in (self.folder / "blocks").glob("*.json")}
+        noted = {int(p.stem): _read(p) for p in (self.folder / "blocks").glob("*.json")}
+        return {block: leaves for block, leaves in noted.items() if leaves is not None}
 
     def _clean(self) -> None:
         """Remove what a killed writer left among the arrays: files half written, an uncommitted manifest."""
@@ -103,8 +104,7 @@ class Stage:
 
     def recipe(self) -> dict[str, Any] | None:
         """The recipe of what was begun here."""
-        file = self.folder / "recipe.json"
-        return json.loads(file.read_text()) if file.exists() else None
+        return _read(self.folder / "recipe.json")
 
     @property
     def needs(self) -> list[str]:
@@ -186,8 +186,17 @@ def open_stage(dataset_id: str, base: Path, shard: str = "") -> Iterator[Stage]:
             stage.recover()  # after an interrupt
 
 
+def _read(path: Path) -> Any:
+    """What ``_write`` wrote; None where there is nothing, or what a power cut has left of it."""
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
 def _write(path: Path, value: Any) -> None:
     """Write JSON so that the file is either whole or absent."""
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(value, sort_keys=True))
+    manifests.sync(partial)  # a rename may be on disk before what was renamed
     os.replace(partial, path)

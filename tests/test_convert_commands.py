@@ -45,6 +45,22 @@ def test_there_and_back_under_the_environments_name(env: str, root: Path, tmp_pa
     assert run("verify", f"{env}-back").exit_code == 0
 
 
+def test_force_replaces_results_and_nothing_else(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/notes.txt").write_text("mine")
+    for format_ in ("npz", "torchrl"):
+        words = ("convert", "tag-random", "--to", format_, "--out", tmp_path / "results", "--force")
+        result = run(*words)
+        assert result.exit_code == 2
+        assert "expected to replace an earlier result, found notes.txt in" in result.output
+        assert (tmp_path / "results/notes.txt").read_text() == "mine"
+    for _ in range(2):
+        assert (
+            run("convert", "tag-random", "--to", "torchrl", "--out", tmp_path / "new", "--force").exit_code
+            == 0
+        )
+
+
 def test_reversed_actions_are_found_out(root: Path, tmp_path: Path) -> None:
     omar.write(dataset.open("halfcheetah-random"), tmp_path)
     for i in range(2):

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from small_datasets import in_memory, stored
 
 from dom2_cli.data import main
-from dom2data.diff import apart, diff, fingerprints
+from dom2data.diff import apart, diff, fingerprints, rows
 from dom2data.subsample import subsample
 
 LENGTHS = [4, 3, 4, 2, 4, 4]
@@ -32,6 +32,15 @@ def test_distances_of_known_samples() -> None:
     assert found["wasserstein"] == pytest.approx(100)
     assert found["ks"] == pytest.approx(0.1)
     assert apart(x, x + 5000)["ks"] == 1.0
+
+
+def test_episodes_that_are_alike_do_not_drift(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows at a fixed distance would all be of the same time of the episode."""
+    monkeypatch.setattr("dom2data.diff.ROWS", 200)
+    many, few = (np.tile(np.arange(25.0), n) for n in (200, 8))
+    assert apart(rows(many), rows(few))["ks"] < 0.12
+    assert len(rows(many)) == len(rows(few)) == 200
+    np.testing.assert_array_equal(rows(many), rows(many))
 
 
 def test_the_dimension_that_drifted_comes_first() -> None:

@@ -254,6 +254,23 @@ def test_retrained_policies_are_used_and_the_shipped_ones_left_alone(
         retrain.train("tag", 4, folder)
 
 
+@pytest.mark.usefixtures("small_blocks")
+def test_notes_that_a_power_cut_has_emptied_count_for_nothing(tmp_path: Path) -> None:
+    whole = generated(tmp_path / "whole").hash
+    stage = tmp_path / ".dom2data/stage/dom2/tag-medium-expert-v0"
+    (stage / "blocks").mkdir(parents=True)
+    (stage / "recipe.json").touch()
+    (stage / "blocks/0.json").touch()
+    assert generated(tmp_path).hash == whole
+
+
+def test_only_a_folder_of_policies_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="expected a folder of policies to replace"):
+        retrain.train("tag", 4, tmp_path, force=True)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
 def test_a_training_that_fails_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def train(name: str, seed: int, out: Path, progress: Any, keep_prey: bool) -> dict[str, Any]:
         out.mkdir(exist_ok=True)

@@ -161,6 +161,8 @@ HOSTILE: dict[str, Callable[[dict[str, Any]], Any]] = {
     "returns of nothing": lambda m: m.update(returns={}),
     "NaN": lambda m: m.update(wall_s=float("nan")),
     "created is a number": lambda m: m.update(created=5),
+    "references of nothing": lambda m: m.update(references={"published": None}),
+    "a parent of nothing": lambda m: m.update(parents=[{}]),
 }
 
 
@@ -168,6 +170,24 @@ HOSTILE: dict[str, Callable[[dict[str, Any]], Any]] = {
 def test_hostile_manifests(original: tuple[Dataset, Path, Path], tmp_path: Path, how: str) -> None:
     files = resigned(members(original[2]), HOSTILE[how])
     refused(zipped(tmp_path / "a.zip", files), tmp_path / "root")
+
+
+def test_what_cannot_be_opened_replaces_nothing(original: tuple[Dataset, Path, Path], tmp_path: Path) -> None:
+    share.unpack(original[2], tmp_path)
+    for change in (HOSTILE["references of nothing"], HOSTILE["a parent of nothing"]):
+        file = zipped(tmp_path / "a.zip", resigned(members(original[2]), change))
+        with pytest.raises(UserError):
+            share.unpack(file, tmp_path, force=True)
+        assert dataset.open("small", tmp_path).hash == original[0].hash
+
+
+def test_a_renamed_folder_is_not_the_other_dataset(tmp_path: Path) -> None:
+    stored(tmp_path, [4, 2])
+    (tmp_path / "dom2/small-v0").rename(tmp_path / "dom2/other-v0")
+    with pytest.raises(
+        UserError, match=r"expected dom2/other-v0, found dom2/small-v0 in a folder .* renamed"
+    ):
+        dataset.open("other", tmp_path)
 
 
 def test_manifest_that_is_no_json_or_very_deep(original: tuple[Dataset, Path, Path], tmp_path: Path) -> None:

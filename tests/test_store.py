@@ -223,6 +223,16 @@ def test_ids() -> None:
             ids.split(bad)
 
 
+def test_no_folder_hides_a_dataset(tmp_path: Path) -> None:
+    stored(tmp_path, [4])
+    (tmp_path / "data").mkdir()
+    (tmp_path / "dom2/data").mkdir()
+    assert list(ids.existing(tmp_path)) == ["dom2/small-v0"]
+    for inside in ("dom2/data/x", "dom2/small-v0/x"):
+        with pytest.raises(UserError, match="expected a namespace without"):
+            ids.split(inside)
+
+
 def test_a_short_name_is_the_newest_version(tmp_path: Path) -> None:
     for name in ("small-v2", "small-v10", "small-5pct-v30"):
         stored(tmp_path, [4], name=name)

@@ -106,6 +106,8 @@ def generate(
     An interrupted run continues where it stopped when the same command is given again. Of many datasets,
     those that are there and complete are kept.
     """
+    from dom2data.share import is_outgoing
+
     asked = generating.Asked(env, quality, steps, seed, out, root, checkpoints, retrain)
     where = Where(executor, workers, address)
     todo = generating.plans(asked, dry_run)
@@ -119,7 +121,9 @@ def generate(
                 generating.for_minari([record["id"] for record in records], root, force)
             ui.print_json(records) if as_json else describe.catalog(records)
         return
-    made = generating.one(todo[0], where, force, retrain, dry_run, keep=store == "minari")
+    made = generating.one(
+        todo[0], where, force, retrain, dry_run, keep=store == "minari" or is_outgoing(root)
+    )
     if made is not None:
         if store == "minari":
             generating.for_minari([made.id], root, force)

@@ -11,6 +11,7 @@ import click
 
 from dom2_cli import show as ui
 from dom2_cli.options import root_option
+from dom2data.errors import UserError
 
 force_option = click.option("--force", is_flag=True, help="Replace what is there.")
 
@@ -18,26 +19,30 @@ force_option = click.option("--force", is_flag=True, help="Replace what is there
 def delivered(make: Callable[..., None]) -> Callable[..., None]:
     """Let a command that makes datasets take a URL as its root: made in a folder here, sent, removed here.
 
-    What an interrupted upload has left is sent when the command is given again. Workers of Ray, on many
-    machines, send their blocks there themselves.
+    What an interrupted upload has left is kept, and sent, when a command is given for that URL again. Workers
+    of Ray, on many machines, send their blocks there themselves.
     """
 
     @functools.wraps(make)
     def command(root: Path | None, force: bool, dry_run: bool, **given: Any) -> None:
         from dom2data import ids, share
+        from dom2data.store import manifest as manifests
 
         place = ids.place(root)
         if isinstance(place, Path) or given.get("executor") == "ray":
             return make(root=root, force=force, dry_run=dry_run, **given)
+        if given.get("shard") or given.get("store") == "minari":
+            raise UserError(f"expected a folder as root with --shard and --store minari, found {place}")
         here = share.outgoing(place)
-        if not (waiting := list(ids.existing(here))):
-            ui.note(f"made in {here} first, then sent to {place}")
+        ui.note(f"made in {here} first, then sent to {place}")
+        with share.only_sender(here):
+            before = {each: manifests.marker(ids.directory(each, here)) for each in ids.existing(here)}
             make(root=here, force=force, dry_run=dry_run, **given)
-            waiting = [] if dry_run else list(ids.existing(here))
-        for dataset_id in waiting:
-            with ui.progress_bar() as progress:
-                share.deliver(dataset_id, here, place, force, progress)
-            ui.note(f"{dataset_id} sent to {place} and removed here")
+            for dataset_id in [] if dry_run else list(ids.existing(here)):
+                made = before.get(dataset_id) != manifests.marker(ids.directory(dataset_id, here))
+                with ui.progress_bar() as progress:
+                    share.deliver(dataset_id, here, place, force and made, progress)
+                ui.note(f"{dataset_id} sent to {place} and removed here")
 
     return command
 

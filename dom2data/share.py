@@ -11,9 +11,12 @@ import os
 import shutil
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from dom2data import dataset, ids
 from dom2data.dataset import Dataset
@@ -218,9 +221,29 @@ def pull(name: str, url: str, base: Path, force: bool = False, progress: Progres
 
 def outgoing(url: str) -> Path:
     """The folder here in which datasets for a URL are made: under the user's own root, hidden."""
-    return (
-        Path.home() / ".minari" / "datasets" / ".dom2data" / "outgoing" / manifests.digest(url.encode())[:16]
-    )
+    return _all_outgoing() / manifests.digest(url.encode())[:16]
+
+
+def _all_outgoing() -> Path:
+    return Path.home() / ".minari" / "datasets" / ".dom2data" / "outgoing"
+
+
+def is_outgoing(root: Path | None) -> bool:
+    """Whether this is the ``outgoing`` folder of some URL."""
+    return root is not None and root.parent == _all_outgoing()
+
+
+@contextmanager
+def only_sender(here: Path) -> Iterator[None]:
+    """Raises UserError (code 1) when another process makes datasets for the same URL."""
+    here.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(here / ".lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise UserError(
+            f"expected to be the only one who fills {here}, found another process; wait for it", FAILED
+        ) from error
 
 
 def deliver(dataset_id: str, here: Path, url: str, force: bool, progress: Progress = quiet) -> None:

@@ -69,10 +69,28 @@ def test_generate_to_a_url(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert "unplugged" in CliRunner().invoke(data.main, words).stderr
     assert catalog.catalog(url) == ([], [])
     (made,) = ids.existing(share.outgoing(url))
-    assert CliRunner().invoke(data.main, words).exit_code == 0
+    assert CliRunner().invoke(data.main, [*words, "--dry-run"]).exit_code == 0  # makes and sends nothing
+    assert list(ids.existing(share.outgoing(url))) == [made]
+    assert CliRunner().invoke(data.main, [*words, "--out", "other"]).exit_code == 0
+    assert [record["id"] for record in catalog.catalog(url)[0]] == ["dom2/other-v0", made]
     assert verify(dataset.open("tag-random"))
     assert list(ids.existing(share.outgoing(url))) == []
-    assert catalog.catalog(url)[0][0]["id"] == made
+    for more in (("--shard", "1/2"), ("--store", "minari")):
+        assert "expected a folder as root" in CliRunner().invoke(data.main, [*words, *more]).stderr
+
+
+def test_generate_to_a_url_again(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an interrupted upload has left is not made again."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    words = ["generate", "--env", "tag", "--quality", "random", "--steps", "100", "--root", url]
+    with monkeypatch.context() as patch:
+        patch.setattr(remote, "_all_there", lambda *_: (_ for _ in ()).throw(Unplugged("unplugged")))
+        CliRunner().invoke(data.main, words)
+    left = dataset.open("tag-random", share.outgoing(url)).manifest
+    again = CliRunner().invoke(data.main, words)
+    assert again.exit_code == 0
+    assert "is complete already: kept" in again.stderr
+    assert dataset.open("tag-random", url).manifest == left
 
 
 def test_nothing_there(url: str, tmp_path: Path) -> None:

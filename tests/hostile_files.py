@@ -182,6 +182,8 @@ def _spoilt(name: str, value: Any) -> dict[str, Any]:
 
 NPZ: dict[str, dict[str, Any]] = {
     "pickled": {"source": np.array([Payload(), 1], dtype=object)},
+    "a policy of thousands of millions": _spoilt("source", 10**15),
+    "a policy below the first": _spoilt("source", -1),
     "NaN": _spoilt("observations", np.nan),
     "infinite": _spoilt("rewards", np.inf),
     "out of bounds": _spoilt("actions", 1.5),

@@ -24,6 +24,8 @@ from dom2data.store.layout import ArrayLayout, layout
 from dom2data.store.stage import open_stage
 
 _DERIVED = ("returns", "agent_returns")
+MOST_SOURCES = 100_000
+"""policies that episodes are told to be of: lists of all of them are made"""
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,9 @@ def _episodes(spec: EnvSpec, arrays: Mapping[str, NDArray[Any]]) -> str | None:
     open_ended = np.flatnonzero(~(arrays["terminated"] | arrays["truncated"]))
     if len(open_ended):
         return f"episode {open_ended[0]}: expected terminated or truncated, found neither"
+    low, high = int(arrays["source"].min()), int(arrays["source"].max())
+    if low < 0 or high >= MOST_SOURCES:
+        return f"expected sources numbered from 0 to at most {MOST_SOURCES - 1:,}, found {low} to {high}"
     return None
 
 

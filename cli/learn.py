@@ -167,7 +167,9 @@ def described(
     import torch
 
     from dom2 import config, fit, run
+    from dom2data import named
 
+    named.remember(given.get("algorithm", ""))
     if dataset is None:
         raise UserError("expected --dataset ID (or --resume RUN), found neither; see `dom2data list`")
     names = {field.name for field in config.fields(run.Settings)}

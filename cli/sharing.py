@@ -11,7 +11,7 @@ import click
 
 from dom2_cli import show as ui
 from dom2_cli.options import root_option
-from dom2data.errors import UserError
+from dom2data.errors import FAILED, UserError
 
 force_option = click.option("--force", is_flag=True, help="Replace what is there.")
 
@@ -38,13 +38,32 @@ def delivered(make: Callable[..., None]) -> Callable[..., None]:
         with share.only_sender(here):
             before = {each: manifests.marker(ids.directory(each, here)) for each in ids.existing(here)}
             make(root=here, force=force, dry_run=dry_run, **given)
-            for dataset_id in [] if dry_run else list(ids.existing(here)):
-                made = before.get(dataset_id) != manifests.marker(ids.directory(dataset_id, here))
-                with ui.progress_bar() as progress:
-                    share.deliver(dataset_id, here, place, force and made, progress)
-                ui.note(f"{dataset_id} sent to {place} and removed here")
+            if dry_run:
+                return
+            waiting, stuck = [], []
+            for dataset_id in list(ids.existing(here)):
+                if before.get(dataset_id) == manifests.marker(ids.directory(dataset_id, here)):
+                    waiting.append(dataset_id)
+                else:
+                    sent(dataset_id, here, place, force)
+            for dataset_id in waiting:  # perhaps another command's, whose --force is not this one's
+                try:
+                    sent(dataset_id, here, place, force=False)
+                except UserError as error:
+                    stuck.append(f"{dataset_id} stays in {here}: {error.message}")
+            if stuck:
+                raise UserError("; ".join(stuck), FAILED)
 
     return command
+
+
+def sent(dataset_id: str, here: Path, place: str, force: bool) -> None:
+    """Deliver a dataset, in sight."""
+    from dom2data import share
+
+    with ui.progress_bar() as progress:
+        share.deliver(dataset_id, here, place, force, progress)
+    ui.note(f"{dataset_id} sent to {place} and removed here")
 
 
 @click.command()

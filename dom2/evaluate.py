@@ -16,7 +16,7 @@ from dom2.algorithms import Algorithm
 from dom2.run import Run
 from dom2.statistics import summary
 from dom2_policies.policy import Policy
-from dom2data import envs, scores
+from dom2data import envs, named, scores
 from dom2data.envs import shifts
 from dom2data.envs.shifts import Shifted
 from dom2data.errors import CHECK_FAILED, UserError
@@ -172,6 +172,7 @@ def evaluate(
     """
     name = run.document["dataset"]["env"]
     mismatch = runs.mismatch(run.spec, name, allow_mismatch)
+    named.environment(name)  # an allowed mismatch is no leave to run code
     env = envs.make(name, num_envs=episodes, shift=shift)
     algorithm = trained(run)
     played = play(algorithm, run.settings.seeds, env, seed, candidates)

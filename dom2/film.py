@@ -7,7 +7,7 @@ import torch
 
 from dom2 import evaluate, run
 from dom2.run import Run
-from dom2data import envs
+from dom2data import envs, named
 from dom2data.envs.render import Picture, draw
 from dom2data.errors import UserError
 from dom2data.look.play import captioned, shown
@@ -33,6 +33,7 @@ def frames(
         raise UserError(f"expected agents of a seed of the run ({known}), found {agents}")
     name = folder_run.document["dataset"]["env"]
     run.mismatch(folder_run.spec, name, allow_mismatch)
+    named.environment(name)
     env = envs.make(name, num_envs=episodes, shift=shift)
     index = folder_run.seeds.index(agents)
     start, generator = evaluate.streams(seed, index, torch.device("cpu"))

@@ -76,6 +76,8 @@ def _train(
     interrupts: Interrupts | None,
 ) -> Status:
     dataset = _dataset(run, root)
+    if run.settings.eval_every:
+        named.environment(run.document["dataset"]["env"])
     device = torch.device(_device(run.settings.device))
     batches = seeding.generators(run.seeds, seeding.BATCHES, device)
     algorithm = run.build(device, seeding.generators(run.seeds, seeding.LEARNING, device))
@@ -237,9 +239,7 @@ def reduce(metrics: dict[str, Tensor], run: Run, update: int) -> dict[str, Any]:
 
 
 def _evaluation(run: Run, algorithm: Algorithm) -> list[float]:
-    name = run.document["dataset"]["env"]
-    named.environment(name)
-    env = envs.make(name, num_envs=run.settings.eval_episodes)
+    env = envs.make(run.document["dataset"]["env"], num_envs=run.settings.eval_episodes)
     played = evaluate.play(algorithm, run.settings.seeds, env, purpose=seeding.WATCHING)
     return played.returns.mean(axis=1).tolist()
 

@@ -25,7 +25,7 @@ from dom2.config import build
 from dom2.run import Run, Settings
 from dom2_policies import zoo
 from dom2data import dataset as datasets
-from dom2data import envs, executors, generate, ids, recipes, retrain
+from dom2data import envs, executors, generate, ids, named, recipes, retrain
 from dom2data.errors import CHECK_FAILED, UserError
 from dom2data.store import manifest as manifests
 
@@ -142,7 +142,7 @@ def only_one(name: str, root: Path | None) -> FileLock:
 def stage(job: Job) -> Stage:
     """How far a job is, told without its dataset."""
     if not (job.folder / "config.json").exists():
-        return "other" if job.folder.is_dir() and any(job.folder.iterdir()) else "missing"
+        return "other" if job.folder.is_dir() and not run.empty(job.folder) else "missing"
     if results.state(job.folder) == "broken":
         return "other"
     done, wanted = checkpoint.updates(job.folder), job.settings["updates"]
@@ -269,6 +269,7 @@ def begin(job: Job) -> Run:
 
     Raises UserError (code 3) when something else is there, or the data or the environment have changed.
     """
+    named.remember(job.settings["algorithm"])  # a job is what a user has asked for
     data = datasets.open(job.dataset, job.root)
     if not (job.folder / "config.json").exists():
         settings: Settings = build(Settings, job.settings)

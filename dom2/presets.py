@@ -70,7 +70,8 @@ _OWN: dict[str, dict[str, dict[str, Any]]] = {
 
 def defaults(algorithm: str, env: str, quality: str | None) -> dict[str, Any]:
     """Settings for data of this kind; what is not known here is left to the algorithm's own defaults."""
-    env = next((name for name in envs.NAMES if env.startswith(f"{name}-")), env)
+    if env in envs.VARIANTS:
+        env = next(name for name in envs.NAMES if env.startswith(f"{name}-"))
     values = _ENVIRONMENT.get(env, {}) | _OWN.get(algorithm, {}).get(env, {})
     for name, table in _TASKS.get(algorithm, {}).items():
         if quality in _QUALITIES and env in table:

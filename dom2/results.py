@@ -68,6 +68,8 @@ def state(folder: Path) -> State:
         return "evaluated" if any(each["updates"] == updates for each in kept) else "complete"
     if word == "running":
         return "killed"
+    if word == "complete":  # and asked since to go on
+        return "interrupted"
     return word if word in ("interrupted", "failed", "new") else "broken"
 
 

@@ -120,7 +120,7 @@ class Run:
         Raises UserError (code 3) for an algorithm in a file that no user has named here.
         """
         name = self.settings.algorithm
-        named.require(name, f"`dom2 fit --algorithm {name}` in this folder allows it")
+        named.require(name, f"`dom2 fit --algorithm {name} --dataset ID --print-config` allows it")
         kind = algorithms.load(self.settings.algorithm)
         settings = configs.build(kind.config_type, self.document["config"])
         return kind.create(settings, self.spec, self.settings.seeds, device, learning)
@@ -240,12 +240,12 @@ def create(folder: Path, document: dict[str, Any], force: bool = False) -> Run:
                     f"expected a new folder, found a run in {folder}; --force replaces it, "
                     "--resume continues it"
                 )
-            with held(folder):
-                clear(folder)
-        elif not folder.is_dir() or any(folder.iterdir()):
+        elif not empty(folder):
             raise UserError(f"expected a new folder or a run, found other files in {folder}; choose another")
     folder.mkdir(parents=True, exist_ok=True)
-    write(folder / "config.json", json.dumps(document, indent=2) + "\n")
+    with held(folder):
+        clear(folder)
+        write(folder / "config.json", json.dumps(document, indent=2) + "\n")
     return Run(folder, document)
 
 
@@ -254,13 +254,23 @@ def _is_run(folder: Path) -> bool:
     try:
         document = json.loads((folder / "config.json").read_text())
         return {"schema", "settings", "config", "dataset"} <= set(document)
-    except (OSError, ValueError, TypeError):
+    except ValueError:  # damaged
+        return (folder / "status").exists() or (folder / "checkpoint").exists()
+    except (OSError, TypeError):
         return False
 
 
+def empty(folder: Path) -> bool:
+    """Whether nothing is in a folder but what locking it, or writing into it in vain, has left."""
+    return folder.is_dir() and all(
+        path.name == LOCK or (path.suffix == ".tmp" and path.name.startswith(".config.json."))
+        for path in folder.iterdir()
+    )
+
+
 def clear(folder: Path) -> None:
-    """Remove everything but the lock, which is held: first what makes it a run."""
-    for path in sorted(folder.iterdir(), key=lambda each: each.name != "config.json"):
+    """Remove everything but the lock, which is held: last what makes it a run."""
+    for path in sorted(folder.iterdir(), key=lambda each: each.name == "config.json"):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         elif path.name != LOCK:

@@ -42,7 +42,7 @@ def require(name: str, hint: str) -> None:
     if ":" in name and name not in os.environ.get(VARIABLE, "").split(",") and _line(name) not in _known():
         raise UserError(
             f"expected code that you have named in this folder, found {name}, which only the data or the run "
-            f"name; nothing is run on their word. Read it, then {hint}",
+            f"name; nothing is run on their word. Read it, then {hint}, or {VARIABLE}={name}",
             CHECK_FAILED,
         )
 

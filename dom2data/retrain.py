@@ -48,7 +48,7 @@ def _train(env: str, seed: int, out: Path, progress: Progress | None, keep_prey:
     asked = {"env": env, "seed": seed, "keep_prey": keep_prey, "versions": recipes.versions()}
     asked["recipe"] = repr(behaviour.recipe(env))
     noted = unfinished / "asked.json"
-    if not noted.exists() or json.loads(noted.read_text()) != asked:
+    if _noted(noted) != asked:
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
         noted.write_text(json.dumps(asked))
@@ -60,6 +60,14 @@ def _train(env: str, seed: int, out: Path, progress: Progress | None, keep_prey:
     (out / noted.name).unlink()
     shutil.rmtree(replaced, ignore_errors=True)
     return entry
+
+
+def _noted(file: Path) -> Any:
+    """What an unfinished folder was begun for; None where that is not told, or cut short."""
+    try:
+        return json.loads(file.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def retrained(env: str, seed: int, base: Path, progress: Progress | None = None) -> Path:

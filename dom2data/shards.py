@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dom2_policies import zoo
-from dom2data import generate, ids, ragged
+from dom2data import generate, ids, named, ragged
 from dom2data.dataset import Dataset
 from dom2data.errors import CHECK_FAILED, FAILED, UserError
 from dom2data.executors import Executor
@@ -90,6 +90,10 @@ def planned(shards: Sequence[Stage], base: Path, checkpoints_in: Path = zoo.FOLD
     Raises UserError (code 3) where they are of different recipes, or this machine would make another.
     """
     recipes = [shard.recipe() or {} for shard in shards]
+    for shard, recipe in zip(shards, recipes, strict=True):
+        if not {"env", "quality", "steps", "seed"} <= set(recipe):
+            raise UserError(f"{shard.folder}: expected a shard's recipe, found none; remove it", CHECK_FAILED)
+        named.environment(recipe["env"])
     for shard, recipe in zip(shards, recipes, strict=True):
         if recipe != recipes[0]:
             name, *_ = [key for key in recipe if recipe[key] != recipes[0].get(key)] or ["recipe"]

@@ -117,6 +117,7 @@ def test_a_task_leaves_each_algorithm_its_own_number_of_steps() -> None:
 
 
 def test_a_variant_has_the_presets_of_its_task() -> None:
+    assert presets.defaults("dom2", "tag-lab.py:make", "expert") == {}
     for variant in envs.VARIANTS:
         task = next(name for name in envs.NAMES if variant.startswith(name))
         for name in ("dom2", "ma-cql", "omar"):

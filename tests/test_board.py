@@ -69,7 +69,10 @@ def test_states_of_folders(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"evaluation\.json: expected an evaluation"):
         results.read(begun.folder)
     evaluate.file(begun.folder, "none").write_text(kept)
+    begun.status = "complete"
     begun.amend(updates=6)
+    assert results.state(begun.folder) == "interrupted"
+    begun.status = "running"
     assert results.state(begun.folder) == "killed"
     with FileLock(begun.folder / ".lock"):
         assert results.state(begun.folder) == "running"

@@ -271,6 +271,11 @@ def test_an_existing_run_is_kept_and_foreign_files_always(tmp_path: Path) -> Non
     (tmp_path / "run" / "metrics.jsonl").write_text("old")
     run.create(tmp_path / "run", begun.document, force=True)
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    (tmp_path / "run" / "status").write_text("failed")
+    (tmp_path / "run" / "config.json").write_text('{"schema":')  # damaged, but a run's
+    run.create(tmp_path / "run", begun.document, force=True)
+    (tmp_path / "run" / "config.json").unlink()  # killed while it was made
+    run.create(tmp_path / "run", begun.document)
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "love.txt").write_text("dear")
     with pytest.raises(UserError, match="found other files"):

@@ -11,8 +11,9 @@ import torch
 import weighted
 from tiny import CPU, generators, new_run
 
-from dom2 import run
+from dom2 import evaluate, film, run
 from dom2data import dataset, generate, named
+from dom2data.envs import joint
 from dom2data.errors import UserError
 
 torch.set_num_threads(1)
@@ -44,6 +45,13 @@ def test_a_dataset_cannot_name_what_is_imported(tmp_path: Path, monkeypatch: pyt
         run.mismatch(data.spec, data.env)
     assert error.value.code == 3
     assert run.mismatch(data.spec, data.env, allow=True)[0]["fact"] == "environment"
+    begun = new_run(tmp_path / "run")
+    begun.document["dataset"]["env"] = name
+    for act in (evaluate.evaluate, lambda *_, **how: film.frames(*_, agents=0, **how)):
+        with pytest.raises(UserError, match="nothing is run on their word"):
+            act(begun, episodes=1, allow_mismatch=True)
+    with pytest.raises(UserError, match="nothing is run on their word"):
+        joint.JointEnv(name)
     monkeypatch.setenv(named.VARIABLE, f"other:make,{name}")
     assert run.mismatch(data.spec, data.env) == []
 

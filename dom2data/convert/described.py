@@ -10,7 +10,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from dom2data import envs
+from dom2data import envs, named
 from dom2data.convert.ingest import refused
 from dom2data.dataset import Dataset
 from dom2data.errors import UserError
@@ -69,6 +69,7 @@ def from_note(text: str | bytes) -> Described:
 
 def from_env(name: str) -> Described:
     """The spec of an environment. Raises UserError (code 2) when there is none of that name."""
+    named.remember(name)
     try:
         spec = envs.spec(name)
     except ValueError as error:

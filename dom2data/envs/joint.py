@@ -15,7 +15,7 @@ from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec as GymnasiumSpec
 from numpy.typing import NDArray
 
-from dom2data import envs
+from dom2data import envs, named
 from dom2data.spec import EnvSpec, VectorEnv
 
 ByAgent = dict[str, NDArray[np.float32]]
@@ -53,6 +53,7 @@ class JointEnv(gymnasium.Env[Any, Any]):
     def __init__(self, name: str, render_mode: str | None = None):
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"expected a render_mode (None or rgb_array), found {render_mode!r}")
+        named.environment(name)  # Minari takes the name from the data
         self.name, self.render_mode = name, render_mode
         self._env: VectorEnv = envs.make(name)
         self._row = 0

@@ -4,6 +4,7 @@ A page asks for one between two comments, and what stands between them is replac
 
     <!-- table: comparison everything -->     every algorithm's return on each dataset, from comparison.json
     <!-- table: comparison dom2 omar -->      these algorithms', with scores, beside the published ones
+    <!-- table: comparison together -->       those that are there on every dataset, over all datasets
     <!-- table: table2 shifts -->             standard -> shifted, from table2.json
     <!-- table: presets -->                   DOM2's eta and zeta on every dataset
     <!-- end -->
@@ -19,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dom2 import experiments, paper, presets
+from dom2 import earlier, experiments, paper, presets, tables
 from dom2data import envs
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,7 +41,10 @@ def table(report: str, *words: str) -> str:
     """The lines of one table."""
     if report == "presets":
         return chosen()
-    document = json.loads((ROOT / "docs" / "results" / f"{report}.json").read_text())
+    file = ROOT / "docs" / "results" / f"{report}.json"
+    if words == ("together",):
+        return together(earlier.read(file))
+    document = json.loads(file.read_text())
     views: dict[str, Callable[[list[Entry]], str]] = {"everything": everything, "shifts": shifts}
     if words[0] in views:
         return views[words[0]](document["entries"])
@@ -97,6 +101,27 @@ def chosen() -> str:
         values = (presets.defaults("dom2", env, quality) for quality in experiments.QUALITIES)
         lines.append([env, *(f"{each['eta']:g} / {each['zeta']:g}" for each in values)])
     return lined(["η / ζ", *experiments.QUALITIES], lines)
+
+
+def together(entries: list[tables.Entry]) -> str:
+    """Scores over all datasets of the columns that have every one, the highest IQM first."""
+    every = len({each.row for each in entries})
+    whole = [c for c in tables.labels(entries) if sum(each.label == c for each in entries) == every]
+    kept = [each for each in entries if each.label in whole]
+    won, lines = tables.wins(kept), []
+    for each in sorted(tables.aggregate(kept), key=lambda each: -each["iqm"]):
+        better, label = each["improvement"], each["label"]
+        chance = f"{better['mean']:.2f} ({between(better['ci'], 2)})" if better else "–"
+        wins = f"{won[label]['highest']} ({won[label]['certain']})"
+        lines.append(
+            [title(label), number(each["mean"]), number(each["iqm"]), between(each["ci"]), chance, wins]
+        )
+    header = ["", "mean score", "IQM", "95 %", "P(DOM2 better) (95 %)", "highest mean (certain)"]
+    return lined(header, lines)
+
+
+def between(ends: list[float], digits: int = 1) -> str:
+    return " to ".join(f"{end:.{digits}f}" for end in ends)
 
 
 def by_dataset(entries: list[Entry], shift: str) -> Rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -196,7 +197,7 @@ def finish(grid: Grid, out: Path, known: dict[Cell, list[Entry]], as_json: bool)
 
     from dom2 import board
 
-    command = "dom2 " + " ".join(sys.argv[1:])
+    command = shlex.join(["dom2", *sys.argv[1:]])
     files = board.write(grid, command, out, known)
     document = json.loads(files["json"].read_text())
     if as_json:

@@ -185,7 +185,7 @@ def test_report_is_one_file_with_everything_in_it(made: Grid, tmp_path: Path) ->
     assert found.links
     assert all(link.startswith("data:image/") for link in found.links)
     assert "Its numbers mean nothing" in text
-    assert "1 cells are not there yet" in text
+    assert "Not there yet: 1 of its cells" in text
     assert "1.8 ± 5.7" in text
     markdown = files["md"].read_text()
     assert "Its numbers mean nothing" in markdown

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from dom2.run import write
 from dom2data.errors import CHECK_FAILED, UserError
 
 
@@ -38,12 +39,7 @@ def save(run: Path, updates: int, weights: dict[str, Tensor], state: dict[str, A
         with path.open("rb") as file:
             os.fsync(file.fileno())
     staging.rename(folder)
-    pointer = root / ".latest"
-    with pointer.open("w") as file:
-        file.write(folder.name)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(pointer, root / "latest")
+    write(root / "latest", folder.name)
     for old in root.iterdir():
         if old.is_dir() and old != folder:
             shutil.rmtree(old)

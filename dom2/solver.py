@@ -8,7 +8,8 @@ from torch import Tensor
 
 from dom2.schedule import VP
 
-FEW_STEPS = 15
+ENOUGH_STEPS = 15
+"""of second order, for the last one to be extrapolated, too"""
 
 NoiseFn = Callable[[Tensor, int], Tensor]
 
@@ -47,14 +48,14 @@ def _first_order(eps_fn: NoiseFn, x: Tensor, schedule: VP, grid: Tensor, clip: f
 def _second_order(eps_fn: NoiseFn, x: Tensor, schedule: VP, grid: Tensor, clip: float | None) -> Tensor:
     alpha, sigma, lam = schedule.alpha(grid), schedule.sigma(grid), schedule.log_snr(grid)
     previous: Tensor | None = None
+    few = len(grid) - 1 < ENOUGH_STEPS
     for i in range(len(grid) - 1, 0, -1):
         x0 = (x - sigma[i] * eps_fn(x, i)) / alpha[i]
         if clip is not None:
             x0 = x0.clamp(-clip, clip)
         h, estimate = lam[i - 1] - lam[i], x0
-        if previous is not None and (
-            i > 1 or len(grid) > FEW_STEPS
-        ):  # linear extrapolation of x0 in lambda, from the last two estimates
+        if previous is not None and (i > 1 or not few):
+            # linear extrapolation of x0 in lambda, from the last two estimates
             half_inverse_ratio = 0.5 * h / (lam[i] - lam[i + 1])
             estimate = x0 + half_inverse_ratio * (x0 - previous)
         x = (sigma[i - 1] / sigma[i]) * x - alpha[i - 1] * (-h).expm1() * estimate

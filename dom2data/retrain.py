@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from dom2data import envs, named, recipes
 from dom2data.convert.staging import only_writer
 from dom2data.errors import UserError
 from dom2data.generate import Progress
+from dom2data.store.stage import read_note, write_note
 
 
 def train(
@@ -48,10 +48,10 @@ def _train(env: str, seed: int, out: Path, progress: Progress | None, keep_prey:
     asked = {"env": env, "seed": seed, "keep_prey": keep_prey, "versions": recipes.versions()}
     asked["recipe"] = repr(behaviour.recipe(env))
     noted = unfinished / "asked.json"
-    if _noted(noted) != asked:
+    if read_note(noted) != asked:
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
-        noted.write_text(json.dumps(asked))
+        write_note(noted, asked)
     entry = behaviour.train(env, seed, unfinished, progress, keep_prey=keep_prey)
     shutil.rmtree(replaced, ignore_errors=True)
     if out.exists():
@@ -60,14 +60,6 @@ def _train(env: str, seed: int, out: Path, progress: Progress | None, keep_prey:
     (out / noted.name).unlink()
     shutil.rmtree(replaced, ignore_errors=True)
     return entry
-
-
-def _noted(file: Path) -> Any:
-    """What an unfinished folder was begun for; None where that is not told, or cut short."""
-    try:
-        return json.loads(file.read_text())
-    except (FileNotFoundError, ValueError):
-        return None
 
 
 def retrained(env: str, seed: int, base: Path, progress: Progress | None = None) -> Path:

@@ -86,13 +86,13 @@ class Stage:
             (self.folder / "blocks").mkdir(parents=True)
             self.data.mkdir(parents=True)
             create(self.data)
-            _write(self.folder / "recipe.json", recipe)
+            write_note(self.folder / "recipe.json", recipe)
         self._clean()
         return self.blocks()
 
     def blocks(self) -> dict[int, Leaves]:
         """The notes of finished blocks."""
-        noted = {int(p.stem): _read(p) for p in (self.folder / "blocks").glob("*.json")}
+        noted = {int(p.stem): read_note(p) for p in (self.folder / "blocks").glob("*.json")}
         return {block: leaves for block, leaves in noted.items() if leaves is not None}
 
     def _clean(self) -> None:
@@ -104,7 +104,7 @@ class Stage:
 
     def recipe(self) -> dict[str, Any] | None:
         """The recipe of what was begun here."""
-        return _read(self.folder / "recipe.json")
+        return read_note(self.folder / "recipe.json")
 
     @property
     def needs(self) -> list[str]:
@@ -123,7 +123,7 @@ class Stage:
 
     def record(self, block: int, leaves: Leaves) -> None:
         """Note that all chunks of a block are written and checked."""
-        _write(self.folder / "blocks" / f"{block}.json", leaves)
+        write_note(self.folder / "blocks" / f"{block}.json", leaves)
 
     def intact(self, layouts: Mapping[str, ArrayLayout], block: int, leaves: Leaves) -> bool:
         """Whether a block noted as finished is really there (a power cut may have lost its bytes)."""
@@ -186,15 +186,15 @@ def open_stage(dataset_id: str, base: Path, shard: str = "") -> Iterator[Stage]:
             stage.recover()  # after an interrupt
 
 
-def _read(path: Path) -> Any:
-    """What ``_write`` wrote; None where there is nothing, or what a power cut has left of it."""
+def read_note(path: Path) -> Any:
+    """What ``write_note`` wrote; None where there is nothing, or what a power cut has left of it."""
     try:
         return json.loads(path.read_text())
     except (FileNotFoundError, ValueError):
         return None
 
 
-def _write(path: Path, value: Any) -> None:
+def write_note(path: Path, value: Any) -> None:
     """Write JSON so that the file is either whole or absent."""
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(value, sort_keys=True))

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 Values = NDArray[np.float64]
 Interval = list[float]
@@ -26,6 +25,8 @@ _AT_ONCE = 20_000_000
 
 def iqm(*samples: Values, axis: int = -1) -> Any:
     """Mean of the middle half of all values together."""
+    from scipy import stats
+
     return stats.trim_mean(np.concatenate(samples, axis=axis), 0.25, axis=axis)
 
 
@@ -39,6 +40,8 @@ def interval(
     """The percentile interval of ``statistic(*samples, axis)``; None where a sample has too few."""
     if min(map(len, samples)) < least:
         return None
+    from scipy import stats
+
     found = stats.bootstrap(
         tuple(samples),
         statistic,

@@ -10,14 +10,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import tiny
+from click.testing import CliRunner
 from safetensors.torch import load_file
 
 from dom2 import checkpoint, evaluate, experiments, fit, jobs, reproduce, run, tables
 from dom2.experiments import SCALES, Cell, Scale
 from dom2.jobs import Job
 from dom2.reproduce import Grid
+from dom2_cli.learn import main
 from dom2data import dataset, envs, executors, generate
 from dom2data.errors import UserError
 
@@ -227,49 +231,46 @@ def test_a_part_of_the_trajectories_is_a_dataset_with_its_lineage(tmp_path: Path
     assert run.read(asked.folder(cell)).document["dataset"]["id"] == data.id
 
 
-def command(runs: Path, root: Path) -> subprocess.Popen[str]:
+ASKED = ["reproduce", "table1", "--scale", "smoke", "--only", "tag-random", "--algorithms", "bc,ma-cql"]
+
+
+def program(runs: Path, root: Path) -> subprocess.Popen[bytes]:
     """``dom2 reproduce`` as its users call it, two jobs at once."""
-    words = [sys.executable, "-c", "from dom2_cli.learn import main; main()", "reproduce", "table1"]
-    words += ["--scale", "smoke", "--only", "tag-random", "--algorithms", "bc,ma-cql", "--jobs", "2"]
+    words = [sys.executable, "-c", "from dom2_cli.learn import main; main()", *ASKED, "--jobs", "2"]
     environment = os.environ | {"MINARI_DATASETS_PATH": str(root)}
-    return subprocess.Popen(
-        [*words, "--runs", str(runs)],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen([*words, "--runs", str(runs)], env=environment, **quiet)
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The runs of the command when nothing stops it, and its datasets (the others' smoke sets are tiny)."""
-    runs, root = tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("root")
-    assert command(runs, root).wait() == 0
-    return runs, root
+def here(runs: Path, root: Path) -> None:
+    """The same command in this process, one job after the other."""
+    words = [*ASKED, "--jobs", "1", "--runs", str(runs)]
+    result = CliRunner().invoke(main, words, env={"MINARI_DATASETS_PATH": str(root)})
+    assert result.exit_code == 0, result.output
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_killed_or_interrupted_it_goes_on_to_the_same_end(
-    whole: tuple[Path, Path], tmp_path: Path, number: int
+def test_interrupted_and_killed_it_goes_on_to_the_same_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ended when the fitting has begun."""
-    unstopped, root = whole
-    stopped = command(tmp_path, root)
-    config = tmp_path / "smoke/tag-random/ma-cql/config.json"
-    while not config.exists() and stopped.poll() is None:
-        time.sleep(0.01)
-    stopped.send_signal(number)
-    stopped.wait(60)
-    if number == signal.SIGINT:
-        assert stopped.returncode in (0, 130)
-    again = command(tmp_path, root)
-    _, errors = again.communicate()
-    assert again.returncode == 0, errors
+    """Interrupted when the fitting has begun, killed when it has gone on."""
+    monkeypatch.undo()  # the scale as it is: the programs do not see another one
+    whole, parts, root = tmp_path / "whole", tmp_path / "parts", tmp_path / "root"
+    here(whole, root)
+    fitted = parts / "smoke/tag-random/ma-cql"
+    for number in (signal.SIGINT, signal.SIGKILL):
+        updates = checkpoint.updates(fitted) if fitted.exists() else -1
+        stopped = program(parts, root)
+        while not (fitted / "config.json").exists() or checkpoint.updates(fitted) <= updates:
+            assert stopped.poll() is None, "it ended before it could be stopped"
+            time.sleep(0.01)
+        stopped.send_signal(number)
+        assert stopped.wait(60) in ((0, 130) if number == signal.SIGINT else (-number,))
+    tiny.released(parts)
+    here(parts, root)
     for name in ("bc", "ma-cql"):
-        left, right = (checkpoint.latest(runs / "smoke/tag-random" / name) for runs in (unstopped, tmp_path))
+        left, right = (checkpoint.latest(runs / "smoke/tag-random" / name) for runs in (whole, parts))
         assert left is not None
         assert right is not None
         assert (left / "weights.safetensors").read_bytes() == (right / "weights.safetensors").read_bytes()
-    results = [json.loads((runs / "smoke/table1.json").read_text()) for runs in (unstopped, tmp_path)]
+    results = [json.loads((runs / "smoke/table1.json").read_text()) for runs in (whole, parts)]
     assert results[0]["entries"] == results[1]["entries"]

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from tiny import tag_random
+from tiny import released, tag_random
 
 from dom2 import checkpoint, evaluate, jobs, progress, sweep
 from dom2.search import Search
@@ -231,25 +231,25 @@ def test_a_run_that_another_process_holds_is_left_to_it(tmp_path: Path) -> None:
     assert set(words.values()) == {"done"}
 
 
-@pytest.mark.parametrize(("number", "workers"), [(signal.SIGKILL, "2"), (signal.SIGINT, "1")])
-def test_killed_or_interrupted_it_goes_on_to_the_same_weights(
-    tmp_path: Path, number: int, workers: str
-) -> None:
+def test_interrupted_and_killed_it_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    """Interrupted in the first run, killed when that has gone on, two at once."""
     file(tmp_path, ONE.replace("updates = 6", "updates = 100") + "[grid]\nlr = [0.01, 0.001]\n")
-    whole, stopped = program(tmp_path, "whole"), program(tmp_path, "stopped", "--jobs", workers)
-    folder = tmp_path / "stopped/tiny-random/bc,lr=0.01"
-    until(lambda: checkpoint.updates(folder) > 0, stopped)
-    stopped.send_signal(number)
-    _, errors = stopped.communicate()
-    assert stopped.returncode in ((-number,) if number == signal.SIGKILL else (130, 0)), errors
-    again = program(tmp_path, "stopped")
-    _, errors = again.communicate()
-    assert again.returncode == 0, errors
-    whole.communicate()
-    files = list((tmp_path / "whole").rglob("weights.safetensors"))
+    folder = tmp_path / "runs/tiny-random/bc,lr=0.01"
+    for number, workers in ((signal.SIGINT, "1"), (signal.SIGKILL, "2")):
+        updates = checkpoint.updates(folder) if folder.exists() else 0
+        stopped = program(tmp_path, "runs", "--jobs", workers)
+        until(lambda: folder.exists() and checkpoint.updates(folder) > updates, stopped)  # noqa: B023
+        stopped.send_signal(number)
+        _, errors = stopped.communicate()
+        assert stopped.returncode in ((130, 0) if number == signal.SIGINT else (-number,)), errors
+    released(tmp_path / "runs")
+    assert call(tmp_path).exit_code == 0
+    (tmp_path / "runs").rename(tmp_path / "parts")
+    assert call(tmp_path).exit_code == 0
+    files = list((tmp_path / "runs").rglob("weights.safetensors"))
     assert len(files) == 2
     for path in files:
-        assert (tmp_path / "stopped" / path.relative_to(tmp_path / "whole")).read_bytes() == path.read_bytes()
+        assert (tmp_path / "parts" / path.relative_to(tmp_path / "runs")).read_bytes() == path.read_bytes()
 
 
 def test_a_search_goes_on_to_the_same_trials(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 
 from dom2 import fit, run
 from dom2.algorithms import Algorithm
@@ -89,6 +90,13 @@ def tag_random() -> str:
     """The id of a small dataset of uniform actions in tag, made on first use in the tests' own root."""
     plan = generate.plan("tag", "random", steps=1250, seed=0, out="tiny-random-v0")
     return generate.generate(plan).id
+
+
+def released(runs: Path) -> None:
+    """Waits until nobody holds a run: the workers of a killed command live on until they notice."""
+    for claim in runs.rglob(".*.claim"):
+        with FileLock(claim, timeout=60):
+            pass
 
 
 def new_run(folder: Path, *, hyper: dict[str, Any] | None = None, **settings: Any) -> run.Run:

@@ -74,14 +74,28 @@ def directory(dataset_id: str, base: Path) -> Path:
 
 
 def existing(base: Path) -> Iterator[str]:
-    """Every id under ``base`` that has a manifest or a completion marker, whole or not, in name order."""
-    for folder, children, _ in os.walk(base):
-        data = Path(folder, "data")
-        if "data" in children and ((data / "manifest.json").exists() or (data / "COMPLETE").exists()):
+    """Every id under ``base`` that has a manifest or a completion marker, whole or not, in name order.
+
+    Links are followed, so that a dataset may lie on another disk; one that leads to a folder seen before,
+    perhaps above itself, is not.
+    """
+    seen = set()
+    for folder, children, _ in os.walk(base, followlinks=True):
+        if "data" in children and _may_be_dataset(Path(folder, "data")):
             children.clear()
             yield Path(folder).relative_to(base).as_posix()
+        elif (real := os.path.realpath(folder)) in seen:
+            children.clear()
         else:
+            seen.add(real)
             children[:] = sorted(child for child in children if not child.startswith("."))
+
+
+def _may_be_dataset(data: Path) -> bool:
+    try:
+        return (data / "manifest.json").exists() or (data / "COMPLETE").exists()
+    except OSError:  # not for us to read; whoever opens it is told so
+        return True
 
 
 def resolve(name: str, base: Path) -> str:

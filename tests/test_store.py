@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -15,6 +16,7 @@ from minari.serialization import deserialize_space
 from small_datasets import in_memory, stored
 
 from dom2data import ids
+from dom2data.catalog import catalog
 from dom2data.dataset import open as open_dataset
 from dom2data.errors import UserError
 from dom2data.store import stage as stages
@@ -231,6 +233,32 @@ def test_no_folder_hides_a_dataset(tmp_path: Path) -> None:
     for inside in ("dom2/data/x", "dom2/small-v0/x"):
         with pytest.raises(UserError, match="expected a namespace without"):
             ids.split(inside)
+
+
+def test_a_dataset_may_lie_on_another_disk(tmp_path: Path) -> None:
+    hash_ = stored(tmp_path / "disk", [4]).hash
+    root = tmp_path / "root"
+    (root / "dom2").mkdir(parents=True)
+    (root / "dom2/small-v0").symlink_to(tmp_path / "disk/dom2/small-v0")
+    (root / "dom2/up").symlink_to(root)
+    (root / "disk").symlink_to(tmp_path / "disk")
+    assert list(ids.existing(root)) == ["disk/dom2/small-v0", "dom2/small-v0"]
+    assert open_dataset("small", root).hash == hash_
+
+
+def test_a_folder_that_cannot_be_read_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("small-v0", "theirs-v0"):
+        stored(tmp_path, [4], name=name)
+
+    def stat(path: Path, **how: bool) -> os.stat_result:
+        if "theirs-v0/data/" in str(path):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return os.stat(path, **how)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    found, (refused,) = catalog(tmp_path)
+    assert [entry["id"] for entry in found] == ["dom2/small-v0"]
+    assert "theirs-v0/data: expected a folder that can be read, found Permission denied" in refused.message
 
 
 def test_a_short_name_is_the_newest_version(tmp_path: Path) -> None:

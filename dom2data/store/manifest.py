@@ -94,16 +94,21 @@ def minari_metadata(manifest: Mapping[str, Any]) -> dict[str, Any]:
 def read(data: Path) -> dict[str, Any]:
     """The manifest of a complete dataset.
 
-    Raises UserError (code 3) when the marker is missing, does not belong to this manifest, the schema is
-    another one, or a value is not of the kind that it should be.
+    Raises UserError: code 2 when the folder cannot be read, 3 when the marker is missing, does not belong to
+    this manifest, the schema is another one, or a value is not of the kind that it should be.
     """
-    if not (data / MARKER).is_file() and (other := minari.other(data)):
+    try:
+        complete = (data / MARKER).is_file()
+    except OSError as error:
+        found = error.strerror or str(error)
+        raise UserError(f"{data}: expected a folder that can be read, found {found}; permit it") from error
+    if not complete and (other := minari.other(data)):
         raise UserError(
             f"{data}: expected a dataset of dom2data, found one of Minari in {other}; "
             f"`dom2data import {data.parent} --from minari` makes one of it",
             CHECK_FAILED,
         )
-    if not (data / MARKER).is_file():
+    if not complete:
         raise _refused(data, f"the marker {MARKER}", "none (writing it never finished)")
     try:
         text = (data / FILE).read_bytes()

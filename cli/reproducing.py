@@ -195,7 +195,7 @@ def finish(grid: Grid, out: Path, known: dict[Cell, list[Entry]], as_json: bool)
     """Write the report and say the most important of it."""
     import json
 
-    from dom2 import board
+    from dom2 import board, figures
 
     command = shlex.join(["dom2", *sys.argv[1:]])
     files = board.write(grid, command, out, known)
@@ -204,10 +204,16 @@ def finish(grid: Grid, out: Path, known: dict[Cell, list[Entry]], as_json: bool)
         ui.print_json(document)
     elif document["aggregate"]:
         body = [
-            (each["label"], each["shift"], str(each["rows"]), ui.number(each["mean"]), ui.number(each["iqm"]))
+            (
+                each["label"],
+                figures.environment(each["shift"], each["fraction"]),
+                str(each["rows"]),
+                ui.number(each["mean"]),
+                ui.number(each["iqm"]),
+            )
             for each in document["aggregate"]
         ]
-        ui.table(("column", "shift", "datasets", "mean score", "IQM"), body)
+        ui.table(("column", "environment", "datasets", "mean score", "IQM"), body)
     for path in files.values():
         ui.note(f"wrote {path}")
 

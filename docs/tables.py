@@ -108,11 +108,11 @@ def together(entries: list[tables.Entry]) -> str:
     every = len({each.row for each in entries})
     whole = [c for c in tables.labels(entries) if sum(each.label == c for each in entries) == every]
     kept = [each for each in entries if each.label in whole]
-    won, lines = tables.wins(kept), []
+    lines = []
     for each in sorted(tables.aggregate(kept), key=lambda each: -each["iqm"]):
         better, label = each["improvement"], each["label"]
         chance = f"{better['mean']:.2f} ({between(better['ci'], 2)})" if better else "–"
-        wins = f"{won[label]['highest']} ({won[label]['certain']})"
+        wins = f"{each['wins']['highest']} ({each['wins']['certain']})"
         lines.append(
             [title(label), number(each["mean"]), number(each["iqm"]), between(each["ci"]), chance, wins]
         )

@@ -82,6 +82,7 @@ def render(name: str, board: Board) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": number, "signed": signed, "interval": interval}
+    environment.globals["environment"] = figures.environment
     return environment.get_template(name).render(board._asdict())
 
 
@@ -105,12 +106,11 @@ def matrices(listed: Sequence[Entry]) -> list[Matrix]:
     for env, shift, fraction in dict.fromkeys((e.env, e.shift, e.fraction) for e in listed):
         chosen = {key: row for key, row in by_row.items() if key == (env, key[1], fraction, shift)}
         shown = [c for c in columns if any(c in row for row in chosen.values())]
-        share = "" if fraction == 1.0 else f", {100 * fraction:g} % of the trajectories"
         body = [
             (quality, next(iter(row.values())), [row.get(c) for c in shown], *tables.best(row))
             for (_, quality, _, _), row in chosen.items()
         ]
-        found.append(Matrix(f"{env}, {figures.environment(shift)}{share}", shown, body))
+        found.append(Matrix(f"{env}, {figures.environment(shift, fraction)}", shown, body))
     return found
 
 
@@ -128,6 +128,7 @@ def sections(
     logs = [(each.dataset.split("/")[1], each.label, results.read(folder)) for folder, each in done.items()]
     found = [
         (heading, draw_own(listed)),
+        ("By quality", figures.qualities(listed) if kind == "scores" else []),
         ("Performance profiles", figures.profiles(listed) if kind == "scores" else []),
         ("Standard and shifted", figures.gaps(listed)),
         ("While training", figures.curves(logs)),

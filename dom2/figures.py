@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -85,18 +85,24 @@ def paper_return(each: Entry) -> float:
     return float(scores.denormalize(each.env, value)) if each.paper["unit"] == "score" else value
 
 
-def environment(shift: str) -> str:
-    return "standard environment" if shift == "none" else f"shift {shift}"
+def environment(shift: str, fraction: float = 1.0) -> str:
+    """What a group of entries has in common, in words."""
+    share = "" if fraction == 1.0 else f", {100 * fraction:g} % of the trajectories"
+    return ("standard environment" if shift == "none" else f"shift {shift}") + share
+
+
+def datasets(chosen: Collection[Any]) -> str:
+    return f"{len(chosen)} dataset{'s' if len(chosen) != 1 else ''}"
 
 
 def profiles(listed: Sequence[Entry]) -> list[Picture]:
     """Performance profiles (Agarwal et al. 2021): the share of runs that score more than tau."""
     found = []
-    for shift in dict.fromkeys(each.shift for each in listed):
-        chosen = tables.complete_rows(listed, shift)
+    for where, group in tables.groups(listed).items():
+        chosen = tables.complete_rows(group)
         if not chosen:
             continue
-        names = tables.labels(listed)
+        names = tables.labels(group)
         values = {label: tables.samples(chosen, label) for label in names}
         together = np.concatenate([sample for each in values.values() for sample in each])
         taus = np.linspace(together.min() - 1.0, together.max() + 1.0, 200)
@@ -105,32 +111,34 @@ def profiles(listed: Sequence[Entry]) -> list[Picture]:
             axes.plot(taus, statistics.profile(values[label], taus), **line(label, names), label=label)
         axes.set(xlabel="normalised score τ", ylabel="share of runs above τ", ylim=(0, 1.02))
         axes.legend(frameon=False, fontsize=7)
-        found.append((f"Performance profiles, {len(chosen)} datasets, {environment(shift)}", svg(figure)))
+        found.append((f"Performance profiles, {datasets(chosen)}, {environment(*where)}", svg(figure)))
     return found
 
 
 def gaps(listed: Sequence[Entry]) -> list[Picture]:
-    """Change of the mean score from the standard environment to each shift, a point for each dataset."""
+    """Change of the mean score from the standard environment to each shift, a point for each dataset; a bar
+    at the mean over the datasets that every column has."""
     names, found = tables.labels(listed), []
     by_row = tables.rows(listed)
     for shift in dict.fromkeys(each.shift for each in listed if each.shift != "none"):
+        changes: dict[str, dict[tuple[str, str, float], float]] = {label: {} for label in names}
+        for (env, quality, fraction, its_shift), row in by_row.items():
+            before = by_row.get((env, quality, fraction, "none"), {})
+            for label, each in row.items() if its_shift == shift else ():
+                if each.score is not None and label in before:
+                    changes[label][env, quality, fraction] = each.score - (before[label].score or 0.0)
+        common = set.intersection(*map(set, changes.values()))
         figure, axes = canvas(5.6, 3.0)
-        for place, label in enumerate(names):
-            pairs = [
-                (by_row.get((env, quality, fraction, "none"), {}).get(label), row[label])
-                for (env, quality, fraction, its), row in by_row.items()
-                if its == shift and label in row
-            ]
-            differences = [after.score - before.score for before, after in pairs if before and after and
-                           after.score is not None and before.score is not None]  # fmt: skip
+        for place, (label, mine) in enumerate(changes.items()):
             colour, marker = style(label, names)
-            axes.plot(differences, [place] * len(differences), marker, color=colour, ms=4, alpha=0.7)
-            if differences:
-                axes.plot([float(np.mean(differences))], [place], "|", color="black", ms=14)
+            axes.plot(list(mine.values()), [place] * len(mine), marker, color=colour, ms=4, alpha=0.7)
+            if common:
+                axes.plot([float(np.mean([mine[key] for key in common]))], [place], "|", color="black", ms=14)
         axes.axvline(0.0, color="#bbbbbb", lw=1, zorder=0)
         axes.set_yticks(range(len(names)), names, fontsize=8)
-        axes.set_xlabel("score under the shift − score in the standard environment (bar: mean)")
-        found.append((f"What shift {shift} costs", svg(figure)))
+        axes.set_xlabel("score under the shift − score in the standard environment")
+        bars = f" (bars: mean of {datasets(common)})" if common else ""
+        found.append((f"What shift {shift} costs{bars}", svg(figure)))
     return found
 
 
@@ -156,35 +164,56 @@ def curves(results: Sequence[tuple[str, str, Result]]) -> list[Picture]:
     return found
 
 
-def fractions(listed: Sequence[Entry]) -> list[Picture]:
-    """Figure 5: the score, averaged over an environment's datasets, against the share of trajectories.
+def qualities(listed: Sequence[Entry]) -> list[Picture]:
+    """Figure 5 (d): the score by quality, averaged over the particle tasks, where every column has them."""
+    mine = [e for e in listed if e.env != "halfcheetah" and (e.shift, e.fraction) == ("none", 1.0)]
+    names, rows = tables.labels(mine), tables.complete_rows(mine)
+    by_quality: dict[str, list[dict[str, Entry]]] = {}
+    for row in rows:
+        by_quality.setdefault(next(iter(row.values())).quality, []).append(row)
+    tasks = sorted({each.env for each in mine})
+    whole = {quality: rows for quality, rows in by_quality.items() if len(rows) == len(tasks) > 1}
+    if not whole:
+        return []
+    figure, axes = canvas(5.6, 3.0)
+    for label in names:
+        means = [np.mean(np.concatenate(tables.samples(rows, label))) for rows in whole.values()]
+        colour, marker = style(label, names)
+        axes.plot(range(len(whole)), means, marker=marker, color=colour, label=label, ms=4, lw=1)
+    axes.set_xticks(range(len(whole)), [quality.replace("-", "-\n") for quality in whole], fontsize=8)
+    axes.set_ylabel("mean normalised score")
+    axes.legend(frameon=False, fontsize=7)
+    return [(f"By quality, averaged over {', '.join(tasks)}", svg(figure))]
 
-    A line's points are of the same datasets, those that have every share that the line has anywhere.
-    """
+
+def fractions(listed: Sequence[Entry]) -> list[Picture]:
+    """Figure 5: the score, averaged over an environment's datasets, against the share of trajectories."""
     names, found = tables.labels(listed), []
     for env in dict.fromkeys(each.env for each in listed):
         figure, axes = canvas(4.4, 2.8)
-        for label in names:
-            shares, means = averaged([e for e in listed if (e.env, e.label, e.shift) == (env, label, "none")])
+        lines = averaged([each for each in listed if (each.env, each.shift) == (env, "none")])
+        for label, means in lines.items():
             colour, marker = style(label, names)
-            axes.plot(shares, means, marker=marker, color=colour, label=label, ms=4)
+            axes.plot(list(means), list(means.values()), marker=marker, color=colour, label=label, ms=4)
         axes.set(xscale="log", xlabel="share of the trajectories", ylabel="mean normalised score")
         axes.legend(frameon=False, fontsize=7)
         found.append((f"{env}: fewer trajectories", svg(figure)))
     return found
 
 
-def averaged(mine: Sequence[Entry]) -> tuple[list[float], list[float]]:
-    """Shares of the trajectories, and the mean score at each over the datasets that have all of them."""
-    by_dataset: dict[str, dict[float, float]] = {}
+def averaged(mine: Sequence[Entry]) -> dict[str, dict[float, float]]:
+    """By column and share of the trajectories: the mean score over the same datasets throughout, those on
+    which every column has all the shares that it has anywhere."""
+    wanted = {(each.label, each.fraction) for each in mine}
+    by_dataset: dict[str, dict[tuple[str, float], float]] = {}
     for each in mine:
         if each.score is not None:
-            by_dataset.setdefault(each.quality, {})[each.fraction] = each.score
-    shares = sorted({share for row in by_dataset.values() for share in row})
-    whole = [row for row in by_dataset.values() if len(row) == len(shares)]
-    if not whole:
-        return [], []
-    return shares, [float(np.mean([row[share] for row in whole])) for share in shares]
+            by_dataset.setdefault(each.quality, {})[each.label, each.fraction] = each.score
+    whole = [row for row in by_dataset.values() if set(row) == wanted]
+    found: dict[str, dict[float, float]] = {}
+    for label, share in sorted(wanted) if whole else ():
+        found.setdefault(label, {})[share] = float(np.mean([row[label, share] for row in whole]))
+    return found
 
 
 def sweeps(listed: Sequence[Entry]) -> list[Picture]:

@@ -175,6 +175,14 @@ def best(row: dict[str, Entry]) -> tuple[list[str], bool]:
     return [label for label, each in row.items() if each.folder == first.folder], certain
 
 
+def groups(listed: Sequence[Entry]) -> dict[tuple[str, float], list[Entry]]:
+    """Entries by what is never averaged together: shift, and fraction of the trajectories."""
+    found: dict[tuple[str, float], list[Entry]] = {}
+    for each in listed:
+        found.setdefault((each.shift, each.fraction), []).append(each)
+    return found
+
+
 def wins(listed: Sequence[Entry]) -> dict[str, dict[str, int]]:
     """By column: rows in which its mean is the highest, and those in which the intervals say so.
 
@@ -192,13 +200,13 @@ def wins(listed: Sequence[Entry]) -> dict[str, dict[str, int]]:
     return counted
 
 
-def complete_rows(listed: Sequence[Entry], shift: str) -> list[dict[str, Entry]]:
+def complete_rows(listed: Sequence[Entry]) -> list[dict[str, Entry]]:
     """The rows that have every column and scores: only these can be averaged for a fair comparison."""
     every = set(labels(listed))
     return [
         row
-        for (*_, its_shift), row in rows(listed).items()
-        if set(row) == every and its_shift == shift and all(each.score is not None for each in row.values())
+        for row in rows(listed).values()
+        if set(row) == every and all(each.score is not None for each in row.values())
     ]
 
 
@@ -208,12 +216,12 @@ def samples(chosen: Sequence[dict[str, Entry]], label: str) -> list[Values]:
 
 
 def aggregate(listed: Sequence[Entry], reference: str = "dom2") -> list[dict[str, Any]]:
-    """Over all rows that every column has: the iqm of scores with its interval, by shift and column; and the
-    probability that ``reference`` improves on the column."""
+    """For each group and column: over the rows that every column of the group has, the iqm of scores with its
+    interval and the probability that ``reference`` improves on the column; and the column's wins."""
     found = []
-    for shift in dict.fromkeys(each.shift for each in listed):
-        chosen = complete_rows(listed, shift)
-        scored = {label: samples(chosen, label) for label in labels(listed)} if chosen else {}
+    for (shift, fraction), group in groups(listed).items():
+        chosen, won = complete_rows(group), wins(group)
+        scored = {label: samples(chosen, label) for label in labels(group)} if chosen else {}
         for label, values in scored.items():
             versus = None
             if label != reference and reference in scored:
@@ -221,12 +229,14 @@ def aggregate(listed: Sequence[Entry], reference: str = "dom2") -> list[dict[str
             found.append(
                 {
                     "shift": shift,
+                    "fraction": fraction,
                     "label": label,
                     "rows": len(chosen),
                     "mean": float(np.mean(np.concatenate(values))),
                     "iqm": float(statistics.iqm(*values)),
                     "ci": statistics.interval(statistics.iqm, values, least=statistics.LEAST_SEEDS),
                     "improvement": versus,
+                    "wins": won[label],
                 }
             )
     return found
@@ -247,6 +257,5 @@ def document(grid: Grid, listed: Sequence[Entry], missing: Sequence[Cell], comma
         "entries": [asdict(each) for each in listed],
         "reports": sorted({each.report for each in listed if each.report}),
         "missing": [f"{cell.data} {cell.label}" for cell in missing],
-        "wins": wins(listed),
         "aggregate": aggregate(listed),
     }

@@ -140,6 +140,27 @@ def test_wins_are_counted_plainly_and_where_intervals_say_so() -> None:
     }  # fmt: skip
     (row, *_) = tables.aggregate(listed)
     assert row["rows"] == 3  # medium-expert lacks a column and is left out
+    assert row["wins"] == counted["dom2"]
+
+
+def test_shifts_and_shares_of_the_trajectories_are_not_averaged_together() -> None:
+    listed = [
+        another(10.0), another(5.0, label="bc"),
+        another(3.0, shift="speed"), another(4.0, label="bc", shift="speed"),
+        another(8.0, fraction=0.05), another(7.0, label="bc", fraction=0.05),
+    ]  # fmt: skip
+    found = {(e["shift"], e["fraction"], e["label"]): e for e in tables.aggregate(listed)}
+    assert len(found) == 6
+    assert {each["rows"] for each in found.values()} == {1}
+    assert [found[key]["wins"]["highest"] for key in (("none", 1.0, "bc"), ("speed", 1.0, "bc"))] == [0, 1]
+    assert found["none", 0.05, "dom2"]["wins"] == {"highest": 1, "certain": 0, "of": 1}
+    assert found["none", 0.05, "bc"]["mean"] == pytest.approx(found["none", 0.05, "bc"]["iqm"])
+    assert len({each["mean"] for each in found.values()}) == 6
+    assert [title for title, _ in figures.profiles(listed)] == [
+        "Performance profiles, 1 dataset, standard environment",
+        "Performance profiles, 1 dataset, shift speed",
+        "Performance profiles, 1 dataset, standard environment, 5 % of the trajectories",
+    ]
 
 
 def test_columns_that_are_one_run_win_together() -> None:
@@ -151,13 +172,46 @@ def test_columns_that_are_one_run_win_together() -> None:
     assert tables.best({each.label: each for each in (one, same, other)}) == (["dom2", "eta 4.0"], True)
 
 
-def test_figure_5_averages_the_same_datasets_at_every_share() -> None:
+def test_figure_5_averages_the_same_datasets_at_every_share_for_every_column() -> None:
     listed = [
         another(0.0, quality="random", fraction=0.05, score=1.0), another(0.0, quality="random", score=2.0),
         another(0.0, quality="expert", score=110.0),  # which has no 5 % yet
+        another(0.0, label="bc", quality="random", score=3.0),
     ]  # fmt: skip
-    assert figures.averaged(listed) == ([0.05, 1.0], [1.0, 2.0])
-    assert figures.averaged([]) == ([], [])
+    assert figures.averaged(listed) == {"bc": {1.0: 3.0}, "dom2": {0.05: 1.0, 1.0: 2.0}}
+    medium = [another(0.0, quality="medium", fraction=share, score=50.0) for share in (0.05, 1.0)]
+    assert figures.averaged(listed + medium) == figures.averaged(listed)  # bc has no medium
+    assert figures.averaged([]) == {}
+
+
+def test_the_cost_of_a_shift_is_averaged_over_the_datasets_that_every_column_has() -> None:
+    listed = [
+        another(0.0, quality=quality, shift=shift, label=label, score=score)
+        for quality, label, shift, score in (
+            ("medium", "dom2", "none", 70.0), ("medium", "dom2", "speed", 40.0),
+            ("medium", "bc", "none", 60.0), ("medium", "bc", "speed", 35.0),
+            ("expert", "dom2", "none", 110.0), ("expert", "dom2", "speed", 60.0),
+        )
+    ]  # fmt: skip
+    assert [title for title, _ in figures.gaps(listed)] == [
+        "What shift speed costs (bars: mean of 1 dataset)"
+    ]
+    assert [title for title, _ in figures.gaps(listed[4:] + listed[2:4])] == [
+        "What shift speed costs"  # each has a dataset of its own
+    ]
+
+
+def test_scores_by_quality_are_of_tasks_that_every_column_has() -> None:
+    listed = [
+        another(10.0, env=env, quality=quality, label=label)
+        for env in ("tag", "spread")
+        for quality in ("medium", "expert")
+        for label in ("dom2", "bc")
+    ]
+    assert [title for title, _ in figures.qualities(listed)] == ["By quality, averaged over spread, tag"]
+    assert figures.qualities([each for each in listed if each.env == "tag"]) == []
+    alone = [e for e in listed if (e.env, e.label) != ("tag", "bc")]
+    assert figures.qualities(alone) == []
 
 
 def test_as_many_lines_as_algorithms_look_different() -> None:

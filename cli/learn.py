@@ -142,6 +142,9 @@ def fit(
 
     torch.set_num_threads(run.settings.threads)
     ui.note(f"run: {run.folder} ({run.settings.seeds} seeds, {run.settings.threads} threads)")
+    if run.settings.augment != "none" and (draws := run.document.get("draws")):
+        share, size = f"{draws['top_decile_share']:.0%}", f"{draws['effective_sample_size']:,.0f}"
+        ui.note(f"augmented: {share} of draws from the best tenth of episodes, {size} effective transitions")
     last: dict[str, Any] = {}
     with ui.progress_bar() as progress:
 

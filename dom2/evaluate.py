@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from dom2 import checkpoint, seeding
 from dom2 import run as runs
-from dom2.algorithms import Algorithm
+from dom2.algorithms import Learner
 from dom2.run import Run
 from dom2.statistics import summary
 from dom2_policies.policy import Policy
@@ -33,7 +33,7 @@ class Played(NamedTuple):
 
 
 def play(
-    algorithm: Algorithm,
+    algorithm: Learner,
     n_seeds: int,
     env: VectorEnv,
     seed: int = 0,
@@ -146,7 +146,7 @@ STANDARD = (0, 1, ())
 """The ``way`` of the evaluations that tables are made of."""
 
 
-def trained(run: Run) -> Algorithm:
+def trained(run: Run) -> Learner:
     """A run's algorithm with its last checkpoint's weights. Raises UserError when there is none."""
     device = torch.device("cpu")
     algorithm = run.build(device, seeding.generators(run.seeds, seeding.LEARNING, device))

@@ -30,7 +30,7 @@ ABLATIONS: dict[str, Settings] = {
     "no policy improvement": (("eta", 0.0),),
     "no diffusion loss": (("bc_weight", 0.0),),
     "no augmentation": (("augment", "none"),),
-    "MLP noise network": (("noise_network", "mlp"),),
+    "MLP noise network": (("noise_network", "mlp"), ("widths", (256, 256, 256))),  # as large as compact's U
 }
 
 SENSITIVITY: dict[str, tuple[Any, ...]] = {
@@ -79,7 +79,7 @@ class Scale:
     updates: dict[str, int]
     """gradient updates, by environment or by algorithm, which goes before; ``""`` for all others"""
     episodes: dict[str, int]
-    """of each seed's evaluation, by environment or by algorithm, which goes before; ``""`` for all others"""
+    """of each seed's evaluation, by environment and by algorithm, the fewer count; ``""`` for all others"""
     evaluations: int = 5
     """while training"""
     steps: int | None = None
@@ -89,7 +89,7 @@ class Scale:
         return self.updates.get(cell.algorithm, self.updates.get(cell.env, self.updates[""]))
 
     def episodes_of(self, cell: Cell) -> int:
-        return self.episodes.get(cell.algorithm, self.episodes.get(cell.env, self.episodes[""]))
+        return min(self.episodes.get(name, self.episodes[""]) for name in (cell.algorithm, cell.env))
 
 
 SCALES = {

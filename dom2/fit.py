@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dom2 import algorithms, checkpoint, config, evaluate, presets, seeding, track
-from dom2.algorithms import Algorithm
+from dom2.algorithms import Learner
 from dom2.graphed import Graphed, cuda_graph
 from dom2.run import Run, Status, held
 from dom2data import cache, envs, memory, named, stream, tables
@@ -34,7 +34,7 @@ OnUpdate = Callable[[int, dict[str, Any] | None], None]
 
 
 def configure(algorithm: str, preset: str, env: str, quality: str | None, values: dict[str, Any]) -> Any:
-    """The algorithm's config: its defaults, then the preset, the task's starting values, and ``values``.
+    """The algorithm's config: its defaults, then the task's starting values, the preset, and ``values``.
 
     Raises UserError on an unknown preset or setting.
     """
@@ -46,7 +46,7 @@ def configure(algorithm: str, preset: str, env: str, quality: str | None, values
     names = {field.name for field in config.fields(kind.config_type)}
     task = presets.defaults(algorithm, env, quality)
     task = {name: value for name, value in task.items() if name in names}
-    return config.build(kind.config_type, kind.presets[preset] | task | values)
+    return config.build(kind.config_type, task | kind.presets[preset] | values)
 
 
 def fit(
@@ -81,7 +81,7 @@ def _train(
     device = torch.device(_device(run.settings.device))
     batches = seeding.generators(run.seeds, seeding.BATCHES, device)
     algorithm = run.build(device, seeding.generators(run.seeds, seeding.LEARNING, device))
-    assert run.settings.augment != "auto"  # ``run.describe`` has put the algorithm's own in its place
+    assert run.settings.augment != "auto"  # ``run.resolved`` has put the algorithm's own in its place
     thresholds = Thresholds(run.settings.augment, run.settings.thresholds)
     source = rows(run, dataset, device, root, on_decode)
     sampler = minibatches(algorithm, dataset, thresholds, run.settings.batch_size, batches, device, source)
@@ -115,7 +115,7 @@ def assemble(
     batch_size: int,
     seeds: range,
     device: torch.device,
-) -> tuple[Algorithm, Minibatches]:
+) -> tuple[Learner, Minibatches]:
     """An untrained algorithm and what it learns from, outside of any run."""
     learning, batches = (
         seeding.generators(seeds, purpose, device) for purpose in (seeding.LEARNING, seeding.BATCHES)
@@ -125,7 +125,7 @@ def assemble(
 
 
 def minibatches(
-    algorithm: Algorithm,
+    algorithm: Learner,
     dataset: Dataset,
     thresholds: Thresholds,
     batch_size: int,
@@ -173,7 +173,7 @@ def rows(
 
 def _loop(
     run: Run,
-    algorithm: Algorithm,
+    algorithm: Learner,
     learn: Callable[[Any], dict[str, Tensor]],
     sampler: Minibatches,
     start: int,
@@ -206,7 +206,7 @@ def _loop(
     return "complete"
 
 
-def save(run: Run, algorithm: Algorithm, sampler: Minibatches, update: int) -> None:
+def save(run: Run, algorithm: Learner, sampler: Minibatches, update: int) -> None:
     members = algorithm.members
     state = {"algorithm": members.state_dict(), "batches": sampler.state()}
     checkpoint.save(run.folder, update, members.weights(), state)
@@ -238,7 +238,7 @@ def reduce(metrics: dict[str, Tensor], run: Run, update: int) -> dict[str, Any]:
     return reduced
 
 
-def _evaluation(run: Run, algorithm: Algorithm) -> list[float]:
+def _evaluation(run: Run, algorithm: Learner) -> list[float]:
     env = envs.make(run.document["dataset"]["env"], num_envs=run.settings.eval_episodes)
     played = evaluate.play(algorithm, run.settings.seeds, env, purpose=seeding.WATCHING)
     return played.returns.mean(axis=1).tolist()

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dom2.algorithms import Algorithm
+from dom2.algorithms import Learner
 
 Metrics = dict[str, Tensor]
 Update = Callable[[], Metrics]
@@ -31,14 +31,14 @@ class Graphed:
     are the same tensors at every repetition: read them before the next update.
     """
 
-    def __init__(self, algorithm: Algorithm, record: Callable[..., tuple[Callable[[], None], Metrics]]):
+    def __init__(self, algorithm: Learner, record: Callable[..., tuple[Callable[[], None], Metrics]]):
         self.algorithm, self.record = algorithm, record
         self._seen: Counter[Hashable] = Counter()
         self._recorded: dict[Hashable, tuple[Callable[[], None], Metrics]] = {}
         self._batch: Any = None
 
     def update(self, batch: Any) -> Metrics:
-        """``Algorithm.update``."""
+        """``Learner.update``."""
         phase = self.algorithm.phase() if hasattr(self.algorithm, "phase") else None
         if phase is None or self._seen[phase] < WARM_UP:
             self._seen[phase] += 1

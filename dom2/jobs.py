@@ -155,16 +155,17 @@ def stage(job: Job) -> Stage:
 
 def asked(job: Job) -> dict[str, Any]:
     """What a run must have in common with a job to be the one it asks for, its length apart, as in JSON."""
-    wanted = asdict(build(Settings, job.settings))
-    if wanted["augment"] == "auto":
-        wanted["augment"] = algorithms.load(wanted["algorithm"]).augment
+    wanted = asdict(run.resolved(build(Settings, job.settings), job.env))
     wanted = {name: value for name, value in wanted.items() if name not in _SCHEDULE}
     return json.loads(json.dumps(wanted | job.config))  # tuples are lists in a document
 
 
 def setup(job: Job) -> str:
     """A short name of ``asked``: equal for runs that differ in their length alone."""
-    wanted = {name: value for name, value in asked(job).items() if name != "data"}  # the same minibatches
+    # Data from memory or files are the same minibatches; a setting at the value that it had before it could
+    # be chosen leaves the names of before.
+    usual = run.OLDER.items()
+    wanted = {key: value for key, value in asked(job).items() if key != "data" and (key, value) not in usual}
     return sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -22,11 +22,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from filelock import FileLock, Timeout
 
-from dom2 import algorithms
+from dom2 import algorithms, normalised
 from dom2 import config as configs
 from dom2data import envs, named, stats
 from dom2data.dataset import Dataset
 from dom2data.errors import CHECK_FAILED, FAILED, UserError
+from dom2data.sampler import Thresholds, emphasis
 from dom2data.spec import EnvSpec, differences
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ class Settings:
     """Which thresholds replicate good trajectories (Algorithm 1); auto: quantile for dom2, else none."""
     thresholds: tuple[float, ...] | None = None
     """Their values, instead of the mode's own."""
+    normalise: Literal["auto", "on", "off"] = "auto"
+    """Standardise observations by the data's moments; auto: on for halfcheetah, else off."""
     data: Literal["memory", "mapped", "stream"] = "memory"
     """Where minibatches are drawn from: memory, files on disk (the same draws), or a few blocks in turn."""
     stream_blocks: int = 16
@@ -92,12 +95,16 @@ class Settings:
             raise UserError(f"seed, eval_every: expected 0 or more, found {found}")
 
 
+OLDER = {"normalise": "off"}
+"""What runs had that are older than the setting."""
+
+
 class Run:
     """A run's folder and its parsed ``config.json``."""
 
     def __init__(self, folder: Path, document: dict[str, Any]):
         self.folder, self.document = folder, document
-        document["settings"] = asdict(Settings()) | document["settings"]  # one that it is older than
+        document["settings"] = asdict(Settings()) | OLDER | document["settings"]
         self.settings: Settings = configs.build(Settings, document["settings"])
         self.spec = EnvSpec.from_json(document["spec"])
 
@@ -114,7 +121,7 @@ class Run:
     def status(self, word: Status) -> None:
         write(self.folder / "status", word + "\n")
 
-    def build(self, device: torch.device, learning: Sequence[torch.Generator]) -> algorithms.Algorithm:
+    def build(self, device: torch.device, learning: Sequence[torch.Generator]) -> algorithms.Learner:
         """The run's algorithm, untrained; ``learning`` has a generator for each seed.
 
         Raises UserError (code 3) for an algorithm in a file that no user has named here.
@@ -123,7 +130,10 @@ class Run:
         named.require(name, f"`dom2 fit --algorithm {name} --dataset ID --print-config` allows it")
         kind = algorithms.load(self.settings.algorithm)
         settings = configs.build(kind.config_type, self.document["config"])
-        return kind.create(settings, self.spec, self.settings.seeds, device, learning)
+        algorithm = kind.create(settings, self.spec, self.settings.seeds, device, learning)
+        if self.settings.normalise == "off":
+            return algorithm
+        return normalised.Normalised(algorithm, self.document["observations"])
 
     def amend(self, **settings: Any) -> None:
         """Change settings that do not change what was done so far, such as the number of updates.
@@ -148,14 +158,25 @@ def held(folder: Path) -> Iterator[None]:
         ) from error
 
 
+def resolved(settings: Settings, env: str) -> Settings:
+    """Settings with what ``auto`` stands for, of those that decide the result."""
+    augment, normalise = settings.augment, settings.normalise
+    if augment == "auto":
+        augment = algorithms.load(settings.algorithm).augment
+    if normalise == "auto":
+        normalise = normalised.default(settings.algorithm, env)
+    return replace(settings, augment=augment, normalise=normalise)
+
+
 def describe(
     settings: Settings, config: Any, dataset: Dataset, command: list[str], allow_mismatch: bool = False
 ) -> dict[str, Any]:
     """The document of a new run: everything that decides its result. Raises UserError like ``mismatch``."""
     named.remember(settings.algorithm)
     returns = stats.summary(dataset.returns)
-    if settings.augment == "auto":
-        settings = replace(settings, augment=algorithms.load(settings.algorithm).augment)
+    settings = resolved(settings, dataset.env)
+    assert settings.augment != "auto"
+    seen = {"observations": normalised.moments(dataset)} if settings.normalise == "on" else {}
     return {
         "schema": SCHEMA,
         "settings": asdict(settings),
@@ -169,12 +190,13 @@ def describe(
             "episodes": dataset.n_episodes,
             "return": {"mean": returns["mean"], "std": returns["std"]},
         },
+        "draws": emphasis(dataset, Thresholds(settings.augment, settings.thresholds)),
         "spec": dataset.spec.to_json(),
         "mismatch": mismatch(dataset.spec, dataset.env, allow_mismatch),
         "versions": versions(),
         "command": command,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
+    } | seen
 
 
 def mismatch(spec: EnvSpec, env: str, allow: bool = False) -> list[dict[str, Any]]:

@@ -18,10 +18,20 @@ class VP:
 
     log alpha = -t^2 (beta_max - beta_min) / 4 - t beta_min / 2, sigma^2 = 1 - alpha^2. With beta_max = 10
     its values at t = k / T are the discrete betas of Diffusion-QL (Wang et al. 2022).
+
+    Raises ValueError where more than a tenth of the signal is left at t = 1: a chain begins with pure noise.
     """
 
     beta_min: float = 0.1
     beta_max: float = 10.0
+
+    def __post_init__(self) -> None:
+        left = self.alpha(torch.ones(())).item()
+        if not left <= 0.1:
+            raise ValueError(
+                f"expected a beta_max that leaves a tenth of the signal or less, found {self.beta_max:g}, "
+                f"which leaves {left:.2f}"
+            )
 
     def log_alpha(self, t: Tensor) -> Tensor:
         return -0.25 * t**2 * (self.beta_max - self.beta_min) - 0.5 * t * self.beta_min

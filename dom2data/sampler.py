@@ -70,6 +70,22 @@ def weights(dataset: Dataset, thresholds: Thresholds) -> Int64:
     return 1 + (reached & counted[:, None]).sum(axis=1, dtype=np.int64)
 
 
+def emphasis(dataset: Dataset, thresholds: Thresholds) -> dict[str, float]:
+    """What the weights make of uniform draws.
+
+    ``effective_sample_size``: (sum w)^2 / sum w^2 over transitions, as many as uniform draws would need for
+    the same variance. ``top_decile_share``: the probability that a draw comes from the tenth of the episodes
+    with the highest returns.
+    """
+    w, length = weights(dataset, thresholds).astype(np.float64), dataset.lengths
+    best = np.argsort(-dataset.returns, kind="stable")[: max(1, dataset.n_episodes // 10)]
+    virtual = w * length
+    return {
+        "effective_sample_size": float(virtual.sum() ** 2 / (w * virtual).sum()),
+        "top_decile_share": float(virtual[best].sum() / virtual.sum()),
+    }
+
+
 class Sampler:
     """Draws a Batch with M = seeds x N members; member m = seed * N + agent.
 
@@ -92,10 +108,9 @@ class Sampler:
         spec = dataset.spec
         self.joint = joint
         self.batch_size, self.generators, self.device = batch_size, tuple(generators), torch.device(device)
-        self.n_agents, self._episode_weights = spec.n_agents, weights(dataset, thresholds)
-        self._dataset = dataset
+        self.n_agents = spec.n_agents
         self.source = tables.in_memory(dataset, self.device) if source is None else source
-        self._total = self.source.weigh(self._episode_weights, batch_size)
+        self._total = self.source.weigh(weights(dataset, thresholds), batch_size)
         agent = torch.arange(self.n_agents, device=self.source.obs.device, dtype=self.source.index)
         self._agent = agent.repeat(len(self.generators)).repeat_interleave(batch_size)
 
@@ -142,16 +157,3 @@ class Sampler:
         for generator, value in zip(self.generators, state, strict=True):
             generator.set_state(value)
         self.source.seek(minibatches)
-
-    @property
-    def effective_sample_size(self) -> float:
-        """(sum w)^2 / sum w^2 over transitions: as many as uniform draws would need for the same variance."""
-        w, length = self._episode_weights.astype(np.float64), self._dataset.lengths
-        return float((w * length).sum() ** 2 / (w * w * length).sum())
-
-    @property
-    def top_decile_share(self) -> float:
-        """Probability that a draw comes from the tenth of the episodes with the highest returns."""
-        best = np.argsort(-self._dataset.returns, kind="stable")[: max(1, self._dataset.n_episodes // 10)]
-        virtual = self._episode_weights * self._dataset.lengths
-        return float(virtual[best].sum() / virtual.sum())

@@ -9,7 +9,7 @@ from scipy.stats import chi2_contingency, chisquare
 from small_datasets import in_memory
 
 from dom2data.errors import UserError
-from dom2data.sampler import Sampler, Thresholds, weights
+from dom2data.sampler import Sampler, Thresholds, emphasis, weights
 
 RAGGED = [4, 2, 4, 1, 3, 4, 4, 4]
 NONE = Thresholds("none")
@@ -112,12 +112,11 @@ def test_every_agent_has_its_own_minibatch() -> None:
 def test_effective_sample_size_and_top_decile() -> None:
     dataset = in_memory([4] * 20)
     dataset.returns[...] = np.arange(20)
-    plain = Sampler(dataset, NONE, 1, generators(0))
-    assert plain.effective_sample_size == 80
-    assert plain.top_decile_share == pytest.approx(0.1)
-    tilted = Sampler(dataset, Thresholds("absolute", (18.0,)), 1, generators(0))  # two episodes count twice
-    assert tilted.effective_sample_size == pytest.approx((18 + 4) ** 2 * 4 / (18 + 8))
-    assert tilted.top_decile_share == pytest.approx(4 / 22)
+    assert emphasis(dataset, NONE) == {"effective_sample_size": 80, "top_decile_share": pytest.approx(0.1)}
+    assert emphasis(dataset, Thresholds("absolute", (18.0,))) == {  # two episodes count twice
+        "effective_sample_size": pytest.approx((18 + 4) ** 2 * 4 / (18 + 8)),
+        "top_decile_share": pytest.approx(4 / 22),
+    }
 
 
 @pytest.mark.parametrize(

@@ -50,3 +50,8 @@ def test_grids_are_equally_spaced_in_their_own_variable() -> None:
 def test_bad_grids_are_refused(bad: tuple) -> None:
     with pytest.raises(ValueError, match="expected"):
         time_grid(*bad)
+
+
+def test_a_chain_must_end_in_noise() -> None:
+    with pytest.raises(ValueError, match="a tenth of the signal or less, found 1, which leaves 0"):
+        VP(beta_max=1.0)

@@ -200,6 +200,18 @@ def test_a_commit_killed_between_its_renames_keeps_the_old_dataset(
     assert subsample(again, 1.0, out="small", root=tmp_path, force=True).hash != first.hash
 
 
+def test_a_commit_waits_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited = []
+    monkeypatch.setattr(
+        os, "fsync", lambda descriptor: waited.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+    )
+    dataset = stored(tmp_path, RAGGED)
+    files = {path.name for path in data_of(tmp_path).rglob("*") if path.is_file()}
+    assert {"manifest.json", "COMPLETE", "zarr.json"} <= files
+    assert len(waited) > len(dataset.manifest["arrays"])
+    assert any(path.endswith("manifest.json") for path in waited)
+
+
 def test_one_writer_per_id(tmp_path: Path) -> None:
     with stages.open_stage("dom2/small-v0", tmp_path):
         with pytest.raises(UserError, match="another process") as error:

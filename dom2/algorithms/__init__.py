@@ -34,11 +34,10 @@ ALGORITHMS = {
 }
 
 
-class Algorithm(Protocol):
+class Learner(Protocol):
     """M = seeds x agents members that learn side by side.
 
-    ``config_type`` is a frozen dataclass, ``presets`` are values of its fields; ``augment`` is what
-    ``--augment auto`` means. ``batches`` says what ``update`` is given, and thereby how it names its members:
+    ``batches`` says what ``update`` is given, and thereby how it names its members:
 
     - ``independent``: a Batch whose fields lead with M; every agent has its own minibatch.
     - ``joint``: the same, but the agents of a seed have the same transitions, so that ``view(S, N, B, ...)``
@@ -48,22 +47,11 @@ class Algorithm(Protocol):
     ``members`` holds all that is saved: networks, optimisers, generators, the number of updates.
     """
 
-    config_type: ClassVar[type[Any]]
-    presets: ClassVar[dict[str, dict[str, Any]]]
-    batches: ClassVar[Literal["independent", "joint", "windows"]]
-    augment: ClassVar[Literal["quantile", "score", "none"]]
     config: Any
     members: Members
 
-    @classmethod
-    def create(
-        cls,
-        config: Any,
-        spec: EnvSpec,
-        n_seeds: int,
-        device: torch.device,
-        generators: Sequence[torch.Generator],
-    ) -> Algorithm: ...
+    @property
+    def batches(self) -> Literal["independent", "joint", "windows"]: ...
 
     def update(self, batch: Any) -> dict[str, torch.Tensor]:
         """One gradient update of everything; metrics are tensors [M], or [S] of what is centralised.
@@ -83,6 +71,25 @@ class Algorithm(Protocol):
     def policy(self, seed: int, candidates: int = 1) -> Policy:
         """A snapshot of seed ``seed`` that later updates do not reach."""
         ...
+
+
+class Algorithm(Learner, Protocol):
+    """What makes learners: ``config_type`` is a frozen dataclass, ``presets`` are values of its fields;
+    ``augment`` is what ``--augment auto`` means."""
+
+    config_type: ClassVar[type[Any]]
+    presets: ClassVar[dict[str, dict[str, Any]]]
+    augment: ClassVar[Literal["quantile", "score", "none"]]
+
+    @classmethod
+    def create(
+        cls,
+        config: Any,
+        spec: EnvSpec,
+        n_seeds: int,
+        device: torch.device,
+        generators: Sequence[torch.Generator],
+    ) -> Algorithm: ...
 
 
 def load(name: str) -> type[Algorithm]:

@@ -97,6 +97,7 @@ class Config:
     """Nonlinearity of the critics; mish costs a fifth of an update on a CPU."""
 
     def __post_init__(self) -> None:
+        VP(beta_max=self.beta_max)  # which says what cannot be
         if min(self.n_steps, self.n_uniform) < 1 or self.order not in (1, 2):
             found = f"n_steps {self.n_steps}, n_uniform {self.n_uniform}, order {self.order}"
             raise ValueError(f"expected n_steps and n_uniform of 1 or more and order 1 or 2, found {found}")

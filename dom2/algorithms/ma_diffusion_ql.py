@@ -64,6 +64,7 @@ class Config:
     """Hidden widths of each critic."""
 
     def __post_init__(self) -> None:
+        VP(beta_max=self.beta_max)  # which says what cannot be
         config.above_zero(self, "n_steps", "rho", "lr", "grad_clip")
         config.within_unit(self, "gamma", "rho")
 

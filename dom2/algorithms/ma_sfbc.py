@@ -92,6 +92,7 @@ class Config:
     """Hidden widths of each critic."""
 
     def __post_init__(self) -> None:
+        VP(beta_max=self.beta_max)  # which says what cannot be
         config.above_zero(self, "behaviour_updates", "critic_updates", "iterations", "horizon", "bank")
         config.above_zero(self, "n_actions", "candidates", "gamma", "lr", "critic_lr", "n_steps", "grad_clip")
         config.within_unit(self, "gamma")

@@ -100,8 +100,8 @@ def read(data: Path) -> dict[str, Any]:
     try:
         complete = (data / MARKER).is_file()
     except OSError as error:
-        found = error.strerror or str(error)
-        raise UserError(f"{data}: expected a folder that can be read, found {found}; permit it") from error
+        reason = error.strerror or str(error)
+        raise UserError(f"{data}: expected a folder that can be read, found {reason}; permit it") from error
     if not complete and (other := minari.other(data)):
         raise UserError(
             f"{data}: expected a dataset of dom2data, found one of Minari in {other}; "

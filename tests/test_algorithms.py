@@ -63,6 +63,8 @@ def test_a_member_does_not_feel_the_others(name: str) -> None:
     for key, value in calm.members.weights().items():
         others = len(value) // 3 * 2
         assert torch.equal(value[:others], found[key][:others]), key
+    felt = [not torch.equal(value, found[key]) for key, value in calm.members.weights().items()]
+    assert any(felt) == (name != "bc")  # which has no use for rewards
 
 
 @pytest.mark.parametrize("name", NAMES)

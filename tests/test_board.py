@@ -313,6 +313,10 @@ def test_commands_about_runs(made: Grid, tmp_path: Path) -> None:
     refused = call(main, ["compare", bc, str(new_run(tmp_path / "new").folder)])
     assert refused.exit_code == 2
     assert "expected an evaluated run, found one that is new" in refused.stderr
+    otherwise = shutil.copytree(bc, tmp_path / "otherwise")
+    evaluate.keep(otherwise, evaluate.kept(otherwise)[0] | {"seed": 7})
+    differ = call(main, ["compare", bc, str(otherwise)])
+    assert (differ.exit_code, "expected one seed" in differ.stderr) == (3, True), differ.output
     video = tmp_path / "chase.gif"
     played = call(main, ["play", bc, "--video", str(video), "--episodes", "1", "--shift", "speed"])
     assert played.exit_code == 0, played.output

@@ -90,6 +90,10 @@ def test_resume_extends_a_run(tmp_path: Path) -> None:
         useless = dom2("fit", "--resume", tmp_path / "run", *flag)
         assert useless.exit_code == 2
         assert f"expected --resume without {flag[0]}" in useless.output
+    streamed = dom2("fit", "--resume", tmp_path / "run", "--data", "stream")
+    assert (streamed.exit_code, "its draws are others" in streamed.stderr) == (2, True), streamed.output
+    mapped = dom2("fit", "--resume", tmp_path / "run", "--data", "mapped", "--updates", 6)
+    assert (mapped.exit_code, checkpoint.updates(tmp_path / "run")) == (0, 6), mapped.output
     refused = dom2("fit", "--resume", tmp_path / "run", "--eta", 1)
     assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1)
     assert "--eta" in refused.stderr

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_datasets import stored
@@ -31,8 +32,8 @@ GENERATE = [
     "--quality",
     "random",
     "--steps",
-    "1000000",
-]  # 16 blocks: a while to hit
+    "500000",
+]  # 8 blocks: a while to hit
 NAME = "dom2/tag-random-v0"
 
 
@@ -58,45 +59,63 @@ def wait_for_blocks(process: subprocess.Popen[bytes], root: Path, count: int) ->
         time.sleep(0.002)
 
 
-def alive(group: int) -> bool:
+def workers_of(process: subprocess.Popen[Any]) -> list[int]:
+    """The processes that it has started and that live."""
+    tasks = Path(f"/proc/{process.pid}/task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+
+
+def wait_for_the_end(workers: list[int]) -> None:
+    deadline = time.monotonic() + 60
+    while not all(map(gone, workers)):
+        assert time.monotonic() < deadline, "workers live on"
+        time.sleep(0.05)
+
+
+def gone(pid: int) -> bool:
+    """Not there, or a zombie that nobody has asked for."""
     try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_killed_in_mid_generate(tmp_path: Path, undisturbed: str, workers: str) -> None:
+PROCESSES = ("--executor", "processes", "--workers", "2")
+
+
+@pytest.mark.parametrize("how", [("--workers", "1"), PROCESSES], ids=["alone", "processes"])
+def test_killed_in_mid_generate(tmp_path: Path, undisturbed: str, how: tuple[str, ...]) -> None:
     root = tmp_path / "root"
-    process = subprocess.Popen([*GENERATE, "--root", root, "--workers", workers], start_new_session=True,
+    process = subprocess.Popen([*GENERATE, "--root", root, *how], start_new_session=True,
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
     wait_for_blocks(process, root, 1)
     assert catalog.catalog(root) == ([], [])
+    workers = workers_of(process)
+    assert len(workers) >= (2 if how == PROCESSES else 0)
     os.kill(process.pid, signal.SIGKILL)  # the parent alone: its workers must not outlive it
     process.wait()
-    deadline = time.monotonic() + 60
-    while alive(process.pid):
-        assert time.monotonic() < deadline, "workers live on"
-        time.sleep(0.05)
+    wait_for_the_end(workers)
     assert catalog.catalog(root) == ([], [])
     assert not (root / NAME).exists()
 
-    assert generate(root, "--workers", workers) == undisturbed
+    assert generate(root, *how) == undisturbed
     (summary,), refused = catalog.catalog(root)
     assert (summary["hash"], refused) == (undisturbed, [])
     assert verify(catalog.newest(root))
 
 
 def test_interrupted_by_the_keyboard(tmp_path: Path, undisturbed: str) -> None:
-    """Ctrl-C reaches the whole group, workers included: exit code 130, one line, and the run continues."""
+    """Ctrl-C ends the workers, too: exit code 130, one line, and the run continues."""
     # A shell that runs the tests in the background hands down a SIGINT that is ignored.
-    process = subprocess.Popen([*GENERATE, "--root", tmp_path, "--workers", "2"], start_new_session=True,
+    process = subprocess.Popen([*GENERATE, "--root", tmp_path, *PROCESSES], start_new_session=True,
                                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
     wait_for_blocks(process, tmp_path, 1)  # type: ignore[arg-type]
+    workers = workers_of(process)
+    assert len(workers) >= 2
     os.killpg(process.pid, signal.SIGINT)
     _, progress = process.communicate(timeout=60)
+    wait_for_the_end(workers)
     assert process.returncode == 130
     assert "Traceback" not in progress
     assert progress.splitlines()[-1].endswith("every finished block is kept, the same command continues")

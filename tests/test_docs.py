@@ -39,6 +39,7 @@ SMALLER = {
     "dom2 reproduce": "--report-only",
     "dom2 sweep": "--dry-run",
     "dom2 play": "--force",
+    "dom2data references": "--episodes 200",
 }
 # These train for minutes: only their plan or their options are checked.
 ONLY = {
@@ -47,6 +48,7 @@ ONLY = {
     "dom2data generate --env all --quality all": "--help",
     "dom2data generate --env meet:make --quality expert": "--help",
     "dom2data train": "--help",
+    "dom2 reproduce table1 --dry-run": "--only tag",
 }
 # Commands of other programs: set-up, which CI does for real before it runs this test.
 OTHERS = {"make", "pip", "source", "git"}

@@ -85,13 +85,14 @@ def test_no_augmentation_equals_no_thresholds(tmp_path: Path) -> None:
     assert not same_weights(none, default)
 
 
-def test_interrupt_saves_and_resume_finishes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_saves_and_resume_finishes(tmp_path: Path, number: int) -> None:
     whole, stopped = new_run(tmp_path / "whole"), new_run(tmp_path / "stopped")
     fit.fit(whole)
 
     def interrupt(update: int, metrics: object) -> None:
         if update == 1:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
 
     assert fit.fit(stopped, interrupt) == "interrupted"
     assert (stopped.status, checkpoint.updates(stopped.folder)) == ("interrupted", 2)

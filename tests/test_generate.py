@@ -52,6 +52,19 @@ def test_the_hash_depends_on_the_recipe_and_not_on_the_workers(tmp_path: Path) -
     assert verify(one)
 
 
+@pytest.mark.parametrize(
+    ("env", "quality", "recorded"),
+    [
+        ("tag", "medium-expert", "641618eba82e"),
+        ("world", "random-medium", "001e996a1e54"),
+        ("spread", "expert", "0da263defe87"),
+    ],
+)
+def test_the_bytes_are_those_recorded(tmp_path: Path, env: str, quality: str, recorded: str) -> None:
+    """Change them only together with CHANGELOG and docs/datasets.md: the hashes there change, too."""
+    assert make.generate(make.plan(env, quality, steps=500, root=tmp_path)).hash[:12] == recorded
+
+
 @pytest.mark.usefixtures("small_blocks")
 def test_a_block_in_the_dataset_is_the_block_collected_alone(tmp_path: Path) -> None:
     found = generated(tmp_path)

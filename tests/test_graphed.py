@@ -26,7 +26,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "ma-sfbc": {"behaviour_updates": 4, "critic_updates": 8},
     "dom2": {"eta_warmup": 3},
 }
-UPDATES = 16
+UPDATES = {"ma-sfbc": 16, "ma-td3+bc": 16}
+"""for several of each phase; 9 for those of one, one more than MADiff needs"""
 
 
 @pytest.fixture(autouse=True)
@@ -74,8 +75,8 @@ def _steps(algorithm: Algorithm) -> list[Tensor]:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recorded_update_is_the_update(name: str) -> None:
     recorded, plain = made(name), made(name)
-    graphed, repeated = Graphed(recorded, traced(recorded)), 0
-    for u in range(UPDATES):
+    graphed, repeated, updates = Graphed(recorded, traced(recorded)), 0, UPDATES.get(name, 9)
+    for u in range(updates):
         batch = minibatch(plain, range(2), u)
         expected, found = plain.update(batch), graphed.update(batch)
         assert found.keys() == expected.keys()
@@ -85,19 +86,12 @@ def test_a_recorded_update_is_the_update(name: str) -> None:
     weights = plain.members.weights()
     for key, value in recorded.members.weights().items():
         assert torch.equal(value, weights[key]), key
-    assert recorded.members.updates == UPDATES
+    assert recorded.members.updates == updates
     assert repeated >= 4
+    if name == "ma-td3+bc":  # which moves the actors, too, at every second update
+        assert set(graphed._recorded) == {False, True}
     state, other = recorded.members.state_dict(), plain.members.state_dict()
     assert all(map(torch.equal, state["generators"], other["generators"]))
-
-
-def test_each_phase_has_a_recording_of_its_own() -> None:
-    """Every second update of TD3 moves the actors, too."""
-    algorithm = made("ma-td3+bc")
-    graphed = Graphed(algorithm, traced(algorithm))
-    found = [set(graphed.update(minibatch(algorithm, range(2), u))) for u in range(UPDATES)]
-    assert set(graphed._recorded) == {False, True}
-    assert found[-2] < found[-1]
 
 
 def test_what_says_nothing_of_its_phase_is_not_recorded() -> None:

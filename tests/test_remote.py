@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -129,6 +130,29 @@ def test_another_dataset_in_the_way(url: str, root: Path, small: Dataset, tmp_pa
     assert names(url) == {f"{other.id}/data/{name}" for name in share.complete(other.manifest)}
 
 
+def test_interrupted_while_it_replaces_another(
+    url: str, root: Path, small: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Readers see the old dataset, none, or the new one."""
+    share.push(small, root, url)
+    other = stored(tmp_path / "other", [2, 2], seed=1)
+    put, left = remote._put, iter(range(3))
+
+    def cut(*what: Any) -> None:
+        if next(left, None) is None:
+            raise Unplugged("unplugged")
+        put(*what)
+
+    monkeypatch.setattr(remote, "_put", cut)
+    with pytest.raises(UserError, match="unplugged"):
+        share.push(other, tmp_path / "other", url, force=True)
+    monkeypatch.setattr(remote, "_put", put)
+    assert catalog.catalog(url) == ([], [])
+    share.push(other, tmp_path / "other", url, force=True)
+    assert dataset.open("small", url).hash == other.hash
+    assert verify(dataset.open("small", url))
+
+
 class Unplugged(Exception):
     """The network goes away."""
 
@@ -248,9 +272,9 @@ def test_killed_uploads(root: Path, small: Dataset, tmp_path: Path) -> None:
         )
         assert process.stdout is not None
         for _ in range(sent):
-            process.stdout.readline()
+            assert process.stdout.readline() == "sent\n"
         os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+        assert process.wait() == -signal.SIGKILL
         found, skipped = catalog.catalog(url)
         assert (found, skipped) == ([], [])
     share.push(small, root, url)

@@ -50,7 +50,7 @@ class Config:
     """Discount per environment step."""
     rho: float = 0.02
     """Rate of the targets' soft update."""
-    lr: float = 1e-3
+    lr: float = 5e-3
     """Adam's step size, actor and critics."""
     n_steps: int = 5
     """N, the number of denoising steps."""

@@ -43,7 +43,7 @@ class Config:
     """Discount per environment step."""
     rho: float = 0.02
     """Rate of the targets' soft update."""
-    lr: float = 1e-3
+    lr: float = 5e-3
     """Adam's step size, actor and critics."""
     smoothing: float = 0.2
     """sigma, standard deviation of the noise on the target's action."""

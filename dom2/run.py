@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from filelock import FileLock, Timeout
 
-from dom2 import algorithms, normalised
+from dom2 import algorithms, standardised
 from dom2 import config as configs
 from dom2data import envs, named, stats
 from dom2data.dataset import Dataset
@@ -56,7 +56,7 @@ class Settings:
     """Which thresholds replicate good trajectories (Algorithm 1); auto: quantile for dom2, else none."""
     thresholds: tuple[float, ...] | None = None
     """Their values, instead of the mode's own."""
-    normalise: Literal["auto", "on", "off"] = "auto"
+    standardise: Literal["auto", "on", "off"] = "auto"
     """Standardise observations by the data's moments; auto: on for halfcheetah, else off."""
     data: Literal["memory", "mapped", "stream"] = "memory"
     """Where minibatches are drawn from: memory, files on disk (the same draws), or a few blocks in turn."""
@@ -95,7 +95,7 @@ class Settings:
             raise UserError(f"seed, eval_every: expected 0 or more, found {found}")
 
 
-OLDER = {"normalise": "off"}
+OLDER = {"standardise": "off"}
 """What runs had that are older than the setting."""
 
 
@@ -131,9 +131,9 @@ class Run:
         kind = algorithms.load(self.settings.algorithm)
         settings = configs.build(kind.config_type, self.document["config"])
         algorithm = kind.create(settings, self.spec, self.settings.seeds, device, learning)
-        if self.settings.normalise == "off":
+        if self.settings.standardise == "off":
             return algorithm
-        return normalised.Normalised(algorithm, self.document["observations"])
+        return standardised.Standardised(algorithm, self.document["observations"])
 
     def amend(self, **settings: Any) -> None:
         """Change settings that do not change what was done so far, such as the number of updates.
@@ -160,12 +160,12 @@ def held(folder: Path) -> Iterator[None]:
 
 def resolved(settings: Settings, env: str) -> Settings:
     """Settings with what ``auto`` stands for, of those that decide the result."""
-    augment, normalise = settings.augment, settings.normalise
+    augment, standardise = settings.augment, settings.standardise
     if augment == "auto":
         augment = algorithms.load(settings.algorithm).augment
-    if normalise == "auto":
-        normalise = normalised.default(settings.algorithm, env)
-    return replace(settings, augment=augment, normalise=normalise)
+    if standardise == "auto":
+        standardise = standardised.default(settings.algorithm, env)
+    return replace(settings, augment=augment, standardise=standardise)
 
 
 def describe(
@@ -176,7 +176,7 @@ def describe(
     returns = stats.summary(dataset.returns)
     settings = resolved(settings, dataset.env)
     assert settings.augment != "auto"
-    seen = {"observations": normalised.moments(dataset)} if settings.normalise == "on" else {}
+    seen = {"observations": standardised.moments(dataset)} if settings.standardise == "on" else {}
     return {
         "schema": SCHEMA,
         "settings": asdict(settings),

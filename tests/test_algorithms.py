@@ -11,7 +11,7 @@ import pytest
 import torch
 from tiny import CPU, SMALL, SPEC, generators, minibatch, tag_random
 
-from dom2 import algorithms, fit, presets, run
+from dom2 import algorithms, config, fit, presets, run
 from dom2.algorithms import Algorithm
 from dom2data import dataset, envs
 from dom2data.errors import UserError
@@ -65,6 +65,13 @@ def test_a_member_does_not_feel_the_others(name: str) -> None:
         assert torch.equal(value[:others], found[key][:others]), key
     felt = [not torch.equal(value, found[key]) for key, value in calm.members.weights().items()]
     assert any(felt) == (name != "bc")  # which has no use for rewards
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_setting_of_it_has_the_name_of_a_runs(name: str) -> None:
+    """Both are flags of one command."""
+    own = {field.name for field in config.fields(algorithms.load(name).config_type)}
+    assert own & {field.name for field in config.fields(run.Settings)} == set()
 
 
 @pytest.mark.parametrize("name", NAMES)

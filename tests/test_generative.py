@@ -58,7 +58,7 @@ def test_diffusion_ql_equals_a_plain_restatement() -> None:
     """Losses of three updates and the critics after them; the policy by its losses."""
     algorithm = make("ma-diffusion-ql", eta=0.7)
     critics, targets = networks(algorithm, "critics"), networks(algorithm, "target_critics")
-    adam, twin = torch.optim.Adam([p for net in critics for p in net], 1e-3), torch.Generator()
+    adam, twin = torch.optim.Adam([p for net in critics for p in net], algorithm.config.lr), torch.Generator()
 
     def q(net: list[torch.Tensor], obs: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
         x = torch.cat([obs, actions], dim=-1)

@@ -30,7 +30,7 @@ def test_iql_equals_a_plain_restatement() -> None:
     """Losses of three updates and the weights after them, agent by agent, from the paper's formulas."""
     algorithm = make("ma-iql", tau=0.8, beta=2.0, normalise=False, max_weight=1.5)
     parts = {part: networks(algorithm, part) for part in ("actor", "value", "critics", "target_critics")}
-    adam = {part: torch.optim.Adam([p for net in parts[part] for p in net], 1e-3)
+    adam = {part: torch.optim.Adam([p for net in parts[part] for p in net], algorithm.config.lr)
             for part in ("actor", "value", "critics")}  # fmt: skip
     for u in range(3):
         b = minibatch(algorithm, range(1), u)
@@ -66,7 +66,7 @@ def test_iql_equals_a_plain_restatement() -> None:
 
 
 def test_iql_without_beta_is_cloning() -> None:
-    cloned, other = trained("bc"), trained("ma-iql", beta=0.0, policy="deterministic")
+    cloned, other = trained("bc"), trained("ma-iql", beta=0.0, policy="deterministic", lr=1e-3)
     for key, v in cloned.items():
         torch.testing.assert_close(other[key], v)
 
@@ -164,9 +164,10 @@ def test_omiga_equals_a_plain_restatement() -> None:
     parts = ("actor", "value", "critics", "mixer.weight", "mixer.bias")
     nets = {part: networks(algorithm, part) for part in parts}
     bars = {part: networks(algorithm, f"target_{part}") for part in parts[1:]}
-    adam = {part: torch.optim.Adam([p for net in nets[part] for p in net], 1e-3) for part in parts[:3]}
+    lr = algorithm.config.lr
+    adam = {part: torch.optim.Adam([p for net in nets[part] for p in net], lr) for part in parts[:3]}
     mixer = [[*nets["mixer.weight"][0], *nets["mixer.bias"][0]]]
-    adam["mixer"] = torch.optim.Adam(mixer[0], 1e-3)
+    adam["mixer"] = torch.optim.Adam(mixer[0], lr)
 
     def mix(of: dict[str, list[Net]], obs: Tensor) -> tuple[Tensor, Tensor]:
         state = torch.cat([*obs], dim=-1)

@@ -26,7 +26,7 @@ OWN = ("madiff",)
 
 
 def default(algorithm: str, env: str) -> Literal["on", "off"]:
-    """What ``--normalise auto`` means."""
+    """What ``--standardise auto`` means."""
     tasks = ("halfcheetah", *(name for name in envs.VARIANTS if name.startswith("halfcheetah-")))
     return "on" if env in tasks and algorithm not in OWN else "off"
 
@@ -44,7 +44,7 @@ def moments(dataset: Dataset) -> dict[str, list[list[float]]]:
     return {"mean": mean.tolist(), "std": np.sqrt(squares / count).tolist()}
 
 
-class Standardised:
+class Standard:
     """(obs - mean) / (std + ``EPS``), float32."""
 
     def __init__(self, moments: Mapping[str, list[list[float]]], device: torch.device):
@@ -60,12 +60,12 @@ class Standardised:
         return self.joint(obs.unflatten(0, (-1, len(self.mean))).movedim(1, -2)).movedim(-2, 1).flatten(0, 1)
 
 
-class Normalised:
+class Standardised:
     """An algorithm that is given standardised observations, and whose policies standardise what they see."""
 
     def __init__(self, inner: Learner, moments: Mapping[str, list[list[float]]]):
         self.inner, self.config, self.members = inner, inner.config, inner.members
-        self.standard = Standardised(moments, inner.members.device)
+        self.standard = Standard(moments, inner.members.device)
         if hasattr(inner, "phase"):  # an algorithm without it is never recorded as a CUDA graph
             self.phase = inner.phase
 
@@ -86,7 +86,7 @@ class Normalised:
 class Standardising:
     """A policy that acts on standardised observations."""
 
-    def __init__(self, inner: Policy, standard: Standardised):
+    def __init__(self, inner: Policy, standard: Standard):
         self.inner, self.standard = inner, standard
 
     def act(self, obs: Tensor, generator: torch.Generator, deterministic: bool = False) -> Tensor:

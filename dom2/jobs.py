@@ -26,7 +26,7 @@ from dom2.run import Run, Settings
 from dom2_policies import zoo
 from dom2data import dataset as datasets
 from dom2data import envs, executors, generate, ids, named, recipes, retrain
-from dom2data.errors import CHECK_FAILED, UserError
+from dom2data.errors import CHECK_FAILED, USAGE, UserError
 from dom2data.store import manifest as manifests
 
 ERRORS = "error.txt"
@@ -65,6 +65,8 @@ class Outcome(NamedTuple):
     word: Word
     seconds: float
     error: str = ""
+    settled: bool = False
+    """a failure that would be the same again"""
 
 
 def place(dataset: str, algorithm: str, settings: Iterable[tuple[str, Any]] = ()) -> Path:
@@ -194,16 +196,16 @@ def pending(job: Job) -> list[str]:
 def carry_out(jobs: Sequence[Job], executor: executors.Executor, retries: int = 0) -> Generator[Outcome]:
     """Fit and evaluate; outcomes in the order of completion.
 
-    A job that fails is reported and the others go on; then the failed ones are tried again, ``retries``
-    times. The first interrupt saves and stops all of them; then the last outcomes are ``interrupted``. What
-    another process is at is left to it, as ``elsewhere``.
+    A job that fails is reported and the others go on; then those that might do better are tried again,
+    ``retries`` times. The first interrupt saves and stops all of them; then the last outcomes are
+    ``interrupted``. What another process is at is left to it, as ``elsewhere``.
     """
     left = list(jobs)
     for more in range(retries, -1, -1):
         failed: list[Job] = []
         with closing(executor.map(work, left, needs(left))) as outcomes:
             for outcome in outcomes:
-                if outcome.word == "failed" and more:
+                if outcome.word == "failed" and more and not outcome.settled:
                     failed.append(outcome.job)
                     outcome = outcome._replace(word="retried")
                 yield outcome
@@ -253,7 +255,8 @@ def _work(job: Job) -> Outcome:
         if found is not None:  # else the folder is not this job's to write into
             keep_error(found.folder, reason if foreseen else traceback.format_exc())
             reason += "" if foreseen else f" (traceback in {found.folder / ERRORS})"
-        return Outcome(job, "failed", time.monotonic() - started, reason)
+        settled = isinstance(error, UserError) and error.code in (USAGE, CHECK_FAILED)
+        return Outcome(job, "failed", time.monotonic() - started, reason, settled)
 
 
 def keep_error(folder: Path, text: str) -> None:

@@ -177,6 +177,7 @@ def test_other_settings_in_the_same_folder_are_refused(tmp_path: Path) -> None:
     assert refused.exit_code == 1
     assert "lr: expected 0.5, found " in refused.stderr
     assert "failed (reasons above" in refused.stderr
+    assert "tried again" not in refused.stderr
     assert not (tmp_path / "runs/tiny-random/bc/error.txt").exists()
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import tiny
+import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
@@ -159,6 +160,30 @@ def test_two_at_once_make_the_same(tmp_path: Path) -> None:
         assert [
             json.loads((job.folder / "evaluation.json").read_text())["per_seed"] for job in (left, right)
         ].count(json.loads((left.folder / "evaluation.json").read_text())["per_seed"]) == 2
+
+
+def test_a_cell_is_a_run_that_anyone_can_fit(tmp_path: Path) -> None:
+    asked = grid(tmp_path, CELLS[:1])
+    make(asked)
+    words = ["fit", "--dataset", "tag-random-smoke", "--out", str(tmp_path / "own"), "--algorithm", "bc"]
+    words += [
+        "--actor-widths",
+        "8,8",
+        "--batch-size",
+        "16",
+        "--updates",
+        "8",
+        "--seeds",
+        "2",
+        "--threads",
+        "1",
+    ]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 0, result.output
+    cell = checkpoint.load_weights(asked.jobs()[0].folder, torch.device("cpu"))[1]
+    own = checkpoint.load_weights(tmp_path / "own", torch.device("cpu"))[1]
+    assert own.keys() == cell.keys()
+    assert all(torch.equal(value, cell[name]) for name, value in own.items())
 
 
 def test_begun_runs_go_on_bit_for_bit(tmp_path: Path) -> None:

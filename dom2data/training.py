@@ -63,7 +63,9 @@ _HALFCHEETAH = Recipe(
     reference_episodes=200,
     critics_see="halfcheetah-mamujoco",
 )
-_OTHER = Recipe(num_envs=20, steps=200_000, waves_per_evaluation=4, evaluation_episodes=100)
+_OTHER = Recipe(  # a user's own, in Python: some thousand steps a second
+    num_envs=20, steps=200_000, waves_per_evaluation=4, evaluation_episodes=100, reference_episodes=500
+)
 
 RECIPES = {
     "tag": Recipe(prey=PreyRecipe()),

@@ -16,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dom2_cli import data, learn
+from dom2_policies import td3
 from dom2_policies.policy import Actor, save_actor
-from dom2data import collect, envs, ragged
+from dom2data import collect, envs, ragged, training
 from dom2data import generate as make
 from dom2data.dataset import Dataset
 from dom2data.envs import foreign
@@ -96,6 +97,24 @@ def test_resetting_some_rows_leaves_the_others(meet: str) -> None:
     after = env.reset(mask=np.array([False, True, False]))
     np.testing.assert_array_equal(after[[0, 2]], before[[0, 2]])
     assert (after[1] != before[1]).any()
+
+
+def test_policies_are_trained_and_play(meet: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``dom2data train --env module:make``, short; ``generate --checkpoints`` takes what it writes."""
+    learner = td3.Config(hidden=16, batch_size=64, random_steps=300, steps_per_update=50)
+    short = training.Recipe(learner, steps=4_000, num_envs=20, waves_per_evaluation=1, evaluation_episodes=20,
+                            reference_episodes=20)  # fmt: skip
+    monkeypatch.setitem(training.RECIPES, meet, short)
+    words = ["train", "--env", meet, "--out", str(tmp_path / "zoo")]
+    trained = CliRunner().invoke(data.main, words)
+    assert trained.exit_code == 0, trained.output
+    entry = json.loads((tmp_path / "zoo/zoo.json").read_text())[meet]
+    assert set(entry["policies"]) == {"medium", "expert"}
+    assert entry["policies"]["expert"]["return"] > entry["references"]["random"]
+    for quality in ("expert", "random-medium"):
+        made = generated(meet, tmp_path / "root", quality, checkpoints_in=tmp_path / "zoo")
+        assert verify(made)
+        assert made.manifest["policies"].keys() == ({"expert"} if quality == "expert" else {"medium"})
 
 
 LEAVES = """

@@ -165,7 +165,8 @@ def curves(results: Sequence[tuple[str, str, Result]]) -> list[Picture]:
 
 
 def qualities(listed: Sequence[Entry]) -> list[Picture]:
-    """Figure 5 (d): the score by quality, averaged over the particle tasks, where every column has them."""
+    """Figure 5 (d): the score by quality, averaged over the particle tasks, where every column has them, if
+    that is so for two qualities and more."""
     mine = [e for e in listed if e.env != "halfcheetah" and (e.shift, e.fraction) == ("none", 1.0)]
     names, rows = tables.labels(mine), tables.complete_rows(mine)
     by_quality: dict[str, list[dict[str, Entry]]] = {}
@@ -173,7 +174,7 @@ def qualities(listed: Sequence[Entry]) -> list[Picture]:
         by_quality.setdefault(next(iter(row.values())).quality, []).append(row)
     tasks = sorted({each.env for each in mine})
     whole = {quality: rows for quality, rows in by_quality.items() if len(rows) == len(tasks) > 1}
-    if not whole:
+    if len(whole) < 2:
         return []
     figure, axes = canvas(5.6, 3.0)
     for label in names:

@@ -22,14 +22,15 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 # Its own dataset ids and its own folder, so that --force never replaces a dataset you made. Small
-# minibatches, because a minute on two cores is worth more as many updates than as few large ones.
+# minibatches, because a minute on two cores is worth more as many updates than as few large ones. One thread:
+# two are no quicker on so little, and many times slower where another program computes.
 DEMO_ROOT := $(or $(MINARI_DATASETS_PATH),$(CURDIR)/demo/datasets)
 DEMO      := MINARI_DATASETS_PATH="$(DEMO_ROOT)" $(BIN)
 
 demo: $(STAMP)
 	$(DEMO)/dom2data generate --env tag --quality medium --steps 100000 --out dom2/tag-demo-v0 --force
 	$(DEMO)/dom2data subsample --fraction 0.5 --force
-	$(DEMO)/dom2 fit --dataset tag-demo-50pct --updates 1500 --batch-size 64 --out demo/run --force
+	$(DEMO)/dom2 fit --dataset tag-demo-50pct --updates 1500 --batch-size 64 --threads 1 --out demo/run --force
 	$(DEMO)/dom2 evaluate demo/run --episodes 200
 	$(DEMO)/dom2 report demo/run
 

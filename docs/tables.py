@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from dom2 import earlier, experiments, paper, presets, tables
+from dom2.board import interval, number
 from dom2data import envs
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -111,17 +112,13 @@ def together(entries: list[tables.Entry]) -> str:
     lines = []
     for each in sorted(tables.aggregate(kept), key=lambda each: -each["iqm"]):
         better, label = each["improvement"], each["label"]
-        chance = f"{better['mean']:.2f} ({between(better['ci'], 2)})" if better else "–"
+        chance = f"{better['mean']:.2f} ({interval(better['ci'], 2)})" if better else "–"
         wins = f"{each['wins']['highest']} ({each['wins']['certain']})"
         lines.append(
-            [title(label), number(each["mean"]), number(each["iqm"]), between(each["ci"]), chance, wins]
+            [title(label), number(each["mean"]), number(each["iqm"]), interval(each["ci"]), chance, wins]
         )
     header = ["", "mean score", "IQM", "95 %", "P(DOM2 better) (95 %)", "highest mean (certain)"]
     return lined(header, lines)
-
-
-def between(ends: list[float], digits: int = 1) -> str:
-    return " to ".join(f"{end:.{digits}f}" for end in ends)
 
 
 def by_dataset(entries: list[Entry], shift: str) -> Rows:
@@ -160,10 +157,6 @@ def title(label: str) -> str:
 def spread(entry: Entry, bold: bool = False) -> str:
     mark = "**" if bold else ""
     return f"{mark}{number(entry['mean'])} ± {number(entry['std'])}{mark}"
-
-
-def number(value: float) -> str:
-    return f"{value:.1f}".replace("-", "−")
 
 
 def lined(header: list[str], rows: list[list[str]]) -> str:

@@ -125,8 +125,9 @@ def gaps(listed: Sequence[Entry]) -> list[Picture]:
         for (env, quality, fraction, its_shift), row in by_row.items():
             before = by_row.get((env, quality, fraction, "none"), {})
             for label, each in row.items() if its_shift == shift else ():
-                if each.score is not None and label in before:
-                    changes[label][env, quality, fraction] = each.score - (before[label].score or 0.0)
+                level = before[label].score if label in before else None
+                if each.score is not None and level is not None:
+                    changes[label][env, quality, fraction] = each.score - level
         common = set.intersection(*map(set, changes.values()))
         figure, axes = canvas(5.6, 3.0)
         for place, (label, mine) in enumerate(changes.items()):

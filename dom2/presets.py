@@ -73,8 +73,7 @@ _OWN: dict[str, dict[str, dict[str, Any]]] = {
 
 def defaults(algorithm: str, env: str, quality: str | None) -> dict[str, Any]:
     """Settings for data of this kind; what is not known here is left to the algorithm's own defaults."""
-    if env in envs.VARIANTS:
-        env = next(name for name in envs.NAMES if env.startswith(f"{name}-"))
+    env = envs.task(env)
     values = _ENVIRONMENT.get(env, {}) | _OWN.get(algorithm, {}).get(env, {})
     for name, table in _TASKS.get(algorithm, {}).items():
         if quality in _QUALITIES and env in table:

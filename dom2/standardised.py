@@ -27,8 +27,7 @@ OWN = ("madiff",)
 
 def default(algorithm: str, env: str) -> Literal["on", "off"]:
     """What ``--standardise auto`` means."""
-    tasks = ("halfcheetah", *(name for name in envs.VARIANTS if name.startswith("halfcheetah-")))
-    return "on" if env in tasks and algorithm not in OWN else "off"
+    return "on" if envs.task(env) == "halfcheetah" and algorithm not in OWN else "off"
 
 
 def moments(dataset: Dataset) -> dict[str, list[list[float]]]:

@@ -1,4 +1,4 @@
-"""Standard observations: the moments, where they go, and that nothing else changes."""
+"""Standardised observations: the moments, where they go, and that nothing else changes."""
 
 from __future__ import annotations
 

@@ -37,6 +37,11 @@ VARIANTS = tuple(name for name in (*_PARTICLE, *_HALFCHEETAH) if name not in NAM
 """Further tasks on the same simulators."""
 
 
+def task(name: str) -> str:
+    """The task that a variant is one of (halfcheetah-mamujoco: halfcheetah); any other name as it is."""
+    return next(each for each in NAMES if name.startswith(f"{each}-")) if name in VARIANTS else name
+
+
 def is_foreign(name: str) -> bool:
     """Whether this is a user's own environment, ``module:make``; its episodes may end before the horizon."""
     return ":" in name

@@ -53,7 +53,7 @@ class Config:
     """Discount per environment step."""
     rho: float = 0.02
     """Rate of the targets' soft update."""
-    lr: float = 1e-3
+    lr: float = 5e-3
     """Adam's step size, of all networks."""
     grad_clip: float = 1.0
     """Largest norm of each network's gradient."""

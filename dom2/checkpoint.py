@@ -14,10 +14,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from dom2.run import write
+from dom2_policies.saving import save_state, save_weights
 from dom2data.errors import CHECK_FAILED, UserError
 
 
@@ -30,11 +31,8 @@ def save(run: Path, updates: int, weights: dict[str, Tensor], state: dict[str, A
     for old in (staging, folder):
         shutil.rmtree(old, ignore_errors=True)
     staging.mkdir(parents=True)
-    save_file(
-        {name: value.detach().contiguous() for name, value in weights.items()},
-        staging / "weights.safetensors",
-    )
-    torch.save(state, staging / "state.pt")
+    save_weights(weights, staging / "weights.safetensors")
+    save_state(state, staging / "state.pt")
     for path in (staging / "weights.safetensors", staging / "state.pt"):
         with path.open("rb") as file:
             os.fsync(file.fileno())

@@ -249,14 +249,17 @@ def _work(job: Job) -> Outcome:
                 if not interrupts.requested:
                     evaluate.keep(found.folder, evaluate.evaluate(found, job.episodes, shift=shift))
         return Outcome(job, "interrupted" if pending(job) else "done", time.monotonic() - started)
-    except Exception as error:  # one run's defect must not end a grid of hours
-        foreseen = isinstance(error, UserError)
-        reason = error.message if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    except UserError as error:
         if found is not None:  # else the folder is not this job's to write into
-            keep_error(found.folder, reason if foreseen else traceback.format_exc())
-            reason += "" if foreseen else f" (traceback in {found.folder / ERRORS})"
-        settled = isinstance(error, UserError) and error.code in (USAGE, CHECK_FAILED)
-        return Outcome(job, "failed", time.monotonic() - started, reason, settled)
+            keep_error(found.folder, error.message)
+        settled = error.code in (USAGE, CHECK_FAILED)
+        return Outcome(job, "failed", time.monotonic() - started, error.message, settled)
+    except Exception as error:  # one run's defect must not end a grid of hours
+        reason = f"{type(error).__name__}: {error}"
+        if found is not None:
+            keep_error(found.folder, traceback.format_exc())
+            reason += f" (traceback in {found.folder / ERRORS})"
+        return Outcome(job, "failed", time.monotonic() - started, reason)
 
 
 def keep_error(folder: Path, text: str) -> None:

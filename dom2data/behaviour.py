@@ -25,6 +25,7 @@ import torch
 
 from dom2_policies import zoo
 from dom2_policies.policy import Actor, Policy, Uniform, load_actor, save_actor
+from dom2_policies.saving import save_state
 from dom2data import envs, scores
 from dom2data.errors import FAILED, UserError
 from dom2data.executors import one_thread
@@ -191,7 +192,7 @@ def save(training: Training, candidates: list[Checkpoint], file: Path) -> None:
     """Write the state so that the file is either the old or the new one."""
     chosen = [c.summary | {"actor": c.actor.state_dict()} for c in candidates]
     partial = file.with_suffix(".partial")
-    torch.save({"training": training.state_dict(), "candidates": chosen}, partial)
+    save_state({"training": training.state_dict(), "candidates": chosen}, partial)
     os.replace(partial, file)
 
 

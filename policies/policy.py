@@ -9,10 +9,10 @@ from typing import Protocol
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dom2_policies import frozen
+from dom2_policies.saving import save_weights
 from dom2_policies.stacked import StackedMLP
 
 
@@ -86,7 +86,7 @@ def acting(policy: Policy, generator: torch.Generator, deterministic: bool = Fal
 def save_actor(actor: Actor, path: Path) -> None:
     """Write the weights as safetensors, the sizes in its JSON header."""
     header = json.dumps({"sizes": actor.sizes, "n_agents": actor.n_agents}, sort_keys=True)
-    save_file({k: v.contiguous() for k, v in actor.state_dict().items()}, path, metadata={"actor": header})
+    save_weights(actor.state_dict(), path, {"actor": header})
 
 
 def load_actor(path: Path, noise: float = 0.0) -> Actor:

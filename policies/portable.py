@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from dom2_policies.compiled import compiled
 from dom2_policies.products import Float32, product
 
 Layers = Sequence[tuple[Float32, Float32]]
@@ -24,7 +24,7 @@ _LN2_HIGH, _LN2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10  # 
 _TAYLOR = tuple(1.0 / math.factorial(k) for k in range(14, -1, -1))
 
 
-@njit(cache=True, error_model="numpy", inline="always")
+@compiled(error_model="numpy", inline="always")
 def _exp(x: float) -> float:
     """e^x for |x| <= 50, within two units of the last place of a double."""
     n = np.rint(x * 1.4426950408889634)
@@ -38,7 +38,7 @@ def _exp(x: float) -> float:
     return total * scale
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(nogil=True, error_model="numpy")
 def _tanh(x: Float32) -> None:
     """In place, flat."""
     for i in range(x.size):
@@ -94,7 +94,7 @@ def normal(seed: int, shape: Sequence[int]) -> Float32:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(nogil=True, error_model="numpy")
 def _add_squares(gradient: Float32, sums: NDArray[np.float64]) -> None:
     """Add the squares of gradient [M, n] to sums [M], one after another."""
     for m in range(gradient.shape[0]):
@@ -128,7 +128,7 @@ def adam(
     _adam(*flat, np.float32(rate), np.float32(correction))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(nogil=True, error_model="numpy")
 def _adam(*given: Any) -> None:
     values, gradient, first, second, rate, correction = given
     for i in range(values.size):

@@ -16,6 +16,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
+from dom2_policies.compiled import compiled
+
 Float32 = NDArray[np.float32]
 
 _ROWS = 6
@@ -89,7 +91,7 @@ def _strip(width: int) -> Any:
 _sixteen, _four, _two, _one = (_strip(width) for width in (16, 4, 2, 1))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(nogil=True, error_model="numpy")
 def _product(x: Float32, weight: Float32, bias: Float32, relu: bool, out: Float32) -> None:
     columns = weight.shape[2]
     for m in range(len(x)):

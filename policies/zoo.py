@@ -13,7 +13,19 @@ FOLDER = Path(__file__).parent / "zoo"
 @cache
 def _read(folder: Path) -> dict[str, Any]:
     file = folder / "zoo.json"
-    return json.loads(file.read_text()) if file.exists() else {}
+    if not file.exists():
+        return {}
+    try:
+        found = json.loads(file.read_text())
+        for entry in found.values():
+            float(entry["noise"]), float(entry.get("medium_level", 0.0))
+            [float(value) for value in entry["references"].values()]
+            for policy in entry["policies"].values():
+                Path(policy["file"]), str(policy["sha256"]), int(policy["env_steps"])
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise ValueError(f"expected {file} as it was written, found it changed ({what})") from error
+    return found
 
 
 def entry(env: str, folder: Path = FOLDER) -> dict[str, Any]:

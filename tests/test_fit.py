@@ -1,10 +1,12 @@
-import errno
+import contextlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from tiny import CPU, NETWORKS, new_run, tag_random
 
 from dom2 import checkpoint, fit, presets, run, track
 from dom2.algorithms.dom2 import Config
+from dom2_policies import saving
 from dom2data import dataset
 from dom2data.errors import UserError
 
@@ -215,16 +218,33 @@ def test_metrics_of_agents_and_of_seeds_are_reduced_and_named(tmp_path: Path) ->
         fit.reduce({"actor/q": of_agents}, begun, 1)
 
 
+@contextlib.contextmanager
+def a_limit_on_files(nbytes: int) -> Iterator[None]:
+    """What is written beyond it fails as on a full disk, in whatever library."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (nbytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_state_that_does_not_fit_says_its_name(tmp_path: Path) -> None:
+    with a_limit_on_files(1000), pytest.raises(OSError, match=r"File too large: '.*state\.pt'"):
+        saving.save_state({"moments": torch.zeros(1000)}, tmp_path / "state.pt")
+
+
 def test_a_full_disk_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    begun, save_file = new_run(tmp_path / "run"), checkpoint.save_file
+    begun, save_weights = new_run(tmp_path / "run"), checkpoint.save_weights
 
-    def full(tensors: dict, path: Path) -> None:
+    def full(weights: dict[str, torch.Tensor], path: Path) -> None:
         if checkpoint.updates(begun.folder) == 2:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        save_file(tensors, path)
+            with a_limit_on_files(1000):
+                save_weights(weights, path)
+        save_weights(weights, path)
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr(checkpoint, "save_weights", full)
+    with pytest.raises(OSError, match=r"File too large: '.*weights\.safetensors'"):
         fit.fit(begun)
     assert (begun.status, checkpoint.updates(begun.folder)) == ("failed", 2)
     monkeypatch.undo()

@@ -19,9 +19,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from dom2_cli.data import main
+from dom2_policies import zoo
 from dom2data import convert, dataset
 from dom2data.convert.ingest import checked
-from dom2data.errors import CHECK_FAILED, UserError
+from dom2data.errors import CHECK_FAILED, USAGE, UserError
 from dom2data.store import manifest as manifests
 
 Make = Callable[[Path], Path]
@@ -255,6 +256,23 @@ def test_any_value_in_our_manifest(data: st.DataObject, own: Path) -> None:
     finally:
         (folder / manifests.FILE).write_bytes(intact)
         (folder / manifests.MARKER).write_bytes(marker)
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_value_in_a_zoo(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A plan of each quality from a folder of policies whose ``zoo.json`` somebody has edited."""
+    folder = tmp_path_factory.mktemp("zoo")
+    document = json.loads((zoo.FOLDER / "zoo.json").read_text())
+    where = data.draw(st.sampled_from([place for place in places(document) if place[0] == "tag"]))
+    (folder / "zoo.json").write_text(json.dumps(replaced(document, where, data.draw(ANYTHING))))
+    for file in zoo.FOLDER.glob("tag-*.safetensors"):
+        (folder / file.name).symlink_to(file)
+    for quality in ("expert", "medium-replay"):
+        words = ("generate", "--env", "tag", "--quality", quality, "--checkpoints", folder, "--dry-run")
+        result = run(*words, "--root", folder)
+        assert "this is a bug" not in result.output, (where, result.output)
+        assert result.exit_code in (0, USAGE, CHECK_FAILED), (where, result.output)
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,14 @@ import os
 import subprocess
 import sys
 
+import numba.core.caching
 import numpy as np
 import pytest
 import torch
 from safetensors.numpy import save_file
 
 from dom2_policies import frozen, portable, zoo
+from dom2_policies.compiled import compiled
 from dom2_policies.policy import Actor, Uniform, acting, load_actor
 
 
@@ -148,3 +150,15 @@ def test_every_processor_gives_the_same_bytes(tmp_path, capsys):
     for name, told in OTHER_PROCESSORS.items():
         found[name] = digest(tmp_path / name.replace(" ", "-"), **told)
     assert found == dict.fromkeys(found, RECORDED)
+
+
+def test_compiles_where_no_cache_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """numba finds no place when the package and the home are another user's."""
+
+    def double(x: int) -> int:
+        return 2 * x
+
+    monkeypatch.setattr(numba.core.caching.CacheImpl, "_locator_classes", [])
+    with pytest.raises(RuntimeError, match="no locator available"):
+        numba.njit(cache=True)(double)
+    assert compiled(nogil=True)(double)(21) == 42

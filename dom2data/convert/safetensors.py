@@ -15,15 +15,23 @@ from dom2data.convert import described, files, whole
 from dom2data.convert.ingest import Imported, refused
 from dom2data.convert.staging import staged
 from dom2data.dataset import Dataset
+from dom2data.errors import FAILED, UserError
 
 
 def write(dataset: Dataset, path: Path, *, force: bool = False) -> Path:
-    """Write every array and the note; returns ``path``. Raises UserError like ``staged``."""
+    """Write every array and the note; returns ``path``.
+
+    Raises UserError like ``staged``, and when the disk is full.
+    """
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     with staged(path, force) as partial:
         arrays = {name: np.ascontiguousarray(array) for name, array in dataset.arrays().items()}
-        save_file(arrays, partial, metadata={described.NOTE: described.note(dataset)})
+        try:
+            save_file(arrays, partial, metadata={described.NOTE: described.note(dataset)})
+        except SafetensorError as error:  # a full disk, above all
+            raise UserError(f"{path}: expected to write it, found: {error}", FAILED) from error
     return path
 
 

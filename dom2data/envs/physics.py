@@ -14,6 +14,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from dom2_policies.compiled import compiled
 from dom2data.spec import Float32
 
 Float64 = NDArray[np.float64]
@@ -49,7 +50,7 @@ def advancer(n_learn: int, n_prey: int, n_landmarks: int) -> Callable[..., None]
     n_agents = n_learn + n_prey
     n_bodies = n_agents + n_landmarks
 
-    @njit(cache=True, nogil=True, error_model="numpy")
+    @compiled(nogil=True, error_model="numpy")
     def advance(
         pos: Float64,
         vel: Float64,
@@ -97,7 +98,7 @@ def advancer(n_learn: int, n_prey: int, n_landmarks: int) -> Callable[..., None]
     return advance
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(nogil=True, error_model="numpy")
 def _closer(
     x: Float64,
     y: Float64,
@@ -135,7 +136,7 @@ def _softplus(x: float) -> float:
     return np.log1p(np.exp(x)) if x > -38.0 else np.exp(x)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(nogil=True, error_model="numpy")
 def _move(pos: Float64, vel: Float64, force: Float64, max_speed: Float64) -> None:
     """One step of all particles [E,P,2] in place, each by its force and with its largest speed [E,P]."""
     particles = max_speed.size

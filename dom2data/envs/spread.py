@@ -9,8 +9,8 @@ from collections.abc import Callable
 from functools import cache
 
 import numpy as np
-from numba import njit
 
+from dom2_policies.compiled import compiled
 from dom2data.envs.particle import Scenario
 from dom2data.envs.physics import Float64, look_around
 from dom2data.spec import Float32
@@ -22,7 +22,7 @@ SIZE = 0.15
 def kernels(n_agents: int, n_landmarks: int) -> tuple[Callable[..., None], Callable[..., None]]:
     """``observe`` and ``reward``, compiled for these numbers."""
 
-    @njit(cache=True, nogil=True)
+    @compiled(nogil=True)
     def observe(pos: Float64, vel: Float64, landmarks: Float64, obs: Float32, prey_obs: Float32) -> None:
         """(4 + 2 L + 4 (N - 1)): velocity, position, landmarks and other agents relative to the observer, 0.
 
@@ -36,7 +36,7 @@ def kernels(n_agents: int, n_landmarks: int) -> tuple[Callable[..., None], Calla
                 for i in range(2 * (n_agents - 1)):
                     row[k + i] = 0.0
 
-    @njit(cache=True, nogil=True, error_model="numpy")
+    @compiled(nogil=True, error_model="numpy")
     def reward(pos: Float64, landmarks: Float64, rewards: Float32, prey_rewards: Float32) -> None:
         """A landmark pays everybody min(1 / distance of its nearest agent, 10); a touching agent costs 5."""
         for e in range(pos.shape[0]):

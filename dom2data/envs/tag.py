@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from dom2_policies.compiled import compiled
 from dom2data.envs.particle import Scenario
 from dom2data.envs.physics import Float64, look_around
 from dom2data.spec import Float32
@@ -13,7 +14,7 @@ PREDATORS, LANDMARKS = 3, 2  # constants, so that the compiler unrolls the loops
 PREDATOR_SIZE, PREY_SIZE = 0.075, 0.05
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def observe(pos: Float64, vel: Float64, landmarks: Float64, obs: Float32, prey_obs: Float32) -> None:
     """Predator (16): velocity, position, landmarks, other predators, prey, prey's velocity. Prey: 14.
 
@@ -35,7 +36,7 @@ def bound(x: float) -> float:
     return 10.0 * (x - 0.9) if x < 1.0 else min(np.exp(2.0 * x - 2.0), 10.0)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(nogil=True, error_model="numpy")
 def reward(pos: Float64, landmarks: Float64, rewards: Float32, prey_rewards: Float32) -> None:
     """Predators share 10 per touching predator - 0.1 x the sum of their distances to the prey.
 

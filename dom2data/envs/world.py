@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from dom2_policies.compiled import compiled
 from dom2data.envs.particle import Scenario
 from dom2data.envs.physics import Float64, look_around
 from dom2data.envs.tag import bound
@@ -21,7 +22,7 @@ def distance(pos: Float64, e: int, a: int, other: Float64, b: int) -> float:
     return np.sqrt(dx * dx + dy * dy)
 
 
-@njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def observe(pos: Float64, vel: Float64, landmarks: Float64, obs: Float32, prey_obs: Float32) -> None:
     """Predator (24): velocity, position, landmarks, other agents, prey's velocity, forests. Prey: 22.
 
@@ -43,7 +44,7 @@ def observe(pos: Float64, vel: Float64, landmarks: Float64, obs: Float32, prey_o
                 k += 1
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@compiled(nogil=True, error_model="numpy")
 def reward(pos: Float64, landmarks: Float64, rewards: Float32, prey_rewards: Float32) -> None:
     """Predators share 5 per touching predator - 0.1 x the sum of their distances to the prey.
 

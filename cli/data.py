@@ -252,9 +252,10 @@ def list_datasets(markdown: bool, root: Path | None, as_json: bool) -> None:
     type=click.Path(path_type=Path, dir_okay=False),
     help="Also write a histogram of returns (PNG, SVG or PDF).",
 )
+@click.option("--force", is_flag=True, help="Replace the histogram that is there.")
 @root_option
 @json_option
-def show(dataset: str, plot: Path | None, root: Path | None, as_json: bool) -> None:
+def show(dataset: str, plot: Path | None, force: bool, root: Path | None, as_json: bool) -> None:
     """Everything about one dataset.
 
     \b
@@ -270,7 +271,7 @@ def show(dataset: str, plot: Path | None, root: Path | None, as_json: bool) -> N
     if plot is not None:
         from dom2data.plots import histogram
 
-        histogram(found, plot)
+        histogram(found, plot, force=force)
         ui.note(f"histogram: {plot}")
     if as_json:
         ui.print_json(summary)

@@ -9,13 +9,16 @@ from dom2data.dataset import Dataset
 from dom2data.errors import UserError
 
 
-def histogram(dataset: Dataset, file: Path) -> None:
+def histogram(dataset: Dataset, file: Path, *, force: bool = False) -> None:
     """Write the distribution of team returns, with the published references, to a PNG, SVG or PDF.
 
-    Raises UserError when the format is another one or the folder is not there.
+    Raises UserError when the format is another one, there is no such folder, or the file is there (without
+    ``force``).
     """
     if file.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise UserError(f"expected a file ending in .png, .svg or .pdf, found {file}")
+    if file.exists() and not force:
+        raise UserError(f"expected a new file, found {file}; --force replaces it")
     if not file.absolute().parent.is_dir():
         raise UserError(f"expected a folder to write into, found none at {file.absolute().parent}")
     from matplotlib.backends.backend_agg import FigureCanvasAgg

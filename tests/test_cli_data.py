@@ -91,6 +91,9 @@ def test_from_generate_to_show(root: Path) -> None:
     )
     assert all(f"predator_{i}" in shown.stdout for i in range(3))
     assert (root / "returns.png").read_bytes().startswith(b"\x89PNG")
+    again = ("show", "tag-medium", "--plot", str(root / "returns.png"))
+    assert "--force replaces it" in fails(2, *again)
+    assert dom2data(*again, "--force").exit_code == 0
     checked = dom2data("verify", "tag-medium-5pct")
     assert (checked.exit_code, "returns" in checked.stdout) == (0, True)
 

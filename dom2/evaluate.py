@@ -125,15 +125,25 @@ def kept(folder: Path) -> list[dict[str, Any]]:
     for path in (file(folder, shift) for shift in ("none", *shifts.SHIFTS)):
         if path.exists():
             try:
-                document = json.loads(path.read_text())
-                found.append({"seed": 0} | document)  # which older ones do not have
-                document["shift"], document["updates"], document["episodes"], document["per_seed"]
-            except (ValueError, TypeError, KeyError) as error:
+                document = {"seed": 0} | json.loads(path.read_text())  # which older ones do not have
+                found.append(_whole(document))
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
                 raise UserError(
                     f"{path}: expected an evaluation, found {error!r}; dom2 evaluate {folder} makes it anew",
                     CHECK_FAILED,
                 ) from error
     return found
+
+
+def _whole(document: dict[str, Any]) -> dict[str, Any]:
+    """An evaluation, unless something is missing in it that tables need; then an error of whatever kind."""
+    means = [float(each["mean"]) for each in document["per_seed"]]
+    counts = [document[name] for name in ("updates", "episodes", "candidates", "seed")]
+    if document["shift"] not in ("none", *shifts.SHIFTS) or not all(type(each) is int for each in counts):
+        raise ValueError(document["shift"], *counts)
+    if not means or not np.isfinite(means).all() or not all(isinstance(f, str) for f in way(document)[2]):
+        raise ValueError("per_seed", means)
+    return document
 
 
 def way(document: dict[str, Any]) -> tuple[int, int, tuple[str, ...]]:

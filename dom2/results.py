@@ -54,8 +54,9 @@ class Result:
 
 def state(folder: Path) -> State:
     """How far the run in a folder is, told by its files and by whether a process holds its lock."""
-    if not (folder / "config.json").is_file():
-        return "broken" if any((folder / part).exists() for part in _PARTS) else "foreign"
+    if not run.is_run(folder):
+        others = (part for part in _PARTS if part != "config.json")  # which many programs call theirs
+        return "broken" if any((folder / part).exists() for part in others) else "foreign"
     try:
         found = run.read(folder)
         word, updates = found.status, checkpoint.updates(folder)

@@ -104,6 +104,11 @@ class Run:
 
     def __init__(self, folder: Path, document: dict[str, Any]):
         self.folder, self.document = folder, document
+        data: dict[str, Any] = document["dataset"]
+        named_by = (*(data[name] for name in ("id", "hash", "env")), *document["versions"].values())
+        if not all(isinstance(name, str) for name in named_by) or not isinstance(document["config"], dict):
+            raise TypeError(named_by)
+        float(data["return"]["mean"])
         document["settings"] = asdict(Settings()) | OLDER | document["settings"]
         self.settings: Settings = configs.build(Settings, document["settings"])
         self.spec = EnvSpec.from_json(document["spec"])
@@ -256,7 +261,7 @@ def commit(checkout: Path) -> dict[str, str]:
 def create(folder: Path, document: dict[str, Any], force: bool = False) -> Run:
     """A new run folder. Raises UserError when a run is there, one that is being fitted, or no run at all."""
     if folder.exists():
-        if _is_run(folder):
+        if is_run(folder):
             if not force:
                 raise UserError(
                     f"expected a new folder, found a run in {folder}; --force replaces it, "
@@ -271,7 +276,7 @@ def create(folder: Path, document: dict[str, Any], force: bool = False) -> Run:
     return Run(folder, document)
 
 
-def _is_run(folder: Path) -> bool:
+def is_run(folder: Path) -> bool:
     """Whether this is a run's folder, and not one of something else that has a ``config.json``."""
     try:
         document = json.loads((folder / "config.json").read_text())
@@ -311,7 +316,7 @@ def read(folder: Path) -> Run:
         if document["schema"] != SCHEMA:
             raise UserError(f"{path}: expected schema {SCHEMA}, found {document['schema']}; use its version")
         return Run(folder, document)
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: expected a run's configuration, found {error!r}; fit again", 3) from error
 
 

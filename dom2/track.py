@@ -45,13 +45,16 @@ class Track:
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """The lines of ``metrics.jsonl``; a last line cut short by a crash is left out."""
+    """The lines of ``metrics.jsonl`` up to the first that is none, such as one cut short by a crash."""
     path = folder / "metrics.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     records = []
     for line in lines:
         try:
-            records.append(json.loads(line))
+            record = json.loads(line)
         except json.JSONDecodeError:
             break
+        if not isinstance(record, dict) or not isinstance(record.get("update"), int):
+            break
+        records.append(record)
     return records

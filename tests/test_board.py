@@ -13,7 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from edited import ANYTHING, places, replaced
 from filelock import FileLock
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from test_report import page
 from tiny import new_run
@@ -84,6 +87,44 @@ def test_states_of_folders(tmp_path: Path) -> None:
     (tmp_path / "notes/a.txt").write_text("x")
     assert results.state(tmp_path / "notes") == "foreign"
     assert list(results.scan(tmp_path)) == [tmp_path / "notes", tmp_path / "run"]
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> run.Run:
+    begun = new_run(tmp_path_factory.mktemp("edited") / "run")
+    fit.fit(begun)
+    evaluate.keep(begun.folder, evaluate.evaluate(begun, episodes=2))
+    return begun
+
+
+@pytest.mark.parametrize("name", ["config.json", "evaluation.json", "metrics.jsonl", "status"])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_run_that_somebody_has_edited_is_listed(name: str, data: st.DataObject, evaluated: run.Run) -> None:
+    """As broken, foreign, or with what it says; the others are listed beside it."""
+    file = evaluated.folder / name
+    intact = file.read_text()
+    if name.endswith("json"):
+        document = json.loads(intact)
+        text = json.dumps(
+            replaced(document, data.draw(st.sampled_from(places(document))), data.draw(ANYTHING))
+        )
+    else:
+        text = data.draw(
+            st.sampled_from(["", "1\n", "{}\n", "complete", '{"update": 2}\n', "[1]\n" + intact])
+        )
+    file.write_text(text)
+    try:
+        listed = CliRunner().invoke(main, ["runs", str(evaluated.folder.parent)])
+        assert listed.exit_code == 0, (text[:2000], listed.output, listed.exception)
+        assert str(evaluated.folder) in listed.output
+    finally:
+        file.write_text(intact)
+
+
+def test_a_folder_with_a_configuration_of_something_else_is_foreign(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    assert results.state(tmp_path) == "foreign"
 
 
 def test_an_evaluation_of_fewer_updates_is_not_a_result(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import small_datasets
 from click.testing import CliRunner, Result
+from edited import ANYTHING, places, replaced
 from foreign_files import play
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -202,32 +203,6 @@ def test_any_array(name: str, shape: Any, dtype: Any, value: Any, tmp_path: Path
             array.reshape(-1)[array.size // 2] = np.float64(value).astype(array.dtype)
     hostile_files.npz(tmp_path / "file", {name: array})
     read_or_refused("npz", tmp_path / "file")
-
-
-def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """The paths to every value in a JSON document."""
-    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [path, *(place for key, child in inside for place in places(child, (*path, key)))][
-        0 if path else 1 :
-    ]
-
-
-def replaced(value: Any, path: tuple[Any, ...], new: Any) -> Any:
-    """The document with another value at ``path``; ``...`` removes it."""
-    copy = json.loads(json.dumps(value))
-    at = copy
-    for key in path[:-1]:
-        at = at[key]
-    if new is ...:
-        del at[path[-1]]
-    else:
-        at[path[-1]] = new
-    return copy
-
-
-ANYTHING = st.sampled_from(
-    [..., None, True, -1, 0, 10**30, 0.5, 1e308, "", "../..", "x", [], {}, [None], {"a": {}}, [[1]]]
-)
 
 
 @pytest.fixture(scope="module")

@@ -53,26 +53,29 @@ def test_attention_begins_at_nothing_and_does_not_know_the_agents_order() -> Non
     assert not torch.allclose(attention(other)[:, :, 0], attention(x)[:, :, 0])
 
 
-def test_plan_loss_is_the_noises_error_where_it_counts() -> None:
-    """Written out: centralised, so the first step is known and does not count, nor does what was not seen."""
-    algorithm = trained(execution="centralised")
+@pytest.mark.parametrize("execution", ["decentralised", "centralised"])
+def test_plan_loss_is_the_noises_error_where_it_counts(execution: str) -> None:
+    """Written out: a first step that is known does not count, nor does what was not seen."""
+    algorithm = trained(execution=execution)
     windows, twin = minibatch(algorithm, range(1), 9), torch.Generator()
     twin.set_state(algorithm.members.generators[0].get_state())
     loss, _ = algorithm.plan_loss(windows)
     plan = ((windows.obs[0] - algorithm.scale.mean[0]) / algorithm.scale.std[0]).clamp(-5, 5).transpose(1, 2)
     i = torch.randint(1, 5, (1, 32), generator=twin)
     eps = torch.randn(1, *plan.shape, generator=twin)
+    own = torch.randint(0, N, (1, 32), generator=twin)[0]
     given = (torch.randint(0, 1000, (1, 32), generator=twin) >= 250).float()
+    known = torch.ones(32, N) if execution == "centralised" else torch.eye(N)[own]
     alpha, sigma = algorithm.alpha[i][0], algorithm.sigma[i][0]
     noisy = alpha[:, None, None, None] * plan + sigma[:, None, None, None] * eps[0]
-    noisy[:, :, 0] = plan[:, :, 0]
+    noisy[:, :, 0] = torch.where(known[..., None] == 1, plan[:, :, 0], noisy[:, :, 0])
     team = windows.returns.mean(dim=2)
     share = (team - algorithm.scale.low) / (algorithm.scale.high - algorithm.scale.low)
-    predicted = algorithm.model(noisy[None], torch.ones(1, 32, N), i, share, given)
+    predicted = algorithm.model(noisy[None], known[None], i, share, given)
     errors = [
-        (predicted[0, row, :, h] - eps[0, row, :, h]).square().mean()
-        for row, h in itertools.product(range(32), range(1, 4))
-        if windows.taken[0, row, h - 1] == 1
+        (predicted[0, row, n, h] - eps[0, row, n, h]).square().mean()
+        for row, n, h in itertools.product(range(32), range(N), range(4))
+        if (known[row, n] == 0 if h == 0 else windows.taken[0, row, h - 1] == 1)
     ]
     torch.testing.assert_close(loss, torch.stack(errors).mean())
 
@@ -121,13 +124,24 @@ def test_who_sees_what(execution: str) -> None:
     assert torch.equal(one, two) == (execution == "decentralised")
 
 
-def test_a_team_of_one_plans_the_same_either_way() -> None:
-    alone = dataclasses.replace(SPEC, agent_names=("only",), obs_dims=(5,))
+def test_a_team_of_one_learns_and_plans_the_same_either_way() -> None:
     config = madiff.Config(horizon=4, dim=8, n_steps=4, inverse_widths=(16,))
     other = dataclasses.replace(config, execution="centralised")
-    one, two = (MADiff.create(c, alone, 1, CPU, generators(0)) for c in (config, other))
-    obs = torch.randn(6, 1, 5)
+    one, two = (MADiff.create(c, ONE, 1, CPU, generators(0)) for c in (config, other))
+    for algorithm in (one, two):
+        (g,) = generators(2)
+        for _ in range(3):
+            algorithm.update(walk(g))
+    for a, b in zip(one.planner.parameters(), two.planner.parameters(), strict=True):
+        assert torch.equal(a, b)
+    obs = torch.randn(6, 1, 2)
     torch.testing.assert_close(one.policy(0).act(obs, *generators(1)), two.policy(0).act(obs, *generators(1)))
+
+
+def test_a_minibatch_of_one_has_a_scale() -> None:
+    algorithm = make("madiff")
+    algorithm.update(minibatch(algorithm, range(1), 0, 1))
+    assert algorithm.scale.std.unique().tolist() == [pytest.approx(0.05)]
 
 
 @pytest.mark.parametrize("settings", [{}, {"sampler": "ddim"}, {"sampler": "ddim", "stride": 2}])

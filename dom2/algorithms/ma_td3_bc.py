@@ -6,7 +6,7 @@
 
 Differences from the single-agent paper:
 1. One actor and two critics for each agent, which see its own observation and action alone.
-2. Observations are not normalised: those of the particle environments are already of order one.
+2. Observations of the particle tasks, of order one, are not normalised; halfcheetah's are by the loop.
 3. Gradients are clipped per network; gamma, rho, widths and learning rate of ``compact`` are ours.
 
 M members (seeds x agents) train as one stack; losses are means per member, summed, so that no member

@@ -18,6 +18,7 @@ the authors' code:
 4. Layer normalisation over channels instead of over groups; no observations before the present one.
 5. Steps past an episode's end are left out of the losses. Gradients are clipped.
 6. Each agent has its own inverse dynamics, with tanh at the end.
+7. One residual block at each level instead of two, narrower embeddings of time and return.
 
 One model and one loss for each of S seeds, inverse dynamics for each of M = S x N members; losses are means,
 summed, so that no seed feels another. All noise of seed s comes from generator s.
@@ -161,11 +162,11 @@ class MADiff:
         plan = self.scale.standardise(windows.obs.transpose(2, 3))  # [S, B, N, H, O]
         i = members.integers(1, c.n_steps + 1, like=windows.taken[..., 0])
         eps = members.normal(plan)
-        known = torch.ones_like(windows.returns)
-        if c.execution == "decentralised":
-            own = members.integers(0, self.spec.n_agents, like=i)
-            # Not one_hot, which reads its range back to the host.
-            known = (own.unsqueeze(-1) == torch.arange(self.spec.n_agents, device=own.device)).float()
+        own = members.integers(0, self.spec.n_agents, like=i)  # drawn for either kind: alone they are one
+        # Not one_hot, which reads its range back to the host.
+        known = (own.unsqueeze(-1) == torch.arange(self.spec.n_agents, device=own.device)).float()
+        if c.execution == "centralised":
+            known = torch.ones_like(known)
         given = (members.integers(0, 1000, like=i) >= 1000 * c.dropout).float()
         alpha, sigma = (values[i][..., None, None, None] for values in (self.alpha, self.sigma))
         noisy = hold(alpha * plan + sigma * eps, plan[:, :, :, 0], known)
@@ -271,7 +272,7 @@ class Scale(nn.Module):
         if first:
             start = windows.obs[:, :, 0]
             self.mean.copy_(start.mean(dim=1))
-            self.std.copy_(start.std(dim=1).clamp_min(0.05))
+            self.std.copy_(start.std(dim=1, correction=0).clamp_min(0.05))
         team = windows.returns.mean(dim=2)
         self.low.copy_(torch.minimum(self.low, team.amin(dim=1, keepdim=True)))
         self.high.copy_(torch.maximum(self.high, team.amax(dim=1, keepdim=True)))

@@ -98,10 +98,26 @@ def test_diffusion_ql_equals_a_plain_restatement() -> None:
 
 
 def test_diffusion_ql_without_eta_is_diffusion_cloning() -> None:
-    algorithm, b = make("ma-diffusion-ql", eta=0.0), minibatch(make("bc"), range(1))
-    loss, metrics = algorithm.actor_loss(b)
-    assert set(metrics) == {"actor/bc"}
-    torch.testing.assert_close(loss.detach(), metrics["actor/bc"].sum())
+    """Three updates of the policy move it as Equation (2), written out here, would alone."""
+    algorithm, twin = make("ma-diffusion-ql", eta=0.0), torch.Generator()
+    alone = copy.deepcopy(algorithm.noise)
+    adam = torch.optim.Adam(alone.parameters(), algorithm.config.lr)
+    for u in range(3):
+        b = minibatch(algorithm, range(1), u)
+        twin.set_state(algorithm.members.generators[0].get_state())
+        algorithm.update(b)
+        torch.randn(N, 32, 5 * 2, generator=twin)  # the critics' next actions
+        i = torch.randint(1, 6, (N, 32), generator=twin)
+        eps = torch.randn(N, 32, 2, generator=twin)
+        noisy = algorithm.alpha[i][..., None] * b.actions + algorithm.sigma[i][..., None] * eps
+        loss = (alone.given(b.obs)(noisy, i) - eps).square().mean(dim=(1, 2)).sum()
+        gradients = torch.autograd.grad(loss, list(alone.parameters()))
+        norms = torch.stack([g.square().flatten(1).sum(dim=1) for g in gradients]).sum(dim=0).sqrt()
+        for p, g in zip(alone.parameters(), gradients, strict=True):
+            p.grad = g * (1 / (norms + 1e-6)).clamp_max(1.0).view(-1, *[1] * (g.dim() - 1))
+        adam.step()
+    for own, other in zip(algorithm.noise.parameters(), alone.parameters(), strict=True):
+        torch.testing.assert_close(own, other)
 
 
 def test_diffusion_ql_divides_by_the_other_critic() -> None:
@@ -138,6 +154,20 @@ def sfbc_at_iteration(iteration: int, **settings: object) -> MASfBC:
     for u in range(2 + 2 * (iteration - 1) + 1):
         algorithm.update(minibatch(algorithm, range(1), u))
     return algorithm
+
+
+def test_sfbc_behaviour_loss_is_the_noises_error_at_the_first_step() -> None:
+    algorithm, twin = make("ma-sfbc"), torch.Generator()
+    windows = minibatch(algorithm, range(1))
+    twin.set_state(algorithm.members.generators[0].get_state())
+    _, metrics = algorithm.behaviour_loss(windows)
+    i = torch.randint(1, algorithm.config.n_steps + 1, (N, 32), generator=twin)
+    eps = torch.randn(N, 32, 2, generator=twin)
+    obs, actions = (x[0, :, 0].transpose(0, 1) for x in (windows.obs, windows.actions))
+    alpha, sigma = algorithm.alpha[i][..., None], algorithm.sigma[i][..., None]
+    errors = algorithm.noise.given(obs)(alpha * actions + sigma * eps, i) - eps
+    for m in range(N):
+        torch.testing.assert_close(metrics["behaviour/loss"][m], errors[m].square().mean().detach())
 
 
 def test_sfbc_returns_at_first_are_those_of_the_windows() -> None:

@@ -127,6 +127,55 @@ def test_icq_weights_are_softmaxes_over_the_minibatch() -> None:
     torch.testing.assert_close(algorithm.critic_loss(pairs)[1]["critic/td"][1], td.detach())
 
 
+def test_icq_equals_a_plain_restatement() -> None:
+    """Losses of three updates and the weights after them, agent by agent."""
+    algorithm, twin = make("ma-icq", beta=0.5, beta_target=2.0), torch.Generator()
+    parts = {part: networks(algorithm, part) for part in ("actor", "critics", "target_critics")}
+    adam = {part: torch.optim.Adam([p for net in parts[part] for p in net], algorithm.config.lr)
+            for part in ("actor", "critics")}  # fmt: skip
+
+    def least(part: str, i: int, obs: Tensor, actions: Tensor) -> Tensor:
+        return torch.minimum(*(value(net, obs, actions) for net in parts[part][2 * i : 2 * i + 2])).detach()
+
+    def drawn(i: int, obs: Tensor, noise: Tensor) -> Tensor:
+        log_std, *rest = parts["actor"][i]
+        return (pi(rest, obs) + log_std.exp() * noise).clamp(-1, 1).detach()
+
+    for u in range(3):
+        windows = minibatch(algorithm, range(1), u)
+        windows.terminated[:, 8:16, 0] = windows.taken[:, :8, 1] = 0.0
+        windows.terminated[:, :4, 0] = 1.0  # four ended, four were cut by the clock, the others went on
+        twin.set_state(algorithm.members.generators[0].get_state())
+        metrics = algorithm.update(windows)
+        pairs = transitions(windows)
+        b, noise, on = pairs.batch, torch.randn(N, 32, 2, generator=twin), pairs.went_on[0] > 0
+        losses = []
+        for i in range(N):
+            q_bar = least("target_critics", i, b.next_obs[i], pairs.next_actions[i])
+            advantage = q_bar - least("target_critics", i, b.next_obs[i], drawn(i, b.next_obs[i], noise[i]))
+            weight = torch.zeros(32)
+            weight[on] = (advantage[on] / 2).softmax(dim=0) * on.sum()
+            y = b.rewards[i] + 0.95 * (1 - b.terminated[i]) * weight * q_bar
+            known = on | (b.terminated[i] > 0)
+            losses += [(value(net, b.obs[i], b.actions[i]) - y)[known].square().mean()
+                       for net in parts["critics"][2 * i : 2 * i + 2]]  # fmt: skip
+        both = torch.stack(losses).view(N, 2).mean(dim=1)
+        torch.testing.assert_close(metrics["critic/td"], both.detach())
+        step(adam["critics"], losses, parts["critics"])
+        noise, losses = torch.randn(N, 32, 2, generator=twin), []
+        for i in range(N):
+            advantage = least("critics", i, b.obs[i], b.actions[i])
+            advantage = advantage - least("critics", i, b.obs[i], drawn(i, b.obs[i], noise[i]))
+            weight = (advantage / advantage.abs().mean() / 0.5).softmax(dim=0) * 32
+            losses.append(-(weight * gaussian(parts["actor"][i], b.obs[i], b.actions[i])).mean())
+        torch.testing.assert_close(metrics["actor/loss"], torch.stack(losses).detach())
+        step(adam["actor"], losses, parts["actor"])
+        follow(parts["target_critics"], parts["critics"], 0.02)
+    for part, nets in parts.items():
+        for own, other in zip(networks(algorithm, part), nets, strict=True):
+            torch.testing.assert_close(own, other, rtol=1e-3, atol=1e-5)
+
+
 def learn(name: str, updates: int, **settings: object) -> Tensor:
     """Train on one-step episodes of uniform actions whose reward is highest at ``BEST``; returns answers."""
     kind = algorithms.load(name)

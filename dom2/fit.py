@@ -18,6 +18,7 @@ from torch import Tensor
 from dom2 import algorithms, checkpoint, config, evaluate, presets, seeding, track
 from dom2.algorithms import Learner
 from dom2.graphed import Graphed, cuda_graph
+from dom2.metrics import Watch, reduce
 from dom2.run import Run, Status, held
 from dom2data import cache, envs, memory, named, stream, tables
 from dom2data import dataset as datasets
@@ -180,10 +181,11 @@ def _loop(
     on_update: OnUpdate | None,
     interrupts: Interrupts,
 ) -> Status:
-    settings, began = run.settings, time.monotonic()
+    settings, began, watch = run.settings, time.monotonic(), Watch()
     with track.Track(run.folder, start) as log:
         for update in range(start + 1, settings.updates + 1):
             metrics = learn(sampler.sample())
+            watch.see(update, metrics)
             stop, end = interrupts.requested, update == settings.updates
             saving = stop or end or update % settings.checkpoint_every == 0
             due = settings.eval_every and (end or update % settings.eval_every == 0)
@@ -193,7 +195,8 @@ def _loop(
             ):  # before a checkpoint, so that no NaN is saved
                 elapsed = time.monotonic() - began
                 times = {"time/seconds": elapsed, "time/updates_per_second": (update - start) / elapsed}
-                values = reduce(metrics, run, update) | times
+                watch.check(run)
+                values = reduce(metrics, settings.seeds) | times
                 if due:
                     values["eval/return"] = _evaluation(run, algorithm)
                 log.log(update, values)
@@ -210,32 +213,6 @@ def save(run: Run, algorithm: Learner, sampler: Minibatches, update: int) -> Non
     members = algorithm.members
     state = {"algorithm": members.state_dict(), "batches": sampler.state()}
     checkpoint.save(run.folder, update, members.weights(), state)
-
-
-def reduce(metrics: dict[str, Tensor], run: Run, update: int) -> dict[str, Any]:
-    """Means over agents of [M] (of [S], the values), a list with one number per seed under ``train/<name>``.
-
-    Raises UserError where a value is not finite.
-    """
-    rows = {name: value.detach().double().view(run.settings.seeds, -1) for name, value in metrics.items()}
-    table = torch.cat(list(rows.values()), dim=1).cpu()  # one transfer from the device
-    parts = table.split([row.shape[1] for row in rows.values()], dim=1)
-    reduced = {}
-    for name, part in zip(metrics, parts, strict=True):
-        wrong = (~part.isfinite()).nonzero()
-        if len(wrong):
-            seed, agent = (int(i) for i in wrong[0])
-            member = f"seed {run.seeds[seed]}"
-            if part.shape[1] == run.spec.n_agents:
-                member += f", {run.spec.agent_names[agent]}"
-            found = f"{name} = {part[seed, agent].item()} ({member})"
-            raise UserError(
-                f"update {update}: expected finite metrics, found {found}; "
-                f"the checkpoint at update {checkpoint.updates(run.folder)} is kept; try a smaller --lr",
-                FAILED,
-            )
-        reduced[f"train/{name}"] = part.mean(dim=1).tolist()
-    return reduced
 
 
 def _evaluation(run: Run, algorithm: Learner) -> list[float]:

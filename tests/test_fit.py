@@ -14,7 +14,7 @@ import torch
 from filelock import FileLock
 from tiny import CPU, NETWORKS, new_run, tag_random
 
-from dom2 import checkpoint, fit, presets, run, track
+from dom2 import checkpoint, fit, metrics, presets, run, track
 from dom2.algorithms.dom2 import Config
 from dom2_policies import saving
 from dom2data import dataset
@@ -186,18 +186,19 @@ def test_an_unfinished_checkpoint_is_not_seen(tmp_path: Path, monkeypatch: pytes
 def test_nan_stops_and_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from dom2.algorithms.dom2 import DOM2
 
-    begun, update = new_run(tmp_path / "run", seeds=2), DOM2.update
+    schedule = {"updates": 20, "checkpoint_every": 10, "log_every": 10}
+    begun, update = new_run(tmp_path / "run", seeds=2, **schedule), DOM2.update
 
     def broken(self: DOM2, batch: object) -> dict[str, torch.Tensor]:
         metrics = update(self, batch)
-        if self.members.updates == 3:
+        if self.members.updates == 13:
             with torch.no_grad():
                 self.noise.head.bias[4] = torch.nan  # seed 1, second agent
         return metrics
 
     monkeypatch.setattr(DOM2, "update", broken)
     with pytest.raises(
-        UserError, match=r"update 4: .*actor/bc = nan \(seed 1, predator_1\).*update 2 is kept"
+        UserError, match=r"update 14: .*actor/bc = nan \(seed 1, predator_1\).*update 10 is kept"
     ) as e:
         fit.fit(begun)
     assert e.value.code == 1
@@ -209,13 +210,22 @@ def test_metrics_of_agents_and_of_seeds_are_reduced_and_named(tmp_path: Path) ->
     begun = new_run(tmp_path / "run", seeds=2)
     of_agents, of_seeds = torch.arange(6.0), torch.tensor([7.0, 8.0])
     expected = {"train/actor/q": [1.0, 4.0], "train/critic/td": [7.0, 8.0]}
-    assert fit.reduce({"actor/q": of_agents, "critic/td": of_seeds}, begun, 1) == expected
-    of_seeds[1] = torch.inf
-    with pytest.raises(UserError, match=r"update 1: .*critic/td = inf \(seed 1\)"):
-        fit.reduce({"actor/q": of_agents, "critic/td": of_seeds}, begun, 1)
+    assert metrics.reduce({"actor/q": of_agents, "critic/td": of_seeds}, 2) == expected
+    watch = metrics.Watch()
+    watch.see(1, {"actor/q": of_agents, "critic/td": of_seeds})
+    watch.see(2, {"behaviour/loss": of_agents})  # of another phase
+    watch.check(begun)
+    for update in (3, 4):  # what follows is not what began it
+        watch.see(update, {"actor/q": of_agents, "critic/td": of_seeds})
+        of_seeds[1] = torch.inf
     of_agents[2] = torch.nan
-    with pytest.raises(UserError, match=r"actor/q = nan \(seed 0, predator_2\)"):
-        fit.reduce({"actor/q": of_agents}, begun, 1)
+    watch.see(5, {"actor/q": of_agents, "critic/td": of_seeds})
+    with pytest.raises(UserError, match=r"update 4: .*critic/td = inf \(seed 1\)"):
+        watch.check(begun)
+    watch = metrics.Watch()
+    watch.see(7, {"actor/q": of_agents})
+    with pytest.raises(UserError, match=r"update 7: .*actor/q = nan \(seed 0, predator_2\)"):
+        watch.check(begun)
 
 
 @contextlib.contextmanager

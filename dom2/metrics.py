@@ -1,0 +1,60 @@
+"""What updates report: means over agents for each seed, and when a number was first not finite."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dom2 import checkpoint
+from dom2.run import Run
+from dom2data.errors import FAILED, UserError
+
+Metrics = dict[str, Tensor]
+"""an update's: [M] of members or [S] of seeds"""
+
+
+def reduce(metrics: Metrics, seeds: int) -> dict[str, list[float]]:
+    """Means over agents of [M] (of [S], the values), one number for each seed, under ``train/<name>``."""
+    rows = [value.detach().double().view(seeds, -1).mean(dim=1) for value in metrics.values()]
+    table = torch.stack(rows).tolist()  # one transfer from the device
+    return {f"train/{name}": row for name, row in zip(metrics, table, strict=True)}
+
+
+class Watch:
+    """Keeps the metrics of the first update that has one which is not finite, on the device, until asked."""
+
+    def __init__(self) -> None:
+        self._first: dict[tuple[str, ...], tuple[Tensor, Tensor, list[int]]] = {}
+        """by names, which phases of an algorithm have of their own: update (0 for none), values, sizes"""
+
+    def see(self, update: int, metrics: Metrics) -> None:
+        """Look at an update's metrics without reading them back to the host."""
+        values = torch.cat([value.detach().reshape(-1) for value in metrics.values()])
+        wrong, names = ~values.isfinite().all(), tuple(metrics)
+        before, kept, sizes = self._first.get(names) or (
+            torch.zeros((), dtype=torch.int64, device=values.device),
+            values,
+            [value.numel() for value in metrics.values()],
+        )
+        fine = before == 0
+        first = torch.where(fine & wrong, torch.full_like(before, update), before)
+        self._first[names] = first, torch.where(fine, values, kept), sizes
+
+    def check(self, run: Run) -> None:
+        """Raises UserError, naming update, metric and member, where one has not been finite."""
+        found = [(int(first), names) for names, (first, _, _) in self._first.items()]
+        for update, names in sorted((update, names) for update, names in found if update):
+            _, values, sizes = self._first[names]
+            parts = zip(names, values.split(sizes), strict=True)
+            name, part = next((name, part) for name, part in parts if not part.isfinite().all())
+            rows = part.view(run.settings.seeds, -1)
+            seed, agent = (int(i) for i in (~rows.isfinite()).nonzero()[0])
+            member = f"seed {run.seeds[seed]}"
+            if rows.shape[1] == run.spec.n_agents:
+                member += f", {run.spec.agent_names[agent]}"
+            raise UserError(
+                f"update {update}: expected finite metrics, found {name} = {rows[seed, agent].item()} "
+                f"({member}); "
+                f"the checkpoint at update {checkpoint.updates(run.folder)} is kept; try a smaller --lr",
+                FAILED,
+            )

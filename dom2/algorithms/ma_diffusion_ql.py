@@ -9,8 +9,8 @@ DOM2's nearest relative, without its conservative term and its solver:
 a0 is drawn by the N = 5 ancestral steps of DDPM, through which the gradient runs. Differences from the
 authors' code:
 1. One policy and two critics for each agent, which see its own observation and action alone.
-2. ``dom2 evaluate --candidates 50`` takes the best of 50 actions by the smaller critic; the code draws one
-   of them by a softmax of Q. Without it, one action is drawn.
+2. Of ``candidates`` actions the best by the smaller critic is taken; the code draws one of 50 by a softmax
+   of Q.
 3. The target policy follows at every update; the code's every fifth, after 1,000.
 4. No selection of the best checkpoint by returns. eta, rho, gamma and widths of ``compact`` are ours.
 
@@ -52,6 +52,8 @@ class Config:
     """Rate of the targets' soft update."""
     lr: float = 5e-3
     """Adam's step size, actor and critics."""
+    candidates: int = 50
+    """Actions among which each agent chooses when it acts; 1 takes the one that is drawn."""
     n_steps: int = 5
     """N, the number of denoising steps."""
     beta_max: float = 10.0
@@ -65,7 +67,7 @@ class Config:
 
     def __post_init__(self) -> None:
         VP(beta_max=self.beta_max)  # which says what cannot be
-        config.above_zero(self, "n_steps", "rho", "lr", "grad_clip")
+        config.above_zero(self, "candidates", "n_steps", "rho", "lr", "grad_clip")
         config.within_unit(self, "gamma", "rho")
 
 
@@ -157,10 +159,11 @@ class MADiffusionQL:
         return self.chain(noise.given(obs), self.members.normal(like))
 
     def policy(self, seed: int, candidates: int = 1) -> DiffusionPolicy:
-        """A snapshot of one seed's N agents, which later updates do not reach."""
+        """A snapshot of one seed's N agents; one candidate means ``config.candidates``."""
         noise = self.members.snapshot(self.noise, seed)
         critics = self.members.snapshot(self.critics, seed)
-        return DiffusionPolicy(noise, critics, self.chain, self.spec, candidates)
+        chosen = candidates if candidates > 1 else self.config.candidates
+        return DiffusionPolicy(noise, critics, self.chain, self.spec, chosen)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dom2_cli import probing, reproducing, running, sweeping
+from dom2_cli import evaluating, probing, reproducing, running, sweeping
 from dom2_cli import show as ui
 from dom2_cli.options import json_option, mismatch_option, root_option, run_argument
 from dom2data.errors import FAILED, INTERRUPTED, UserError
@@ -141,10 +142,7 @@ def fit(
     from dom2 import fit as fitting
 
     torch.set_num_threads(run.settings.threads)
-    ui.note(f"run: {run.folder} ({run.settings.seeds} seeds, {run.settings.threads} threads)")
-    if run.settings.augment != "none" and (draws := run.document.get("draws")):
-        share, size = f"{draws['top_decile_share']:.0%}", f"{draws['effective_sample_size']:,.0f}"
-        ui.note(f"augmented: {share} of draws from the best tenth of episodes, {size} effective transitions")
+    announce(run)
     last: dict[str, Any] = {}
     with ui.progress_bar() as progress:
 
@@ -161,6 +159,24 @@ def fit(
     result = {"run": str(run.folder), "updates": run.settings.updates, "status": status, "metrics": last}
     ui.print_json(result) if as_json else click.echo(ui.rows(fit_rows(result)))
     ui.note(f"next: dom2 evaluate {run.folder}")
+
+
+def announce(run: Run) -> None:
+    """Where the run is, how much augmentation weighs, and whether it only clones."""
+    from dom2 import algorithms
+
+    ui.note(f"run: {run.folder} ({run.settings.seeds} seeds, {run.settings.threads} threads)")
+    if run.settings.augment != "none" and (draws := run.document.get("draws")):
+        share, size = f"{draws['top_decile_share']:.0%}", f"{draws['effective_sample_size']:,.0f}"
+        ui.note(f"augmented: {share} of draws from the best tenth of episodes, {size} effective transitions")
+    name = getattr(algorithms.load(run.settings.algorithm), "improves_after", None)
+    after = run.document["config"][name] if name else 0
+    if run.settings.updates <= after:
+        flag = f"--{name.replace('_', '-')}" if name else ""
+        ui.note(
+            f"only cloning: {run.settings.algorithm} improves after update {after:,}, this run ends at "
+            f"{run.settings.updates:,}; choose more --updates or a smaller {flag}"
+        )
 
 
 def described(
@@ -237,6 +253,9 @@ def progress_line(metrics: dict[str, Any]) -> str:
     """The loss and the value that tell most, in a few characters."""
     short = {"train/actor/bc": "bc", "train/actor/q": "q", "eval/return": "return"}
     means = {label: metrics[name] for name, label in short.items() if name in metrics}
+    if not means:  # another algorithm's: its first loss
+        losses = (name for name in metrics if name.endswith("loss"))
+        means = {name.removeprefix("train/"): metrics[name] for name in itertools.islice(losses, 1)}
     return " ".join(f"{label} {sum(row) / len(row):.2f}" for label, row in means.items()) or "fit"
 
 
@@ -248,110 +267,6 @@ def fit_rows(result: dict[str, Any]) -> dict[str, str]:
         rate = metrics["time/updates_per_second"]
         facts["wall time"] = f"{ui.duration(metrics['time/seconds'])} ({rate:.1f} updates/s)"
     return facts | {name: f"{value:.3f}" for name, value in means.items()}
-
-
-@main.command()
-@run_argument
-@click.option(
-    "--episodes", type=click.IntRange(1), default=100, show_default=True, help="Episodes of each seed."
-)
-@click.option("--seed", type=int, default=0, show_default=True, help="Of initial states and policies' noise.")
-@click.option(
-    "--shift",
-    metavar="NAME",
-    default="none",
-    show_default=True,
-    help="Change of the environment, such as speed; all: none and every one that it has.",
-)
-@click.option(
-    "--candidates",
-    type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    help="Actions drawn, of which the critic takes the best.",
-)
-@mismatch_option
-@json_option
-def evaluate(
-    folder: Path,
-    episodes: int,
-    seed: int,
-    shift: str,
-    candidates: int,
-    allow_mismatch: bool,
-    as_json: bool,
-) -> None:
-    """Roll out what a run has learned: returns, interquartile mean, normalised score.
-
-    \b
-    dom2 evaluate runs/tag-medium-v0-dom2
-    dom2 evaluate runs/tag-medium-v0-dom2 --episodes 500 --json
-    dom2 evaluate runs/tag-medium-v0-dom2 --shift speed
-
-    Also written to RUN/evaluation.json, or RUN/evaluation-NAME.json under a shift.
-    """
-    import torch
-
-    from dom2 import evaluate as evaluation
-    from dom2 import run as runs
-    from dom2data.envs import shifts
-
-    run = runs.read(folder)
-    torch.set_num_threads(run.settings.threads)
-    names = ["none", *shifts.applying(run.document["dataset"]["env"])] if shift == "all" else [shift]
-    results = []
-    for number, name in enumerate(names, 1):
-        if shift == "all":
-            ui.note(f"shift {name} ({number} of {len(names)})")
-        result = evaluation.evaluate(run, episodes, seed, candidates, name, allow_mismatch)
-        evaluation.keep(folder, result)
-        results.append(result)
-    if as_json:
-        ui.print_json(results if shift == "all" else results[0])
-    elif shift == "all":
-        ui.table(("shift", "return", "IQM", "95 % interval", "mean - standard"), shift_rows(results))
-    else:
-        click.echo(ui.rows(evaluation_rows(results[0])))
-    ui.note(f"next: dom2 report {folder}")
-
-
-def evaluation_rows(result: dict[str, Any]) -> dict[str, str]:
-    """The lines about an evaluation that matter most."""
-    drawn = ", ".join(f"{name} {value}" for name, value in result["ranges"].items())
-    facts = {
-        "return": spread(result["return"]),
-        "normalised": spread(result["normalized"]) + " (published references)",
-        "normalised (own)": spread(result["normalized_own"]),
-        "data": f"{result['dataset']['mean']:.1f} mean return of {result['dataset']['id']}",
-        "episodes": f"{result['episodes']} for each of {result['seeds']} seeds",
-        "environment": f"{result['env']}, shift {result['shift']}" + (f" ({drawn})" if drawn else ""),
-        "updates": f"{result['updates']:,}",
-    }
-    if result["mismatch"]:
-        names = ", ".join(each["fact"] for each in result["mismatch"])
-        facts["mismatch"] = f"not the data's environment: {names}"
-    return facts
-
-
-def shift_rows(results: list[dict[str, Any]]) -> list[tuple[str, ...]]:
-    """A row for each evaluation; the first is that of the standard environment."""
-    standard = results[0]["return"]["mean"]
-    rows: list[tuple[str, ...]] = []
-    for result in results:
-        found = result["return"]
-        interval = f"[{found['ci'][0]:.1f}, {found['ci'][1]:.1f}]"
-        gap = "" if result["shift"] == "none" else f"{found['mean'] - standard:+.1f}"
-        mean = f"{found['mean']:.1f} ± {found['std']:.1f}"
-        rows.append((result["shift"], mean, f"{found['iqm']:.1f}", interval, gap))
-    return rows
-
-
-def spread(summary: dict[str, Any] | None) -> str:
-    """116.4 ± 58.9, IQM 115.0 [110.2, 120.1]"""
-    if summary is None:
-        return "–"
-    low, high = summary["ci"]
-    return f"{summary['mean']:.1f} ± {summary['std']:.1f}, IQM {summary['iqm']:.1f} [{low:.1f}, {high:.1f}]"
 
 
 @main.command()
@@ -386,5 +301,6 @@ def doctor(as_json: bool) -> None:
         raise SystemExit(FAILED)
 
 
-for command in (*probing.COMMANDS, *reproducing.COMMANDS, *running.COMMANDS, *sweeping.COMMANDS):
-    main.add_command(command)
+for part in (evaluating, probing, reproducing, running, sweeping):
+    for command in part.COMMANDS:
+        main.add_command(command)

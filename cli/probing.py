@@ -12,7 +12,12 @@ from dom2_cli.options import json_option, root_option, run_argument
 
 
 @click.command()
-@click.option("--algorithm", default="all", show_default=True, help="Names with commas.")
+@click.option(
+    "--algorithm",
+    default="all",
+    show_default=True,
+    help="Names with commas; madiff-c is MADiff, centralised.",
+)
 @click.option("--game", default="all", show_default=True, help="xor, meeting.")
 @click.option("--data", "kinds", default="all", show_default=True, help="both, uniform.")
 @click.option("--updates", type=click.IntRange(1), default=1000, show_default=True, help="Of each run.")
@@ -31,14 +36,14 @@ def diagnose(algorithm: str, game: str, kinds: str, updates: int, seeds: int, as
 
     import torch
 
-    from dom2 import algorithms
     from dom2 import diagnose as diagnosis
+    from dom2 import experiments
     from dom2data.envs import games
 
     torch.set_num_threads(1)  # the networks are too small to share
-    names = tuple(algorithms.ALGORITHMS) if algorithm == "all" else tuple(algorithm.split(","))
+    names = experiments.COMPARED if algorithm == "all" else tuple(algorithm.split(","))
     for name in names:
-        algorithms.load(name)
+        experiments.column_of(name)
     chosen_games = chosen("game", game, games.GAMES)
     chosen_kinds: Any = chosen("data", kinds, get_args(games.Kind))
     verdicts = []

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dom2 import algorithms, evaluate, fit
+from dom2 import algorithms, evaluate, experiments, fit
 from dom2data.envs import games
 from dom2data.sampler import Thresholds
 
@@ -22,6 +22,7 @@ class Verdict:
     """What an algorithm made of a game."""
 
     algorithm: str
+    """or another column of a table"""
     game: str
     data: games.Kind
     behaviour: float
@@ -41,14 +42,17 @@ class Verdict:
         return sum(share >= SOLVED for share in self.shares)
 
 
-def examine(name: str, game: str, kind: games.Kind, updates: int = 1000, seeds: int = 5) -> Verdict:
+def examine(column: str, game: str, kind: games.Kind, updates: int = 1000, seeds: int = 5) -> Verdict:
     """Train an algorithm's compact preset on a game's data and play it.
 
-    Augmentation is the algorithm's own choice. Raises UserError like ``fit.configure``.
+    ``column`` may be anything that a table's column may be, such as ``madiff-c``; augmentation is the
+    algorithm's own choice unless it says otherwise. Raises UserError like ``experiments.column_of``.
     """
     dataset = games.data(game, kind)
-    config = fit.configure(name, "compact", dataset.env, dataset.quality, _shorter(name, updates))
-    thresholds = Thresholds(algorithms.load(name).augment)
+    name, settings = experiments.column_of(column)
+    chosen = _shorter(name, updates) | dict(settings)
+    thresholds = Thresholds(chosen.pop("augment", algorithms.load(name).augment))
+    config = fit.configure(name, "compact", dataset.env, dataset.quality, chosen)
     algorithm, sampler = fit.assemble(
         name, config, dataset, thresholds, BATCH_SIZE, range(seeds), torch.device("cpu")
     )
@@ -57,7 +61,7 @@ def examine(name: str, game: str, kind: games.Kind, updates: int = 1000, seeds: 
     returns = evaluate.play(algorithm, seeds, games.Game(game, EPISODES)).returns
     best = games.OPTIMUM[game]
     return Verdict(
-        name,
+        column,
         game,
         kind,
         float(dataset.returns.mean()) / best,

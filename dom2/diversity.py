@@ -44,7 +44,8 @@ def spread_ratio(
     obs = torch.from_numpy(dataset.array("observations")[step + episode])
     taken = torch.from_numpy(dataset.array("actions")[step])
     generator = seeding.generator(np.random.SeedSequence(seed), torch.device("cpu"))
-    actions = policy.act(obs.repeat(draws, 1, 1), generator).view(draws, *taken.shape)
+    # One draw after another: some policies make many candidates or a whole plan of each row.
+    actions = torch.stack([policy.act(obs, generator) for _ in range(draws)])
     variance = actions.var(dim=0)  # unbiased
     away = (taken - actions.mean(dim=0)).square() - variance / draws
     return float((variance.mean() / away.mean().clamp_min(1e-12)).sqrt())

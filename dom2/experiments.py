@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -84,6 +84,8 @@ class Scale:
     """while training"""
     steps: int | None = None
     """transitions of a dataset; None for as many as ``dom2data generate`` makes"""
+    stages: dict[str, dict[str, int]] = field(default_factory=dict)
+    """by algorithm: lengths of its stages, where the updates are too few for those of its preset"""
 
     def updates_of(self, cell: Cell) -> int:
         return self.updates.get(cell.algorithm, self.updates.get(cell.env, self.updates[""]))
@@ -93,7 +95,16 @@ class Scale:
 
 
 SCALES = {
-    "smoke": Scale("compact", 2, 32, {"": 40}, {"": 4, "halfcheetah": 1}, 1, steps=20_000),
+    "smoke": Scale(
+        "compact",
+        2,
+        32,
+        {"": 40},
+        {"": 4, "halfcheetah": 1},
+        1,
+        steps=20_000,
+        stages={"ma-sfbc": {"behaviour_updates": 20, "critic_updates": 10, "bank": 64}},
+    ),
     "compact": Scale(
         "compact",
         5,

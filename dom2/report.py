@@ -19,12 +19,13 @@ from dom2data.look.pictures import BLUE, PAGES, RED, canvas, gif, png, svg, uri
 from dom2data.spec import Float32
 
 _CURVES = {
-    "Cloning loss, Eq. (3)": {"train/actor/bc": "policy"},
+    "Return while training": {"eval/return": "agents"},
+    "Cloning loss": {"train/actor/bc": "policy"},
     "Q of the policy's and the data's actions": {"train/actor/q": "policy", "train/critic/q_data": "data"},
     "Squared TD error": {"train/critic/td": "critics"},
-    "Conservative gap, Eq. (1)": {"train/critic/gap": "critics"},
-    "Return while training": {"eval/return": "agents"},
+    "Conservative gap": {"train/critic/gap": "critics"},
 }
+"""metrics that several algorithms have, by title; all others but norms are drawn under their own names"""
 _STILLS = 5
 
 
@@ -65,8 +66,12 @@ def data_returns(run: Run, root: Path | None) -> Float32 | None:
 def curves(run: Run) -> list[tuple[str, str]]:
     """(title, SVG as a data URI) of the metrics over updates: the mean over seeds, and their range."""
     lines = track.read(run.folder)
+    every = dict.fromkeys(name for line in lines for name in line if name.startswith("train/"))
+    titled = {name for names in _CURVES.values() for name in names}
+    others = [name for name in every if name not in titled and not name.endswith("grad_norm")]
+    drawn = _CURVES | {name.removeprefix("train/"): {name: ""} for name in others}
     pictures = []
-    for title, names in _CURVES.items():
+    for title, names in drawn.items():
         shown = {name: label for name, label in names.items() if any(name in line for line in lines)}
         if not shown:
             continue

@@ -66,6 +66,7 @@ class Grid:
         updates = self.scale.updates_of(cell)
         own = {field.name for field in fields(Settings)}
         hyper = {name: value for name, value in cell.settings if name not in own}
+        hyper = self.scale.stages.get(cell.algorithm, {}) | hyper
         settings = jobs.schedule(updates) | {
             "algorithm": cell.algorithm,
             "batch_size": self.scale.batch_size,

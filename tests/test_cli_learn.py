@@ -230,3 +230,22 @@ def test_a_standard_dataset_that_is_not_there_is_generated(
     assert again.exit_code == 0, again.output
     assert "running dom2data" not in again.stderr
     assert dom2("fit", "--dataset", "tag-random-v7", "--root", tmp_path).exit_code == 2
+
+
+def test_a_run_that_ends_before_it_improves_says_so(tmp_path: Path) -> None:
+    words = (
+        "fit",
+        "--dataset",
+        tag_random(),
+        "--algorithm",
+        "ma-sfbc",
+        "--updates",
+        "2",
+        "--batch-size",
+        "8",
+    )
+    told = dom2(*words, "--out", str(tmp_path / "run"))
+    assert told.exit_code == 0, told.output
+    assert "only cloning: ma-sfbc improves after update 2,000" in told.stderr
+    other = dom2(*words, "--behaviour-updates", "1", "--bank", "8", "--out", str(tmp_path / "other"))
+    assert "only cloning" not in other.stderr

@@ -74,12 +74,12 @@ def test_cloning_the_average_fails_and_a_critic_that_breaks_the_tie_does_not() -
 
 
 def test_the_command() -> None:
-    words = ["diagnose", "--algorithm", "bc,madiff", "--game", "xor", "--updates", "2", "--seeds", "2"]
+    words = ["diagnose", "--algorithm", "bc,madiff-c", "--game", "xor", "--updates", "2", "--seeds", "2"]
     result = CliRunner().invoke(learn.main, [*words, "--json"])
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     assert [(v["algorithm"], v["data"]) for v in found] == [
-        ("bc", "both"), ("bc", "uniform"), ("madiff", "both"), ("madiff", "uniform")
+        ("bc", "both"), ("bc", "uniform"), ("madiff-c", "both"), ("madiff-c", "uniform")
     ]  # fmt: skip
     wrong = CliRunner().invoke(learn.main, ["diagnose", "--game", "chess"])
     assert wrong.exit_code == 2

@@ -60,7 +60,7 @@ def test_report_is_one_self_contained_file(finished: run.Run, tmp_path: Path) ->
     assert all(link.startswith("data:image/") for link in found.links)
     kinds = [re.match(r"data:image/([a-z+]+);base64,", image)[1] for image in found.images]
     assert kinds.count("gif") == 1
-    assert kinds.count("svg+xml") == 1 + len(report._CURVES)
+    assert kinds.count("svg+xml") == 1 + len(report.curves(finished))  # the first: returns
     gif = next(i for i in found.images if "image/gif" in i)
     assert Image.open(io.BytesIO(base64.b64decode(gif.split(",")[1]))).n_frames == 2 * 26
     data = finished.document["dataset"]
@@ -69,6 +69,21 @@ def test_report_is_one_self_contained_file(finished: run.Run, tmp_path: Path) ->
     assert "Not evaluated yet" not in text
     assert str(tmp_path) not in text
     assert "Shifted environments" not in text
+
+
+def test_every_metric_has_a_curve_whoever_s_it_is(finished: run.Run, tmp_path: Path) -> None:
+    shown = [title for title, _ in report.curves(finished)]
+    assert shown[:4] == ["Return while training", "Cloning loss", "Q of the policy's and the data's actions",
+                         "Squared TD error"]  # fmt: skip
+    other = new_run(tmp_path / "other")
+    line = {
+        "update": 1,
+        "train/plan/loss": [1.0, 2.0],
+        "train/plan/grad_norm": [1.0, 1.0],
+        "time/seconds": 1.0,
+    }
+    (other.folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    assert [title for title, _ in report.curves(other)] == ["plan/loss"]
 
 
 def test_shifted_evaluations_stand_beside_the_standard_one(finished: run.Run, tmp_path: Path) -> None:

@@ -75,7 +75,8 @@ class Learner(Protocol):
 
 class Algorithm(Learner, Protocol):
     """What makes learners: ``config_type`` is a frozen dataclass, ``presets`` are values of its fields;
-    ``augment`` is what ``--augment auto`` means."""
+    ``augment`` is what ``--augment auto`` means. One that clones until some update may have
+    ``improves_after``, the name of the field with its number; of shorter runs the user is told."""
 
     config_type: ClassVar[type[Any]]
     presets: ClassVar[dict[str, dict[str, Any]]]

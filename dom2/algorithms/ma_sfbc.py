@@ -122,6 +122,7 @@ class MASfBC:
     presets: ClassVar = PRESETS
     batches: ClassVar = "windows"
     augment: ClassVar = "none"
+    improves_after: ClassVar = "behaviour_updates"
 
     def __init__(self, config: Config, spec: EnvSpec, members: Members):
         self.config, self.spec, self.members = config, spec, members

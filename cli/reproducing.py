@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import shlex
-import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,8 +107,8 @@ def reproduce(
 
     if scale not in experiments.SCALES:
         raise UserError(f"expected a scale ({', '.join(experiments.SCALES)}), found {scale!r}; choose one")
-    columns = algorithms.split(",") if algorithms else None
-    cells = tuple(experiments.cells(target, only, columns, scale))
+    part = Part(target, scale, only, tuple(algorithms.split(",")) if algorithms else (), seeds)
+    cells = tuple(experiments.cells(target, only, part.columns, scale))
     place = ids.root(root)  # workers may be where the environment's variables are others
     grid = Grid(target, scale, cells, seeds or experiments.SCALES[scale].seeds, runs.absolute(), place)
     where, workers = Where(executor, jobs, address, gpus), jobs or executors.cores()
@@ -115,20 +116,47 @@ def reproduce(
     known, other = reports.known(grid, earlier)
     stages = staged(grid, todo, known)
     left = [job for job in todo if stages[job.folder] not in ("done", "earlier")]
-    overview(grid, todo, stages, dry_run)
+    overview(grid, todo, stages, on_stdout=dry_run and not as_json)
     if other:
         ui.note(f"{other} cells of the earlier reports were made with other settings, and are left out")
     if dry_run:
-        estimate(grid, left, workers, as_json, stages)
+        estimate(grid, todo, left, workers, as_json, stages)
         return
     failed = carry_out(grid, left, where, retries) if left and not report_only else []
-    finish(grid, out or grid.base, known, as_json)
+    finish(grid, part.command, out / target if out else grid.base / part.name, known, as_json)
     if failed:
         raise UserError(
             f"expected {len(todo)} cells, {len(failed)} failed (reasons above); the same command tries them "
             "again",
             FAILED,
         )
+
+
+@dataclass(frozen=True)
+class Part:
+    """What was asked for of a target."""
+
+    target: str
+    scale: str
+    only: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    seeds: int | None = None
+
+    @property
+    def command(self) -> str:
+        """What makes its cells from nothing, wherever their runs were made."""
+        words = ["dom2", "reproduce", self.target]
+        words += ["--scale", self.scale] if self.scale != "compact" else []
+        words += [word for each in self.only for word in ("--only", each)]
+        words += ["--algorithms", ",".join(self.columns)] if self.columns else []
+        return shlex.join([*words, *(["--seeds", str(self.seeds)] if self.seeds else [])])
+
+    @property
+    def name(self) -> str:
+        """Of its report: one of its own for a part, which must not replace the report of the whole."""
+        words = (*self.only, *self.columns, f"{self.seeds} seeds" if self.seeds else "")
+        safe = (re.sub(r"[^\w.+-]+", "_", word) for word in words if word)
+        return "-".join([self.target, *safe])[:120]
 
 
 def staged(grid: Grid, jobs: Sequence[Job], known: dict[Cell, list[Entry]]) -> dict[Path, Any]:
@@ -142,8 +170,9 @@ def staged(grid: Grid, jobs: Sequence[Job], known: dict[Cell, list[Entry]]) -> d
     return stages
 
 
-def overview(grid: Grid, jobs: Sequence[Job], stages: dict[Path, Any], dry_run: bool) -> None:
-    """The grid in a table: a row for each dataset, a column for each label."""
+def overview(grid: Grid, jobs: Sequence[Job], stages: dict[Path, Any], on_stdout: bool) -> None:
+    """The grid in a table: a row for each dataset and a column for each label, or, where there are many
+    labels, the other way round."""
     if grid.scale_name == "smoke":
         ui.note("scale smoke: this shows that everything runs; its numbers mean nothing")
     labels = list(dict.fromkeys(cell.label for cell in grid.cells))
@@ -151,32 +180,43 @@ def overview(grid: Grid, jobs: Sequence[Job], stages: dict[Path, Any], dry_run: 
     for cell in grid.cells:
         rows.setdefault(cell.data, {})[cell.label] = WORDS[stages[grid.folder(cell)]]
     if len(labels) <= 8:
+        header = ("dataset", *labels)
         body = [(data, *(row.get(label, "") for label in labels)) for data, row in rows.items()]
-        ui.table(("dataset", *labels), body, err=not dry_run)
+    else:
+        header = ("column", *rows)
+        body = [(label, *(row.get(label, "") for row in rows.values())) for label in labels]
+    ui.table(header, body, err=not on_stdout)
     counted = Counter(WORDS[stages[job.folder]] for job in jobs)
     ui.note(
         f"{len(jobs)} runs of {grid.seeds} seeds: " + ", ".join(f"{n} {word}" for word, n in counted.items())
     )
 
 
-def estimate(grid: Grid, left: Sequence[Job], workers: int, as_json: bool, stages: dict[Path, Any]) -> None:
-    """What is missing and how long it will take."""
+def estimate(
+    grid: Grid, jobs: Sequence[Job], left: Sequence[Job], workers: int, as_json: bool, stages: dict[Path, Any]
+) -> None:
+    """What is there, what is missing and how long it will take."""
     from dom2 import pace, reproduce
 
     missing = reproduce.datasets_missing(grid)
     ui.note("datasets to generate: " + (", ".join(missing) or "none"))
     if left:
         ui.note("timing a few updates of each algorithm that has no run here yet ...")
-    seconds = pace.remaining(left)
+    seconds = pace.remaining(left, jobs)
     wall = max(sum(seconds) / workers, max(seconds, default=0.0))
     if as_json:
+        times = {job.folder: round(time, 1) for job, time in zip(left, seconds, strict=True)}
         cells = [
-            {"folder": str(job.folder), "stage": stages[job.folder], "seconds": round(time, 1)}
-            for job, time in zip(left, seconds, strict=True)
+            {"folder": str(job.folder), "stage": stages[job.folder], "seconds": times.get(job.folder, 0.0)}
+            for job in jobs
         ]
-        ui.print_json({"missing_datasets": missing, "cells": cells, "seconds": round(wall, 1)})
+        facts = {"scale": grid.scale_name, "seeds": grid.seeds, "missing_datasets": missing}
+        ui.print_json(facts | {"cells": cells, "seconds": round(wall, 1)})
         return
-    click.echo(f"fitting takes about {ui.duration(wall)} here with --jobs {workers}, evaluations not counted")
+    click.echo(
+        f"fitting takes about {ui.duration(wall)} here with --jobs {workers}; evaluations and the making of "
+        "datasets are not counted"
+    )
 
 
 def carry_out(grid: Grid, left: Sequence[Job], where: Where, retries: int) -> list[Job]:
@@ -191,18 +231,19 @@ def carry_out(grid: Grid, left: Sequence[Job], where: Where, retries: int) -> li
     return [outcome.job for outcome in last if outcome.word == "failed"]
 
 
-def finish(grid: Grid, out: Path, known: dict[Cell, list[Entry]], as_json: bool) -> None:
+def finish(grid: Grid, command: str, stem: Path, known: dict[Cell, list[Entry]], as_json: bool) -> None:
     """Write the report and say the most important of it."""
     import json
 
     from dom2 import board, figures
 
-    command = shlex.join(["dom2", *sys.argv[1:]])
-    files = board.write(grid, command, out, known)
+    files = board.write(grid, command, stem.parent, known, stem.name)
     document = json.loads(files["json"].read_text())
     if as_json:
         ui.print_json(document)
     elif document["aggregate"]:
+        if document["smoke"]:
+            click.echo("scale smoke: these numbers mean nothing")
         body = [
             (
                 each["label"],

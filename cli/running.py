@@ -157,8 +157,14 @@ def compare_row(row: dict[str, Any]) -> tuple[str, ...]:
         ui.number(row["iqm"]),
         "–" if row["ci"] is None else "[{:.1f}, {:.1f}]".format(*row["ci"]),
         ui.number(row["score"]),
-        "–" if better is None else f"{better['mean']:.2f}",
+        "–" if better is None else chance(better),
     )
+
+
+def chance(better: dict[str, Any]) -> str:
+    """0.84 [0.61, 0.97]"""
+    ends = "" if better["ci"] is None else " [{:.2f}, {:.2f}]".format(*better["ci"])
+    return f"{better['mean']:.2f}{ends}"
 
 
 @click.command()

@@ -14,6 +14,7 @@ from PIL import Image
 from dom2 import diversity, evaluate, experiments, figures, report, results, run, tables
 from dom2.reproduce import Grid
 from dom2.tables import Entry
+from dom2_policies.policy import Policy, Uniform
 from dom2data import envs
 from dom2data.envs.render import draw
 from dom2data.look.pictures import PAGES, png
@@ -31,6 +32,16 @@ class Matrix(NamedTuple):
     """quality, an entry that knows the data, one for each column, the best columns, whether certain"""
 
 
+class Found(NamedTuple):
+    """The solutions that a column finds, over its seeds."""
+
+    label: str
+    mean: diversity.Solutions
+    std: diversity.Solutions
+    ends: list[str]
+    """pictures of the ends of four episodes of its first seed that begin alike"""
+
+
 class Board(NamedTuple):
     """What the templates lay out."""
 
@@ -39,28 +50,31 @@ class Board(NamedTuple):
     sections: list[tuple[str, list[figures.Picture]]]
     films: list[tuple[str, str, list[str]]]
     """title, animation, stills"""
-    solutions: list[tuple[str, diversity.Solutions, list[str]]]
-    """label, counts, pictures of ends"""
+    solutions: list[Found]
 
 
-def write(grid: Grid, command: str, out: Path, earlier: tables.Earlier | None = None) -> dict[str, Path]:
+def write(
+    grid: Grid, command: str, out: Path, earlier: tables.Earlier | None = None, name: str | None = None
+) -> dict[str, Path]:
     """Write the report of what is done of a grid, here or in earlier reports; returns the files by kind.
 
-    Raises UserError (code 3) like ``tables.entries``.
+    They are called by the target or by ``name``. Raises UserError (code 3) like ``tables.entries``.
     """
     listed, missing = tables.entries(grid, earlier)
     here = [each for each in listed if each.report is None]
     found = solutions(grid, here)
-    counted = {"solutions": {label: counts._asdict() for label, counts, _ in found}} if found else {}
+    counted = {
+        "solutions": {each.label: {"mean": each.mean._asdict(), "std": each.std._asdict()} for each in found}
+    }
     board = Board(
-        document=tables.document(grid, listed, missing, command) | counted,
+        document=tables.document(grid, listed, missing, command) | (counted if found else {}),
         matrices=matrices(listed),
         sections=sections(grid, listed, here),
         films=films(grid, here),
         solutions=found,
     )
     out.mkdir(parents=True, exist_ok=True)
-    stem = out / grid.target
+    stem = out / (name or grid.target)
     texts = {
         "json": json.dumps(board.document, indent=1, allow_nan=False) + "\n",
         "md": render("board.md", board),
@@ -128,7 +142,7 @@ def sections(
     logs = [(each.dataset.split("/")[1], each.label, results.read(folder)) for folder, each in done.items()]
     found = [
         (heading, draw_own(listed)),
-        ("By quality", figures.qualities(listed) if kind == "scores" else []),
+        ("By quality", figures.qualities(listed) if kind in ("scores", "fractions") else []),
         ("Performance profiles", figures.profiles(listed) if kind == "scores" else []),
         ("Standard and shifted", figures.gaps(listed)),
         ("While training", figures.curves(logs)),
@@ -149,23 +163,30 @@ def films(grid: Grid, listed: Sequence[Entry]) -> list[tuple[str, str, list[str]
     return found
 
 
-def solutions(grid: Grid, listed: Sequence[Entry]) -> list[tuple[str, diversity.Solutions, list[str]]]:
-    """Figure 2: what each label finds from 64 beginnings, and the ends of four episodes that begin alike."""
+def solutions(grid: Grid, listed: Sequence[Entry]) -> list[Found]:
+    """Figure 2: what each column finds from 64 beginnings, and uniform actions beside it."""
     if experiments.TARGETS[grid.target].figure != "solutions":
         return []
     found = []
-    for each in listed:
-        if each.shift != "none":
-            continue
+    standard = [each for each in listed if each.shift == "none"]
+    for each in standard:
         trained = run.read(grid.base / each.folder)
         algorithm = evaluate.trained(trained)
-        counts, ends = [], []
-        for seed in range(trained.settings.seeds):
-            env: Any = envs.make(each.env, num_envs=64 * REPEATS)
-            counts.append(diversity.solutions(algorithm.policy(seed), env, REPEATS)[0])
-            if seed == 0:
-                drawn = [Image.fromarray(draw(env, row)).resize((160, 160)) for row in range(4)]
-                ends = [png(each.quantize(64)) for each in drawn]
-        mean = diversity.Solutions(*np.mean(counts, axis=0).tolist())
-        found.append((f"{each.label} on {each.dataset.split('/')[1]}", mean, ends))
+        policies = [algorithm.policy(seed) for seed in range(trained.settings.seeds)]
+        found.append(counted(f"{each.label} on {each.dataset.split('/')[1]}", each.env, policies))
+    for env in dict.fromkeys(each.env for each in standard):
+        found.append(counted(f"uniform actions in {env}", env, [Uniform(envs.spec(env).act_dim)]))
     return found
+
+
+def counted(label: str, name: str, policies: Sequence[Policy]) -> Found:
+    """Solutions of each policy in an environment, and pictures of the first one's ends."""
+    counts, ends = [], []
+    for number, policy in enumerate(policies):
+        env: Any = envs.make(name, num_envs=64 * REPEATS)
+        counts.append(diversity.solutions(policy, env, REPEATS)[0])
+        if number == 0:
+            drawn = [Image.fromarray(draw(env, row)).resize((160, 160)) for row in range(4)]
+            ends = [png(each.quantize(64)) for each in drawn]
+    mean, std = (diversity.Solutions(*of(counts, axis=0).tolist()) for of in (np.mean, np.std))
+    return Found(label, mean, std, ends)

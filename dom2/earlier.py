@@ -32,7 +32,15 @@ def read(file: Path) -> list[Entry]:
             "name another file",
             CHECK_FAILED,
         ) from error
-    return [replace(each, report=each.report or file.name) for each in listed]
+    return [replace(each, report=each.report or file.name, training=_training(each)) for each in listed]
+
+
+def _training(each: Entry) -> dict[str, float] | None:
+    """Older reports: shifted rows have none of their own, and five were all evaluations there were."""
+    if each.shift != "none" or each.training is None:
+        return None
+    five = "evaluations" not in each.training
+    return {name: value for name, value in each.training.items() if not (five and name == "last five")}
 
 
 def known(grid: Grid, reports: Sequence[Path]) -> tuple[dict[Cell, list[Entry]], int]:

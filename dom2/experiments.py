@@ -25,12 +25,16 @@ FRACTIONS = (0.01, 0.05, 0.1, 0.2, 0.5, 1.0)
 # A column's name -> the algorithm and the settings in which it is not its default.
 COLUMNS: dict[str, tuple[str, Settings]] = {"madiff-c": ("madiff", (("execution", "centralised"),))}
 
+MLP = "MLP noise network"
+MLP_WIDTHS = {"compact": (256, 256, 256), "wide": (896, 896, 896)}
+"""as many parameters as the residual network of the same preset has"""
+
 ABLATIONS: dict[str, Settings] = {
     "dom2": (),
     "no policy improvement": (("eta", 0.0),),
     "no diffusion loss": (("bc_weight", 0.0),),
     "no augmentation": (("augment", "none"),),
-    "MLP noise network": (("noise_network", "mlp"), ("widths", (256, 256, 256))),  # as large as compact's U
+    MLP: (),  # see ``column_of``
 }
 
 SENSITIVITY: dict[str, tuple[Any, ...]] = {
@@ -63,10 +67,9 @@ class Cell:
         share = "" if self.fraction == 1.0 else f"-{100 * self.fraction:g}pct"
         return f"{self.env}-{self.quality}{share}"
 
-    @property
-    def folder(self) -> Path:
+    def folder(self, *more: tuple[str, Any]) -> Path:
         """Where its run lies under those of its scale; cells alike in all but their label share it."""
-        return jobs.place(self.data, self.algorithm, self.settings)
+        return jobs.place(self.data, self.algorithm, (*self.settings, *more))
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ class Scale:
     """gradient updates, by environment or by algorithm, which goes before; ``""`` for all others"""
     episodes: dict[str, int]
     """of each seed's evaluation, by environment and by algorithm, the fewer count; ``""`` for all others"""
-    evaluations: int = 5
+    evaluations: int = 10
     """while training"""
     steps: int | None = None
     """transitions of a dataset; None for as many as ``dom2data generate`` makes"""
@@ -218,9 +221,11 @@ def cells(
         raise UserError(f"expected a target ({', '.join(TARGETS)}), found {name!r}; choose one")
     target = TARGETS[name]
     if target.figure == "sweep":
+        if columns:
+            raise UserError(f"expected {name} without --algorithms, since it is of DOM2; leave it out")
         found = list(sweep(target, SCALES[scale].preset))
     else:
-        found = list(columnwise(target, columns or target.columns))
+        found = list(columnwise(target, columns or target.columns, SCALES[scale].preset))
     known = {kind: dict.fromkeys(map(of, found)) for kind, of in KINDS.items()}
     unknown = set(only).difference(*known.values())
     if unknown:
@@ -234,18 +239,20 @@ def cells(
     return found
 
 
-def columnwise(target: Target, columns: Sequence[str]) -> Iterator[Cell]:
+def columnwise(target: Target, columns: Sequence[str], preset: str) -> Iterator[Cell]:
     """Every column on every dataset of a target."""
-    resolved = {column: column_of(column) for column in columns}
+    resolved = {column: column_of(column, preset) for column in columns}
     for env, quality, fraction in itertools.product(target.envs, target.qualities, target.fractions):
         for label, (algorithm, settings) in resolved.items():
             yield Cell(env, quality, label, algorithm, settings, fraction)
 
 
-def column_of(label: str) -> tuple[str, Settings]:
+def column_of(label: str, preset: str = "compact") -> tuple[str, Settings]:
     """The algorithm and the settings that a column stands for. Raises UserError for an unknown one."""
     if label in COLUMNS:
         return COLUMNS[label]
+    if label == MLP:
+        return "dom2", (("noise_network", "mlp"), ("widths", MLP_WIDTHS[preset]))
     if label in ABLATIONS:
         return "dom2", ABLATIONS[label]
     name, _, rest = label.partition(" ")

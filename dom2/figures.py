@@ -9,7 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dom2 import statistics, tables
+from dom2 import experiments, statistics, tables
+from dom2.jobs import plain
 from dom2.results import Result
 from dom2.tables import Entry
 from dom2data import scores
@@ -99,10 +100,10 @@ def profiles(listed: Sequence[Entry]) -> list[Picture]:
     """Performance profiles (Agarwal et al. 2021): the share of runs that score more than tau."""
     found = []
     for where, group in tables.groups(listed).items():
-        chosen = tables.complete_rows(group)
+        averaged = tables.fair(group)
+        chosen, names = tables.complete_rows(averaged), tables.labels(averaged)
         if not chosen:
             continue
-        names = tables.labels(group)
         values = {label: tables.samples(chosen, label) for label in names}
         together = np.concatenate([sample for each in values.values() for sample in each])
         taus = np.linspace(together.min() - 1.0, together.max() + 1.0, 200)
@@ -165,6 +166,23 @@ def curves(results: Sequence[tuple[str, str, Result]]) -> list[Picture]:
     return found
 
 
+def middle(values: Sequence[np.ndarray]) -> tuple[float, float, float]:
+    """Mean of scores, [S] for each row, and the ends of its interval: the mean where there is none."""
+    mean = float(np.mean([each.mean() for each in values]))
+    low, high = statistics.interval(average, values, least=statistics.LEAST_SEEDS) or (mean, mean)
+    return mean, low, high
+
+
+def average(*samples: np.ndarray, axis: int = -1) -> Any:
+    return np.mean([each.mean(axis=axis) for each in samples], axis=0)
+
+
+def points(axes: Axes, x: Sequence[float], found: Sequence[tuple[float, float, float]], **how: Any) -> None:
+    """A line through means, with their intervals."""
+    mean, low, high = np.array(found).reshape(-1, 3).T
+    axes.errorbar(x, mean, yerr=[mean - low, high - mean], ms=4, lw=1, elinewidth=0.8, **how)
+
+
 def qualities(listed: Sequence[Entry]) -> list[Picture]:
     """Figure 5 (d): the score by quality, averaged over the particle tasks, where every column has them, if
     that is so for two qualities and more."""
@@ -179,9 +197,9 @@ def qualities(listed: Sequence[Entry]) -> list[Picture]:
         return []
     figure, axes = canvas(5.6, 3.0)
     for label in names:
-        means = [np.mean(np.concatenate(tables.samples(rows, label))) for rows in whole.values()]
+        means = [middle(tables.samples(rows, label)) for rows in whole.values()]
         colour, marker = style(label, names)
-        axes.plot(range(len(whole)), means, marker=marker, color=colour, label=label, ms=4, lw=1)
+        points(axes, range(len(whole)), means, marker=marker, color=colour, label=label)
     axes.set_xticks(range(len(whole)), [quality.replace("-", "-\n") for quality in whole], fontsize=8)
     axes.set_ylabel("mean normalised score")
     axes.legend(frameon=False, fontsize=7)
@@ -196,25 +214,25 @@ def fractions(listed: Sequence[Entry]) -> list[Picture]:
         lines = averaged([each for each in listed if (each.env, each.shift) == (env, "none")])
         for label, means in lines.items():
             colour, marker = style(label, names)
-            axes.plot(list(means), list(means.values()), marker=marker, color=colour, label=label, ms=4)
+            points(axes, list(means), list(means.values()), marker=marker, color=colour, label=label)
         axes.set(xscale="log", xlabel="share of the trajectories", ylabel="mean normalised score")
         axes.legend(frameon=False, fontsize=7)
         found.append((f"{env}: fewer trajectories", svg(figure)))
     return found
 
 
-def averaged(mine: Sequence[Entry]) -> dict[str, dict[float, float]]:
-    """By column and share of the trajectories: the mean score over the same datasets throughout, those on
-    which every column has all the shares that it has anywhere."""
+def averaged(mine: Sequence[Entry]) -> dict[str, dict[float, tuple[float, float, float]]]:
+    """By column and share of the trajectories: the mean score and its interval over the same datasets
+    throughout, those on which every column has all the shares that it has anywhere."""
     wanted = {(each.label, each.fraction) for each in mine}
-    by_dataset: dict[str, dict[tuple[str, float], float]] = {}
+    by_dataset: dict[str, dict[tuple[str, float], np.ndarray]] = {}
     for each in mine:
-        if each.score is not None:
-            by_dataset.setdefault(each.quality, {})[each.label, each.fraction] = each.score
+        if (normal := tables.normalized(each.env, np.array(each.per_seed))) is not None:
+            by_dataset.setdefault(each.quality, {})[each.label, each.fraction] = normal
     whole = [row for row in by_dataset.values() if set(row) == wanted]
-    found: dict[str, dict[float, float]] = {}
+    found: dict[str, dict[float, tuple[float, float, float]]] = {}
     for label, share in sorted(wanted) if whole else ():
-        found.setdefault(label, {})[share] = float(np.mean([row[label, share] for row in whole]))
+        found.setdefault(label, {})[share] = middle([row[label, share] for row in whole])
     return found
 
 
@@ -223,7 +241,8 @@ def sweeps(listed: Sequence[Entry]) -> list[Picture]:
     found = []
     for name in dict.fromkeys(each.label.split()[0] for each in listed):
         mine = [each for each in listed if each.label.split()[0] == name]
-        values = list(dict.fromkeys(each.label.split()[1] for each in mine))
+        there = {each.label.split()[1] for each in mine}
+        values = [value for value in map(plain, experiments.SENSITIVITY[name]) if value in there]
         rows = list(dict.fromkeys((each.env, each.quality) for each in mine))
         figure = sweep(mine, values, rows)
         found.append((f"Sensitivity to {name}", svg(figure)))
@@ -239,7 +258,10 @@ def sweep(mine: Sequence[Entry], values: Sequence[str], rows: Sequence[tuple[str
         shown = [by_value[value] for value in values if value in by_value]
         x = np.array([values.index(each.label.split()[1]) for each in shown])
         colour, marker = style(name, names)
-        axes.plot(x, [each.score or 0.0 for each in shown], color=colour, marker=marker, ms=4, label=name)
+        normal = [tables.normalized(each.env, np.array(each.per_seed)) for each in shown]
+        scored = [(at, middle([own])) for at, own in zip(x, normal, strict=True) if own is not None]
+        points(axes, [at for at, _ in scored], [each for _, each in scored],
+               color=colour, marker=marker, label=name)  # fmt: skip
     axes.set_xticks(range(len(values)), values, fontsize=8)
     axes.set_ylabel("normalised score")
     axes.legend(frameon=False, fontsize=7)

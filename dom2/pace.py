@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,22 +19,28 @@ from dom2data.dataset import Dataset
 from dom2data.sampler import Thresholds
 
 
-def remaining(jobs: Sequence[Job]) -> list[float]:
-    """Seconds that fitting each job still takes on one core of this machine; evaluations come on top."""
-    seconds = {likeness(job): rate for job in jobs if (rate := logged(job)) is not None}
-    left = []
-    for job in jobs:
+def remaining(left: Sequence[Job], known: Sequence[Job] = ()) -> list[float]:
+    """Seconds that fitting each job still takes on one core of this machine; evaluations come on top.
+
+    ``known`` are jobs whose logs, where they have any, tell how long updates take.
+    """
+    logs = (*known, *left)
+    seconds = {likeness(job): rate for job in logs if (rate := logged(job)) is not None}
+    times = []
+    for job in left:
         updates = job.settings["updates"]
         todo = updates - min(checkpoint.updates(job.folder), updates)
         if todo and likeness(job) not in seconds:
             seconds[likeness(job)] = measured(job)
-        left.append(todo * seconds.get(likeness(job), 0.0))
-    return left
+        times.append(todo * seconds.get(likeness(job), 0.0))
+    return times
 
 
-def likeness(job: Job) -> tuple[str, str, int, int]:
-    """What the time of an update depends on most."""
-    return job.settings["algorithm"], job.env, job.settings["seeds"], job.settings["batch_size"]
+def likeness(job: Job) -> tuple[Any, ...]:
+    """What the time of an update depends on: sizes, counts and kinds, not the weights of losses."""
+    sizes = {name: value for name, value in job.config.items() if not isinstance(value, float)}
+    own = (job.settings[name] for name in ("algorithm", "seeds", "batch_size"))
+    return job.env, *own, repr(sorted(sizes.items()))
 
 
 def logged(job: Job) -> float | None:

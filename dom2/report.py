@@ -116,7 +116,7 @@ def pictures(run: Run, episodes: int = 2) -> tuple[str | None, list[str]]:
     None and [] where the environment cannot be drawn.
     """
     name = run.document["dataset"]["env"]
-    if name not in envs.NAMES:
+    if name not in (*envs.NAMES, *envs.VARIANTS):
         return None, []
     from dom2data.envs.render import frames
 

@@ -41,7 +41,9 @@ class Grid:
         return self.runs / self.scale_name
 
     def folder(self, cell: Cell) -> Path:
-        return self.base / cell.folder
+        """Where a cell's run is; one of another number of seeds than the scale's has it in its name."""
+        own = () if self.seeds == self.scale.seeds else (("seeds", self.seeds),)
+        return self.base / cell.folder(*own)
 
     def dataset(self, cell: Cell) -> str:
         """The short id of a cell's whole dataset; one of a reduced size has the scale in its name."""
@@ -59,7 +61,7 @@ class Grid:
         """A job for every folder of the grid, each once."""
         found: dict[Path, Job] = {}
         for cell in self.cells:
-            found.setdefault(cell.folder, self._job(cell))
+            found.setdefault(self.folder(cell), self._job(cell))
         return list(found.values())
 
     def _job(self, cell: Cell) -> Job:

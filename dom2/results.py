@@ -164,7 +164,8 @@ def agree(facts: Iterable[tuple[str, str, str, str]]) -> None:
 
 
 def last_best_mean(result: Result) -> dict[str, float] | None:
-    """Means over seeds of the evaluations while training: the last, each seed's best, the last five's mean.
+    """Means over seeds of the evaluations while training: the last, each seed's best, and the last five's
+    mean, if there were more; and how many there were.
 
     None when there was none. The best is chosen by looking at the result, and so says more than it should.
     """
@@ -177,8 +178,10 @@ def last_best_mean(result: Result) -> dict[str, float] | None:
         listed = list(values)
         return sum(listed) / len(listed)
 
+    five = {"last five": mean(mean(seed[-5:]) for seed in seeds)} if len(rows) > 5 else {}
     return {
         "last": mean(seed[-1] for seed in seeds),
         "best": mean(max(seed) for seed in seeds),
-        "last five": mean(mean(seed[-5:]) for seed in seeds),
+        **five,
+        "evaluations": len(rows),
     }

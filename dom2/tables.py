@@ -48,7 +48,7 @@ class Entry:
     difference: float | None
     """ours less the paper's, in that unit"""
     training: dict[str, float] | None
-    """of evaluations while training, in the standard environment: last, best, last five"""
+    """of evaluations while training, which are in the standard environment: ``results.last_best_mean``"""
     folder: str
     dataset: str
     hash: str
@@ -82,7 +82,8 @@ def entries(grid: Grid, earlier: Earlier | None = None) -> tuple[list[Entry], li
     for cell in grid.cells:
         folder = grid.folder(cell)
         if folder in ready:
-            listed += [entry(cell, found[folder], shift, grid.target, ready[folder]) for shift in shifts]
+            where = (str(folder.relative_to(grid.base)), ready[folder])
+            listed += [entry(cell, found[folder], shift, grid.target, *where) for shift in shifts]
         elif cell in known:
             listed += [
                 replace(each, **cited(cell, each.shift, each.per_seed, grid.target)) for each in known[cell]
@@ -101,7 +102,7 @@ def _facts(grid: Grid, each: Entry) -> list[tuple[str, str, str, str]]:
     return [*found, (each.env, "fingerprint", each.fingerprint, where)] if each.fingerprint else found
 
 
-def entry(cell: Cell, result: Result, shift: str, target: str, its_setup: str) -> Entry:
+def entry(cell: Cell, result: Result, shift: str, target: str, folder: str, its_setup: str) -> Entry:
     """One cell under one shift."""
     values = np.array(result.returns[shift])
     normal = normalized(cell.env, values)
@@ -123,8 +124,8 @@ def entry(cell: Cell, result: Result, shift: str, target: str, its_setup: str) -
         data=level,
         data_score=None if normal is None else float(scores.normalize(cell.env, level)),
         **cited(cell, shift, result.returns[shift], target),
-        training=last_best_mean(result),
-        folder=str(cell.folder),
+        training=last_best_mean(result) if shift == "none" else None,
+        folder=folder,
         dataset=result.dataset["id"],
         hash=result.dataset["hash"],
         setup=its_setup,
@@ -210,35 +211,88 @@ def complete_rows(listed: Sequence[Entry]) -> list[dict[str, Entry]]:
     ]
 
 
+def fair(group: Sequence[Entry]) -> list[Entry]:
+    """What averages may be of: the columns that every row has where there are two of them and more, else
+    the rows that have every column."""
+    every = len(rows(group))
+    whole = [label for label in labels(group) if sum(each.label == label for each in group) == every]
+    if len(whole) > 1:
+        return [each for each in group if each.label in whole]
+    return [each for row in complete_rows(group) for each in row.values()]
+
+
 def samples(chosen: Sequence[dict[str, Entry]], label: str) -> list[Values]:
     """Normalised scores of a column's seeds, [S] for each row."""
     return [scores.normalize(row[label].env, np.array(row[label].per_seed)) for row in chosen]
 
 
 def aggregate(listed: Sequence[Entry], reference: str = "dom2") -> list[dict[str, Any]]:
-    """For each group and column: over the rows that every column of the group has, the iqm of scores with its
-    interval and the probability that ``reference`` improves on the column; and the column's wins."""
+    """For each group and column: the iqm of scores with its interval, over what is ``fair``, None for columns
+    that are not part of it; the probability that ``reference`` improves on the column, over the rows that
+    both have; and the column's wins."""
     found = []
     for (shift, fraction), group in groups(listed).items():
-        chosen, won = complete_rows(group), wins(group)
-        scored = {label: samples(chosen, label) for label in labels(group)} if chosen else {}
-        for label, values in scored.items():
-            versus = None
-            if label != reference and reference in scored:
-                versus = statistics.improvement(scored[reference], values)
+        chosen, won = complete_rows(fair(group)), wins(group)
+        averaged = labels(fair(group)) if chosen else []
+        for label in labels(group):
+            values = samples(chosen, label) if label in averaged else []
             found.append(
                 {
                     "shift": shift,
                     "fraction": fraction,
                     "label": label,
-                    "rows": len(chosen),
-                    "mean": float(np.mean(np.concatenate(values))),
-                    "iqm": float(statistics.iqm(*values)),
-                    "ci": statistics.interval(statistics.iqm, values, least=statistics.LEAST_SEEDS),
-                    "improvement": versus,
+                    "rows": len(values),
+                    "mean": float(np.mean(np.concatenate(values))) if values else None,
+                    "iqm": float(statistics.iqm(*values)) if values else None,
+                    "ci": statistics.interval(statistics.iqm, values, least=statistics.LEAST_SEEDS)
+                    if values
+                    else None,
+                    "improvement": improvement(group, reference, label),
                     "wins": won[label],
                 }
             )
+    return found
+
+
+def improvement(group: Sequence[Entry], reference: str, label: str) -> dict[str, Any] | None:
+    """``statistics.improvement`` of a column on another over the rows that both have; None where none has."""
+    both = [row for row in rows(group).values() if reference in row and label in row]
+    if label == reference or not both:
+        return None
+    ours, theirs = ([np.array(row[each].per_seed) for row in both] for each in (reference, label))
+    return statistics.improvement(ours, theirs)
+
+
+AUGMENTED = (("ma-cql augmented", "ma-cql"), ("omar augmented", "omar"), ("dom2", "dom2 not augmented"))
+"""Columns with the augmentation and without it."""
+
+
+def effects(listed: Sequence[Entry]) -> list[dict[str, Any]]:
+    """What the augmentation adds to a column's score: for each row that has both, and over all of them, the
+    difference of means with its interval, resampling the seeds of both sides."""
+
+    def difference(*sides: Values, axis: int = -1) -> Any:
+        half = len(sides) // 2
+        return np.mean([a.mean(axis=axis) - b.mean(axis=axis)
+                        for a, b in zip(sides[:half], sides[half:], strict=True)], axis=0)  # fmt: skip
+
+    found = []
+    for group in groups(listed).values():
+        for pair in AUGMENTED:
+            both = [row for row in rows(group).values() if all(label in row for label in pair)]
+            both = [row for row in both if all(row[label].score is not None for label in pair)]
+            for chosen in [*([row] for row in both), *([both] if len(both) > 1 else [])]:
+                sides = [*samples(chosen, pair[0]), *samples(chosen, pair[1])]
+                one = chosen[0][pair[0]]
+                found.append(
+                    {
+                        "column": pair[0].removesuffix(" augmented"),
+                        "data": f"{one.env}-{one.quality}" if len(chosen) == 1 else f"all {len(chosen)}",
+                        "shift": one.shift,
+                        "difference": float(difference(*sides)),
+                        "ci": statistics.interval(difference, sides, least=statistics.LEAST_SEEDS),
+                    }
+                )
     return found
 
 
@@ -258,4 +312,5 @@ def document(grid: Grid, listed: Sequence[Entry], missing: Sequence[Cell], comma
         "reports": sorted({each.report for each in listed if each.report}),
         "missing": [f"{cell.data} {cell.label}" for cell in missing],
         "aggregate": aggregate(listed),
+        "effects": effects(listed),
     }

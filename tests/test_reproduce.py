@@ -21,8 +21,10 @@ from safetensors.torch import load_file
 from dom2 import checkpoint, evaluate, experiments, fit, jobs, reproduce, run, tables
 from dom2.experiments import SCALES, Cell, Scale
 from dom2.jobs import Job
+from dom2.networks import MLPNoise, ResidualNoise
 from dom2.reproduce import Grid
 from dom2_cli.learn import main
+from dom2_cli.reproducing import Part
 from dom2data import dataset, envs, executors, generate
 from dom2data.errors import UserError
 
@@ -87,18 +89,18 @@ def test_only_narrows_by_kind() -> None:
 
 
 def test_a_setting_that_is_the_default_shares_its_run() -> None:
-    found = {cell.label: cell.folder for cell in experiments.cells("sensitivity", ["tag-medium"])}
+    found = {cell.label: cell.folder() for cell in experiments.cells("sensitivity", ["tag-medium"])}
     plain = Path("tag-medium/dom2")
     assert {label for label, folder in found.items() if folder == plain} == {
         "eta 4.0", "zeta 0.5", "n_steps 5", "rho 0.02", "grid quadratic", "thresholds 0.5_0.75_0.9_0.95"
     }  # fmt: skip
     assert found["eta 2.0"] == Path("tag-medium/dom2,eta=2.0")
-    assert len({cell.folder for cell in experiments.cells("table1")}) == 18 * 6
+    assert len({cell.folder() for cell in experiments.cells("table1")}) == 18 * 6
 
 
 def test_what_the_presets_have_is_among_the_values_of_the_sensitivity() -> None:
     for data in {cell.data for cell in experiments.cells("sensitivity")}:
-        own = [c for c in experiments.cells("sensitivity", [data]) if c.folder == Path(data, "dom2")]
+        own = [c for c in experiments.cells("sensitivity", [data]) if c.folder() == Path(data, "dom2")]
         assert sorted(cell.label.split()[0] for cell in own) == sorted(experiments.SENSITIVITY), data
 
 
@@ -298,5 +300,60 @@ def test_interrupted_and_killed_it_goes_on_to_the_same_end(
         assert left is not None
         assert right is not None
         assert (left / "weights.safetensors").read_bytes() == (right / "weights.safetensors").read_bytes()
-    results = [json.loads((runs / "smoke/table1.json").read_text()) for runs in (whole, parts)]
+    results = [
+        json.loads((runs / "smoke/table1-tag-random-bc-ma-cql.json").read_text()) for runs in (whole, parts)
+    ]
     assert results[0]["entries"] == results[1]["entries"]
+
+
+def test_a_dry_run_says_what_there_is_and_what_there_is_not(tmp_path: Path) -> None:
+    """For every target, as a table and as JSON; nothing is written."""
+    words = ["--runs", str(tmp_path / "runs"), "--root", str(tmp_path), "--scale", "smoke", "--dry-run"]
+    for target, columns in (("table1", 6), ("comparison", 13)):  # many columns stand one below the other
+        asked = ["reproduce", target, "--only", "tag-random", *words]
+        table = CliRunner().invoke(main, asked)
+        assert table.exit_code == 0, table.output
+        assert table.stdout.count("missing") == columns
+        document = json.loads(CliRunner().invoke(main, [*asked, "--json"]).stdout)
+        assert {cell["stage"] for cell in document["cells"]} == {"missing"}
+        assert len(document["cells"]) == columns
+        assert (document["scale"], document["missing_datasets"]) == ("smoke", ["tag-random-smoke"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_part_of_a_target_has_a_report_of_its_own() -> None:
+    whole, part = Part("table1", "compact"), Part("table1", "smoke", ("tag", "5%"), ("bc", "dom2"), 2)
+    assert (whole.command, whole.name) == ("dom2 reproduce table1", "table1")
+    assert part.name == "table1-tag-5_-bc-dom2-2_seeds"
+    assert part.command == (
+        "dom2 reproduce table1 --scale smoke --only tag --only 5% --algorithms bc,dom2 --seeds 2"
+    )
+
+
+def test_another_number_of_seeds_is_another_run(tmp_path: Path) -> None:
+    (cell,) = experiments.cells("table1", ["tag-medium", "bc"])
+    usual, fewer = (Grid("table1", "compact", (cell,), seeds, tmp_path) for seeds in (5, 2))
+    assert usual.folder(cell) == tmp_path / "compact/tag-medium/bc"
+    assert fewer.jobs()[0].folder == tmp_path / "compact/tag-medium/bc,seeds=2"
+
+
+def test_the_mlp_is_as_large_as_what_it_replaces_at_every_scale() -> None:
+    for scale, preset in (("compact", "compact"), ("paper", "wide")):
+        (cell,) = experiments.cells("figure6", ["tag-medium", "MLP noise network"], scale=scale)
+        own = dict(cell.settings)["widths"]
+        residual = presets_of(preset)
+        generators = [torch.Generator()]
+        sizes = (1, 16, 2, torch.linspace(0, 1, 6), generators)
+        mlp, wanted = (sum(p.numel() for p in net.parameters())
+                       for net in (MLPNoise(*sizes, own), ResidualNoise(*sizes, *residual)))  # fmt: skip
+        assert 0.95 < mlp / wanted < 1.2
+
+
+def presets_of(preset: str) -> tuple[tuple[int, ...], int]:
+    config = fit.configure("dom2", preset, "tag", "medium", {})
+    return config.widths, config.embed_dim
+
+
+def test_sensitivity_is_of_dom2_alone() -> None:
+    with pytest.raises(UserError, match="expected sensitivity without --algorithms"):
+        experiments.cells("sensitivity", columns=["bc"])

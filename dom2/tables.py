@@ -154,7 +154,15 @@ def normalized(env: str, values: Values) -> Values | None:
 
 
 def labels(listed: Sequence[Entry]) -> list[str]:
-    return list(dict.fromkeys(each.label for each in listed))
+    """Columns in the order of the rows, one that the first rows lack after its neighbour in a later one."""
+    found: list[str] = []
+    for row in rows(listed).values():
+        place = 0
+        for label in row:
+            if label not in found:
+                found.insert(place, label)
+            place = found.index(label) + 1
+    return found
 
 
 def rows(listed: Sequence[Entry]) -> dict[tuple[str, str, float, str], dict[str, Entry]]:

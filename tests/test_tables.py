@@ -170,3 +170,9 @@ def test_scores_by_quality_are_of_tasks_that_every_column_has() -> None:
 def test_as_many_lines_as_algorithms_look_different() -> None:
     names = experiments.COMPARED
     assert len({tuple(figures.line(name, names).values()) for name in names}) == len(names)
+
+
+def test_columns_stay_in_order_when_the_first_row_lacks_one() -> None:
+    listed = [another(1.0, label=label, quality="random") for label in ("bc", "dom2")]
+    listed += [another(1.0, label=label) for label in ("bc", "ma-cql", "omar", "dom2", "late")]
+    assert tables.labels(listed) == ["bc", "ma-cql", "omar", "dom2", "late"]

@@ -10,7 +10,8 @@ because with 5 the critics are mostly penalty.
 
 MA-CQL, OMAR: alpha and coe as published with OMAR; of the mixtures random-medium has medium-replay's, and
 medium-expert one between medium's and expert's. CFCQL: MA-CQL's alpha; with its own published ones (0.6 on
-tag-medium) the values ran away in a few thousand updates at the step size of ``compact``.
+tag-medium) the values ran away in a few thousand updates at the step size of ``compact``. MA-Diffusion-QL:
+searched as DOM2's were (docs/comparison.md#step-sizes); in tag its own defaults did best.
 
 A variant of a task, spread-6-landmarks or halfcheetah-mamujoco, has what the task has.
 """
@@ -56,6 +57,7 @@ _TASKS: dict[str, dict[str, dict[str, tuple[float, ...]]]] = {
     "ma-cql": {"alpha": _ALPHA},
     "omar": {"alpha": _ALPHA, "coe": _COE},
     "cfcql": {"alpha": _ALPHA},
+    "ma-diffusion-ql": {"eta": {"spread": (80.0, 80.0, 80.0, 5.0, 1.0, 0.5)}},
 }
 
 # Settings that depend on the environment alone, of every algorithm that has them, and of some. OMAR's step
@@ -65,6 +67,7 @@ _TASKS: dict[str, dict[str, dict[str, tuple[float, ...]]]] = {
 _ENVIRONMENT: dict[str, dict[str, Any]] = {"halfcheetah": {"gamma": 0.99}}
 _OWN: dict[str, dict[str, dict[str, Any]]] = {
     "dom2": {"halfcheetah": {"n_steps": 10}},
+    "ma-diffusion-ql": {"spread": {"candidates": 1}},
     "ma-cql": {"halfcheetah": {"lr": 1e-3, "n_policy": 10}},
     "omar": {"halfcheetah": {"lr": 1e-3, "n_policy": 10, "iterations": 2, "samples": 20, "elites": 5}},
     "cfcql": {"halfcheetah": {"lr": 1e-3}},

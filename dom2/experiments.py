@@ -168,7 +168,7 @@ TARGETS: dict[str, Target] = {
         "Figure 2: three agents, six landmarks, of which three are dismissed",
         ("spread-6-landmarks",),
         ("medium", "expert"),
-        ("bc", "ma-cql", "omar", "dom2"),
+        ("bc", "ma-cql", "omar", "ma-diffusion-ql", "dom2"),
         ("none", "dismiss"),
         "solutions",
     ),

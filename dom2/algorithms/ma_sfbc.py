@@ -70,9 +70,9 @@ class Config:
     """Actions among which each agent chooses when it acts; 1 is behaviour cloning."""
     gamma: float = 0.95
     """Discount per environment step."""
-    lr: float = 1e-3
+    lr: float = 5e-3
     """Adam's step size, of the behaviour model."""
-    critic_lr: float = 1e-3
+    critic_lr: float = 5e-3
     """Adam's step size, of the critics."""
     n_steps: int = 8
     """N, the number of denoising steps."""
@@ -108,6 +108,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "bank": 16_384,
         "n_steps": 15,
         "lr": 3e-4,
+        "critic_lr": 1e-3,
         "widths": (512, 256, 128),
         "embed_dim": 128,
         "critic_widths": (256, 256),

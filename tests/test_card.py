@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -12,11 +13,12 @@ import mlcroissant
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from small_datasets import stored
+from small_datasets import in_memory, stored
 from tiny import tag_random
 
 from dom2_cli import data
 from dom2data import dataset, ids, share
+from dom2data.convert.ingest import Imported, ingest
 from dom2data.errors import UserError
 from dom2data.look import card
 
@@ -99,6 +101,21 @@ def test_data_from_elsewhere_needs_its_own_licence(tmp_path: Path) -> None:
     card.write(found, tmp_path / "root", tmp_path, license="MIT")
     assert "license: mit" in (tmp_path / "README.md").read_text()
     assert document(tmp_path)["license"] == "https://spdx.org/licenses/MIT.html"
+
+
+def test_a_card_of_imported_data_says_what_the_import_changed(tmp_path: Path) -> None:
+    own = in_memory([4, 4])
+    wide = dataclasses.replace(own.spec, act_low=-0.5, act_high=0.5)
+    arrays = {name: array for name, array in own.arrays().items() if "returns" not in name}
+    clipped = arrays | {"actions": arrays["actions"].clip(-0.5, 0.5)}
+    origin = {"operation": "import", "format": "npz"}
+    found = ingest(
+        Imported(wide, clipped, ("3 of 24 action values clipped",), origin), "dom2/other-v0", tmp_path
+    )
+    card.write(found, tmp_path, tmp_path, license="MIT")
+    told = document(tmp_path)
+    assert told["rai:dataPreprocessingProtocol"] == ["Rounded to float32; 3 of 24 action values clipped"]
+    assert "format npz, which were imported" in told["rai:dataCollectionRawData"]
 
 
 def test_command(tmp_path: Path) -> None:

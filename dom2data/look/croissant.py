@@ -176,15 +176,19 @@ def responsible(dataset: Dataset, words: Words) -> Mapping[str, Any]:
     """The RAI fields. All are statements that the manifest supports; none is a place-holder."""
     manifest, spec = dataset.manifest, dataset.spec
     facts = f"{len(dataset):,} steps in {dataset.n_episodes:,} episodes of {dataset.env}"
+    recipe = manifest["recipe"] or {}
+    raw, changes = f"None: the simulator's numbers are stored as they are ({facts}).", ["nothing else."]
+    if recipe.get("operation") == "import":
+        raw = f"Files of the format {recipe.get('format')}, which were imported ({facts})."
+        changes = [str(note) for note in recipe.get("notes", ())] or changes
+    elif manifest["parents"]:
+        changes = ["whole episodes chosen from other datasets."]
     return {
         "rai:dataCollection": words.synthetic,
         "rai:dataCollectionType": ["Software Collection"],
-        "rai:dataCollectionRawData": f"None: the simulator's numbers are stored as they are ({facts}).",
+        "rai:dataCollectionRawData": raw,
         "rai:dataCollectionMissingData": "None: every value of every step is there, and finite.",
-        "rai:dataPreprocessingProtocol": [
-            "Rounded to float32; "
-            + ("whole episodes chosen from other datasets." if manifest["parents"] else "nothing else.")
-        ],
+        "rai:dataPreprocessingProtocol": [f"Rounded to float32; {changes[0]}", *changes[1:]],
         "rai:dataUseCases": ["Training and comparing offline multi-agent reinforcement learning algorithms."],
         "rai:dataLimitations": [
             f"A simulation of {dataset.env} with environment fingerprint {spec.fingerprint}: results do not "

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from dom2_policies import zoo
-from dom2data import dataset, envs, executors, ids, named, recipes, verify
+from dom2data import dataset, envs, executors, ids, named, recipes, scores, verify
 from dom2data.errors import UserError
 from dom2data.recipes import Recipe
 from dom2data.spec import EnvSpec
@@ -131,6 +131,7 @@ def plan(
     if seed < 0:
         raise UserError(f"expected a --seed of 0 or more, found {seed}")
     found = recipes.checkpoints(env, quality, checkpoints_in)
+    known = env in scores.PUBLISHED_RETURNS or not replay
     recipe = Recipe(
         env=env,
         quality=quality,
@@ -140,6 +141,7 @@ def plan(
         policies={name: recipes.file_hash(path) for name, path in found.items()},
         fingerprint=spec.fingerprint,
         versions=recipes.versions(),
+        level=None if known else recipes.entry(env, checkpoints_in).get("medium_level"),
     )
     name = out or f"{spec.env_id}-{quality}" + (f"-s{seed}" if seed else "")
     expected = recipe.steps or recipes.entry(env, checkpoints_in)["policies"]["medium"]["env_steps"]

@@ -59,9 +59,12 @@ class Recipe:
     fingerprint: str
     """of the environment"""
     versions: dict[str, str]
+    level: float | None = None
+    """return at which medium-replay ends, where none is published and a folder of checkpoints has it"""
 
     def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        found = dataclasses.asdict(self)
+        return found if self.level is not None else {k: v for k, v in found.items() if k != "level"}
 
 
 def quality(name: str) -> Quality:

@@ -105,7 +105,7 @@ def planned(shards: Sequence[Stage], base: Path, checkpoints_in: Path = zoo.FOLD
     asked: dict[str, Any] = {name: recipes[0][name] for name in ("env", "quality", "steps", "seed")}
     todo = plan(**asked, out=shards[0].dataset_id, root=base, checkpoints_in=checkpoints_in)
     for name, value in todo.recipe.to_json().items():
-        if recipes[0][name] != value:
+        if recipes[0].get(name) != value:
             raise UserError(
                 f"{shards[0].folder}: expected {name} {value} as installed here, found {recipes[0][name]}; "
                 "merge where the shards were made, or with their --checkpoints",

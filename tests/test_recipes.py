@@ -61,6 +61,20 @@ def test_a_plan_rounds_up_to_whole_episodes() -> None:
     assert replay.expected_steps == zoo.entry("tag")["policies"]["medium"]["env_steps"]
 
 
+def test_a_recipe_has_the_level_that_a_folder_of_checkpoints_sets(tmp_path: Path) -> None:
+    """Where none is published, what medium-replay holds follows from it."""
+    document = json.loads((zoo.FOLDER / "zoo.json").read_text())
+    levels = []
+    for name, level in (("one", 250.0), ("two", 300.0)):
+        (tmp_path / name).mkdir()
+        changed = {"spread-4": document["spread"] | {"medium_level": level}, "tag": document["tag"]}
+        (tmp_path / name / "zoo.json").write_text(json.dumps(changed))
+        found = plan("spread-4", "medium-replay", checkpoints_in=tmp_path / name)
+        levels.append(found.recipe.to_json()["level"])
+        assert "level" not in plan("tag", "medium-replay", checkpoints_in=tmp_path / name).recipe.to_json()
+    assert levels == [250.0, 300.0]
+
+
 def test_an_altered_checkpoint_is_refused(tmp_path: Path) -> None:
     altered = tmp_path / "zoo"
     shutil.copytree(zoo.FOLDER, altered)

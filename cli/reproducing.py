@@ -7,6 +7,7 @@ import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -156,7 +157,8 @@ class Part:
         """Of its report: one of its own for a part, which must not replace the report of the whole."""
         words = (*self.only, *self.columns, f"{self.seeds} seeds" if self.seeds else "")
         safe = (re.sub(r"[^\w.+-]+", "_", word) for word in words if word)
-        return "-".join([self.target, *safe])[:120]
+        name = "-".join([self.target, *safe])
+        return name if len(name) <= 100 else f"{name[:100]}-{sha256(name.encode()).hexdigest()[:12]}"
 
 
 def staged(grid: Grid, jobs: Sequence[Job], known: dict[Cell, list[Entry]]) -> dict[Path, Any]:

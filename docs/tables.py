@@ -106,11 +106,9 @@ def chosen() -> str:
 
 def together(entries: list[tables.Entry]) -> str:
     """Scores over all datasets of the columns that have every one, the highest IQM first."""
-    every = len({each.row for each in entries})
-    whole = [c for c in tables.labels(entries) if sum(each.label == c for each in entries) == every]
-    kept = [each for each in entries if each.label in whole]
+    found = [each for each in tables.aggregate(entries) if each["iqm"] is not None]
     lines = []
-    for each in sorted(tables.aggregate(kept), key=lambda each: -each["iqm"]):
+    for each in sorted(found, key=lambda each: -each["iqm"]):
         better, label = each["improvement"], each["label"]
         chance = f"{better['mean']:.2f} ({interval(better['ci'], 2)})" if better else "–"
         wins = f"{each['wins']['highest']} ({each['wins']['certain']})"

@@ -80,7 +80,7 @@ def write(
         "md": render("board.md", board),
         "html": render("board.html", board),
     }
-    files = {kind: stem.with_suffix(f".{kind}") for kind in texts}
+    files = {kind: stem.with_name(f"{stem.name}.{kind}") for kind in texts}
     for kind, text in texts.items():
         run.write(files[kind], text)
     return files

@@ -26,13 +26,13 @@ def read(file: Path) -> list[Entry]:
         document: dict[str, Any] = json.loads(file.read_text())
         names = {field.name for field in fields(Entry)}
         listed = [Entry(**{k: v for k, v in each.items() if k in names}) for each in document["entries"]]
+        return [replace(each, report=each.report or file.name, training=_training(each)) for each in listed]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{file}: expected a report's JSON of `dom2 reproduce`, found {type(error).__name__}: {error}; "
             "name another file",
             CHECK_FAILED,
         ) from error
-    return [replace(each, report=each.report or file.name, training=_training(each)) for each in listed]
 
 
 def _training(each: Entry) -> dict[str, float] | None:

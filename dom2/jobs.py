@@ -145,7 +145,7 @@ def stage(job: Job) -> Stage:
     """How far a job is, told without its dataset."""
     if not (job.folder / "config.json").exists():
         return "other" if job.folder.is_dir() and not run.empty(job.folder) else "missing"
-    if results.state(job.folder) == "broken":
+    if results.state(job.folder) in ("broken", "foreign"):
         return "other"
     done, wanted = checkpoint.updates(job.folder), job.settings["updates"]
     if done > wanted or unlike(job, run.read(job.folder)):

@@ -37,8 +37,8 @@ def remaining(left: Sequence[Job], known: Sequence[Job] = ()) -> list[float]:
 
 
 def likeness(job: Job) -> tuple[Any, ...]:
-    """What the time of an update depends on: sizes, counts and kinds, not the weights of losses."""
-    sizes = {name: value for name, value in job.config.items() if not isinstance(value, float)}
+    """What the time of an update depends on: sizes, counts and kinds, and which losses weigh nothing."""
+    sizes = {k: bool(value) if isinstance(value, float) else value for k, value in job.config.items()}
     own = (job.settings[name] for name in ("algorithm", "seeds", "batch_size"))
     return job.env, *own, repr(sorted(sizes.items()))
 
@@ -47,7 +47,7 @@ def logged(job: Job) -> float | None:
     """Seconds of an update as a run's last line of metrics has them."""
     lines = track.read(job.folder)
     rate = lines[-1].get("time/updates_per_second") if lines else None
-    return 1.0 / rate if rate else None
+    return 1.0 / rate if isinstance(rate, float) and rate > 0.0 else None
 
 
 def measured(job: Job, at_most: int = 3, enough: float = 0.3) -> float:

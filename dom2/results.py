@@ -97,7 +97,8 @@ def scan(base: Path) -> Iterator[Path]:
 def read(folder: Path) -> Result:
     """The result in a run's folder, however far it is. Raises UserError when it cannot be read."""
     found: Run = run.read(folder)
-    document, lines = found.document, [line for line in track.read(folder) if "eval/return" in line]
+    document, seeds = found.document, list(found.seeds)
+    lines = [line for line in track.read(folder) if _numbers(line.get("eval/return"), len(seeds))]
     updates = checkpoint.updates(folder)
     fresh = {each["shift"]: each for each in evaluate.kept(folder) if each["updates"] == updates}
     return Result(
@@ -106,7 +107,7 @@ def read(folder: Path) -> Result:
         algorithm=document["settings"]["algorithm"],
         dataset=document["dataset"],
         fingerprint=found.spec.fingerprint,
-        seeds=list(found.seeds),
+        seeds=seeds,
         updates=updates,
         settings=document["settings"],
         config=document["config"],
@@ -119,6 +120,10 @@ def read(folder: Path) -> Result:
             "returns": [line["eval/return"] for line in lines],
         },
     )
+
+
+def _numbers(value: Any, count: int) -> bool:
+    return isinstance(value, list) and [type(each) for each in value] == [float] * count
 
 
 def comparable(results: Iterable[Result]) -> None:

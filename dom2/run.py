@@ -97,6 +97,8 @@ class Settings:
 
 OLDER = {"standardise": "off"}
 """What runs had that are older than the setting."""
+OLDER_CONFIGS: dict[str, dict[str, Any]] = {"ma-diffusion-ql": {"candidates": 1}}
+"""The same of algorithms' configs."""
 
 
 class Run:
@@ -134,7 +136,8 @@ class Run:
         name = self.settings.algorithm
         named.require(name, f"`dom2 fit --algorithm {name} --dataset ID --print-config` allows it")
         kind = algorithms.load(self.settings.algorithm)
-        settings = configs.build(kind.config_type, self.document["config"])
+        older = OLDER_CONFIGS.get(name, {})
+        settings = configs.build(kind.config_type, older | self.document["config"])
         algorithm = kind.create(settings, self.spec, self.settings.seeds, device, learning)
         if self.settings.standardise == "off":
             return algorithm

@@ -297,6 +297,7 @@ def effects(listed: Sequence[Entry]) -> list[dict[str, Any]]:
                         "column": pair[0].removesuffix(" augmented"),
                         "data": f"{one.env}-{one.quality}" if len(chosen) == 1 else f"all {len(chosen)}",
                         "shift": one.shift,
+                        "fraction": one.fraction,
                         "difference": float(difference(*sides)),
                         "ci": statistics.interval(difference, sides, least=statistics.LEAST_SEEDS),
                     }

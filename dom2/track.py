@@ -45,16 +45,15 @@ class Track:
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """The lines of ``metrics.jsonl`` up to the first that is none, such as one cut short by a crash."""
+    """The lines of ``metrics.jsonl`` without those that are none, such as a last one cut short by a crash."""
     path = folder / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
     records = []
     for line in lines:
         try:
             record = json.loads(line)
         except json.JSONDecodeError:
-            break
-        if not isinstance(record, dict) or not isinstance(record.get("update"), int):
-            break
-        records.append(record)
+            continue
+        if isinstance(record, dict) and isinstance(record.get("update"), int):
+            records.append(record)
     return records

@@ -144,7 +144,7 @@ def plan(
         level=None if known else recipes.entry(env, checkpoints_in).get("medium_level"),
     )
     name = out or f"{spec.env_id}-{quality}" + (f"-s{seed}" if seed else "")
-    expected = recipe.steps or recipes.entry(env, checkpoints_in)["policies"]["medium"]["env_steps"]
+    expected = recipe.steps or recipes.medium_steps(env, checkpoints_in)
     expected = math.ceil(expected / spec.horizon) * spec.horizon
     return Plan(ids.full(name), ids.place(root), spec, recipe, found, checkpoints_in, expected)
 

@@ -102,6 +102,14 @@ def entry(env: str, folder: Path = zoo.FOLDER) -> dict[str, Any]:
         raise UserError(f"{error}{where}; {_training(env)}") from error
 
 
+def medium_steps(env: str, folder: Path = zoo.FOLDER) -> int:
+    """Environment steps of the training to the medium checkpoint. Raises UserError when there is none."""
+    policies = entry(env, folder)["policies"]
+    if "medium" not in policies:
+        raise UserError(f"expected a policy medium of {env} in {folder}, found none; {_training(env)}")
+    return policies["medium"]["env_steps"]
+
+
 def _training(env: str) -> str:
     return f"`dom2data train --env {env} --out FOLDER` trains them, --checkpoints FOLDER uses them"
 

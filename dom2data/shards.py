@@ -107,8 +107,8 @@ def planned(shards: Sequence[Stage], base: Path, checkpoints_in: Path = zoo.FOLD
     for name, value in todo.recipe.to_json().items():
         if recipes[0].get(name) != value:
             raise UserError(
-                f"{shards[0].folder}: expected {name} {value} as installed here, found {recipes[0][name]}; "
-                "merge where the shards were made, or with their --checkpoints",
+                f"{shards[0].folder}: expected {name} {value} as installed here, found "
+                f"{recipes[0].get(name)}; merge where the shards were made, or with their --checkpoints",
                 CHECK_FAILED,
             )
     return todo

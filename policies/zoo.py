@@ -21,7 +21,7 @@ def _read(folder: Path) -> dict[str, Any]:
             float(entry["noise"]), float(entry.get("medium_level", 0.0))
             [float(value) for value in entry["references"].values()]
             for policy in entry["policies"].values():
-                Path(policy["file"]), str(policy["sha256"]), int(policy["env_steps"])
+                Path(policy["file"]), str(policy["sha256"]), range(policy["env_steps"])
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         what = f"{type(error).__name__}: {error}"
         raise ValueError(f"expected {file} as it was written, found it changed ({what})") from error

@@ -119,7 +119,9 @@ def test_other_bytes_and_other_files_are_refused(first: Path, tmp_path: Path) ->
         UserError, match=r"expected one hash, found .* in table2.json and ffffffffffff in changed.json"
     ):
         tables.entries(asked, known)
-    for text in ("[]", "{", '{"entries": [{"env": "tag"}]}'):
+    broken = json.loads(first.read_text())
+    broken["entries"][0]["training"] = 5
+    for text in ("[]", "{", '{"entries": [{"env": "tag"}]}', json.dumps(broken)):
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(UserError, match="expected a report's JSON") as refused:
             earlier.known(asked, [tmp_path / "bad.json"])

@@ -354,3 +354,9 @@ def test_an_algorithm_from_a_file(tmp_path: Path) -> None:
     config = fit.configure(name, "compact", data.env, data.quality, NETWORKS)
     document = run.describe(run.Settings(algorithm=name, updates=1, batch_size=8), config, data, [])
     assert fit.fit(run.create(tmp_path / "run", document)) == "complete"
+
+
+def test_lines_of_metrics_that_are_none_are_left_out(tmp_path: Path) -> None:
+    lines = ['{"update": 1}', "1", '{"update": "x"}', "{", '{"update": 2}']
+    (tmp_path / "metrics.jsonl").write_bytes("\n".join(lines).encode() + b"\n\xff\xfe")
+    assert [line["update"] for line in track.read(tmp_path)] == [1, 2]

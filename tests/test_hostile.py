@@ -233,14 +233,19 @@ def test_any_value_in_our_manifest(data: st.DataObject, own: Path) -> None:
         (folder / manifests.MARKER).write_bytes(marker)
 
 
+ZOO = json.loads((zoo.FOLDER / "zoo.json").read_text())
+
+
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data())
-def test_any_value_in_a_zoo(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
+@given(where=st.sampled_from([place for place in places(ZOO) if place[0] == "tag"]), value=ANYTHING)
+@example(where=("tag", "policies"), value={})
+@example(where=("tag", "policies", "medium"), value=...)
+@example(where=("tag", "policies", "medium", "env_steps"), value="5")
+@example(where=("tag",), value=...)
+def test_any_value_in_a_zoo(where: Any, value: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
     """A plan of each quality from a folder of policies whose ``zoo.json`` somebody has edited."""
     folder = tmp_path_factory.mktemp("zoo")
-    document = json.loads((zoo.FOLDER / "zoo.json").read_text())
-    where = data.draw(st.sampled_from([place for place in places(document) if place[0] == "tag"]))
-    (folder / "zoo.json").write_text(json.dumps(replaced(document, where, data.draw(ANYTHING))))
+    (folder / "zoo.json").write_text(json.dumps(replaced(ZOO, where, value)))
     for file in zoo.FOLDER.glob("tag-*.safetensors"):
         (folder / file.name).symlink_to(file)
     for quality in ("expert", "medium-replay"):

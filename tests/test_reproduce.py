@@ -18,7 +18,7 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
-from dom2 import checkpoint, evaluate, experiments, fit, jobs, reproduce, run, tables
+from dom2 import checkpoint, evaluate, experiments, fit, jobs, pace, reproduce, run, tables
 from dom2.experiments import SCALES, Cell, Scale
 from dom2.jobs import Job
 from dom2.networks import MLPNoise, ResidualNoise
@@ -214,6 +214,11 @@ def test_another_run_in_the_folder_is_refused_and_kept(tmp_path: Path) -> None:
     (job.folder / "config.json").write_text("{")
     assert jobs.stage(job) == "other"
     assert jobs.work(job).word == "failed"
+    foreign = dataclasses.replace(job, folder=tmp_path / "foreign")
+    foreign.folder.mkdir()
+    (foreign.folder / "config.json").write_text('{"model_type": "bert"}')
+    assert jobs.stage(foreign) == "other"
+    assert jobs.work(foreign).word == "failed"
 
 
 def test_fewer_updates_than_are_there_are_refused(tmp_path: Path) -> None:
@@ -328,6 +333,22 @@ def test_a_part_of_a_target_has_a_report_of_its_own() -> None:
     assert part.command == (
         "dom2 reproduce table1 --scale smoke --only tag --only 5% --algorithms bc,dom2 --seeds 2"
     )
+
+
+def test_reports_of_parts_that_differ_have_names_that_differ() -> None:
+    words = [("rho 0.01",), ("rho 0.05",), ("tag",) * 30, ("tag",) * 31]
+    assert len({Part("sensitivity", "compact", only).name for only in words}) == 4
+
+
+def test_updates_that_leave_a_loss_out_are_timed_by_themselves(tmp_path: Path) -> None:
+    found = {}
+    for label in ("dom2", "no policy improvement"):
+        (cell,) = experiments.cells("figure6", ["tag-medium", label])
+        (found[label],) = Grid("figure6", "compact", (cell,), 5, tmp_path).jobs()
+    kept = found["dom2"]
+    other = dataclasses.replace(kept, config=kept.config | {"eta": 0.25})
+    assert pace.likeness(kept) == pace.likeness(other)
+    assert pace.likeness(kept) != pace.likeness(found["no policy improvement"])
 
 
 def test_another_number_of_seeds_is_another_run(tmp_path: Path) -> None:

@@ -69,6 +69,7 @@ def test_what_the_augmentation_adds_has_an_interval() -> None:
         for label, score in (("ma-cql", 40.0), ("ma-cql augmented", 50.0), ("dom2", 60.0))
     ]
     found = tables.effects(listed)  # DOM2 has no run without it
+    assert {each["fraction"] for each in found} == {1.0}
     assert [(each["column"], each["data"]) for each in found] == [
         ("ma-cql", "tag-medium"), ("ma-cql", "tag-expert"), ("ma-cql", "all 2")
     ]  # fmt: skip

@@ -25,7 +25,13 @@ from dom2.board import interval, number
 from dom2data import envs
 
 ROOT = Path(__file__).resolve().parent.parent
-TITLES = {"omiga": "OMIGA", "ma-sfbc": "MA-SfBC", "madiff": "MADiff-D", "madiff-c": "MADiff-C"}
+TITLES = {
+    "omiga": "OMIGA",
+    "ma-sfbc": "MA-SfBC",
+    "ma-diffusion-ql": "MA-Diffusion-QL",
+    "madiff": "MADiff-D",
+    "madiff-c": "MADiff-C",
+}
 REGION = re.compile(r"(<!-- table: (.+?) -->\n)(.*?)(<!-- end -->)", re.S)
 
 Entry = dict[str, Any]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import sys
 from pathlib import Path
@@ -170,9 +169,8 @@ def announce(run: Run) -> None:
         share, size = f"{draws['top_decile_share']:.0%}", f"{draws['effective_sample_size']:,.0f}"
         ui.note(f"augmented: {share} of draws from the best tenth of episodes, {size} effective transitions")
     name = getattr(algorithms.load(run.settings.algorithm), "improves_after", None)
-    after = run.document["config"][name] if name else 0
-    if run.settings.updates <= after:
-        flag = f"--{name.replace('_', '-')}" if name else ""
+    if name and run.settings.updates <= (after := run.document["config"][name]):
+        flag = f"--{name.replace('_', '-')}"
         ui.note(
             f"only cloning: {run.settings.algorithm} improves after update {after:,}, this run ends at "
             f"{run.settings.updates:,}; choose more --updates or a smaller {flag}"
@@ -253,9 +251,8 @@ def progress_line(metrics: dict[str, Any]) -> str:
     """The loss and the value that tell most, in a few characters."""
     short = {"train/actor/bc": "bc", "train/actor/q": "q", "eval/return": "return"}
     means = {label: metrics[name] for name, label in short.items() if name in metrics}
-    if not means:  # another algorithm's: its first loss
-        losses = (name for name in metrics if name.endswith("loss"))
-        means = {name.removeprefix("train/"): metrics[name] for name in itertools.islice(losses, 1)}
+    if not means and (loss := next((name for name in metrics if name.endswith("loss")), None)):
+        means = {loss.removeprefix("train/"): metrics[loss]}  # another algorithm's
     return " ".join(f"{label} {sum(row) / len(row):.2f}" for label, row in means.items()) or "fit"
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -155,10 +153,10 @@ class Part:
     @property
     def name(self) -> str:
         """Of its report: one of its own for a part, which must not replace the report of the whole."""
-        words = (*self.only, *self.columns, f"{self.seeds} seeds" if self.seeds else "")
-        safe = (re.sub(r"[^\w.+-]+", "_", word) for word in words if word)
-        name = "-".join([self.target, *safe])
-        return name if len(name) <= 100 else f"{name[:100]}-{sha256(name.encode()).hexdigest()[:12]}"
+        from dom2 import jobs
+
+        seeds = [f"{self.seeds} seeds"] if self.seeds else []
+        return jobs.safe("-".join([self.target, *self.only, *self.columns, *seeds]))
 
 
 def staged(grid: Grid, jobs: Sequence[Job], known: dict[Cell, list[Entry]]) -> dict[Path, Any]:

@@ -25,17 +25,20 @@ FRACTIONS = (0.01, 0.05, 0.1, 0.2, 0.5, 1.0)
 # A column's name -> the algorithm and the settings in which it is not its default.
 COLUMNS: dict[str, tuple[str, Settings]] = {"madiff-c": ("madiff", (("execution", "centralised"),))}
 
-MLP = "MLP noise network"
-MLP_WIDTHS = {"compact": (256, 256, 256), "wide": (896, 896, 896)}
+_MLP_WIDTHS = {"compact": (256, 256, 256), "wide": (896, 896, 896)}
 """as many parameters as the residual network of the same preset has"""
 
-ABLATIONS: dict[str, Settings] = {
-    "dom2": (),
-    "no policy improvement": (("eta", 0.0),),
-    "no diffusion loss": (("bc_weight", 0.0),),
-    "no augmentation": (("augment", "none"),),
-    MLP: (),  # see ``column_of``
-}
+
+def ablations(preset: str = "compact") -> dict[str, Settings]:
+    """DOM2 without a part of it, by the column's name."""
+    return {
+        "dom2": (),
+        "no policy improvement": (("eta", 0.0),),
+        "no diffusion loss": (("bc_weight", 0.0),),
+        "no augmentation": (("augment", "none"),),
+        "MLP noise network": (("noise_network", "mlp"), ("widths", _MLP_WIDTHS[preset])),
+    }
+
 
 SENSITIVITY: dict[str, tuple[Any, ...]] = {
     "eta": (0.5, 1.0, 2.0, 4.0, 5.0, 10.0, 20.0, 80.0),
@@ -190,7 +193,7 @@ TARGETS: dict[str, Target] = {
         "Figure 6: parts of DOM2 removed",
         MPE,
         ("random", "medium-replay", "medium", "expert"),
-        tuple(ABLATIONS),
+        tuple(ablations()),
     ),
     "sensitivity": Target(
         "Sensitivity of DOM2 to its settings", MPE, ("medium-replay", "medium"), (), figure="sweep"
@@ -251,10 +254,8 @@ def column_of(label: str, preset: str = "compact") -> tuple[str, Settings]:
     """The algorithm and the settings that a column stands for. Raises UserError for an unknown one."""
     if label in COLUMNS:
         return COLUMNS[label]
-    if label == MLP:
-        return "dom2", (("noise_network", "mlp"), ("widths", MLP_WIDTHS[preset]))
-    if label in ABLATIONS:
-        return "dom2", ABLATIONS[label]
+    if label in (parts := ablations(preset)):
+        return "dom2", parts[label]
     name, _, rest = label.partition(" ")
     algorithms.load(name)
     augment = {"": (), "augmented": (("augment", "quantile"),), "not augmented": (("augment", "none"),)}

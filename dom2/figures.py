@@ -100,10 +100,10 @@ def profiles(listed: Sequence[Entry]) -> list[Picture]:
     """Performance profiles (Agarwal et al. 2021): the share of runs that score more than tau."""
     found = []
     for where, group in tables.groups(listed).items():
-        averaged = tables.fair(group)
-        chosen, names = tables.complete_rows(averaged), tables.labels(averaged)
+        chosen = tables.fair(group)
         if not chosen:
             continue
+        names = list(chosen[0])
         values = {label: tables.samples(chosen, label) for label in names}
         together = np.concatenate([sample for each in values.values() for sample in each])
         taus = np.linspace(together.min() - 1.0, together.max() + 1.0, 200)
@@ -168,13 +168,9 @@ def curves(results: Sequence[tuple[str, str, Result]]) -> list[Picture]:
 
 def middle(values: Sequence[np.ndarray]) -> tuple[float, float, float]:
     """Mean of scores, [S] for each row, and the ends of its interval: the mean where there is none."""
-    mean = float(np.mean([each.mean() for each in values]))
-    low, high = statistics.interval(average, values, least=statistics.LEAST_SEEDS) or (mean, mean)
+    mean = float(statistics.average(*values))
+    low, high = statistics.interval(statistics.average, values, least=statistics.LEAST_SEEDS) or (mean, mean)
     return mean, low, high
-
-
-def average(*samples: np.ndarray, axis: int = -1) -> Any:
-    return np.mean([each.mean(axis=axis) for each in samples], axis=0)
 
 
 def points(axes: Axes, x: Sequence[float], found: Sequence[tuple[float, float, float]], **how: Any) -> None:

@@ -75,7 +75,7 @@ def place(dataset: str, algorithm: str, settings: Iterable[tuple[str, Any]] = ()
     What a filesystem might not take is replaced by ``_``, and an end that is too long by its hash.
     """
     words = (f"{name}={plain(value)}" for name, value in settings)
-    return Path(_safe(dataset), _safe(",".join((algorithm, *words))))
+    return Path(safe(dataset), safe(",".join((algorithm, *words))))
 
 
 def plain(value: Any) -> str:
@@ -83,7 +83,7 @@ def plain(value: Any) -> str:
     return "_".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def _safe(name: str) -> str:
+def safe(name: str) -> str:
     safe = re.sub(r"[^\w.,=+-]+", "_", name, flags=re.ASCII).lstrip(".") or "_"
     if len(safe) <= _LONGEST:
         return safe

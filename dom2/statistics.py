@@ -30,6 +30,11 @@ def iqm(*samples: Values, axis: int = -1) -> Any:
     return stats.trim_mean(np.concatenate(samples, axis=axis), 0.25, axis=axis)
 
 
+def average(*samples: Values, axis: int = -1) -> Any:
+    """Mean over samples of their means, every one counting alike."""
+    return np.mean([each.mean(axis=axis) for each in samples], axis=0)
+
+
 def interval(
     statistic: Callable[..., Any],
     samples: Sequence[Values],

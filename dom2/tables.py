@@ -219,14 +219,12 @@ def complete_rows(listed: Sequence[Entry]) -> list[dict[str, Entry]]:
     ]
 
 
-def fair(group: Sequence[Entry]) -> list[Entry]:
-    """What averages may be of: the columns that every row has where there are two of them and more, else
-    the rows that have every column."""
-    every = len(rows(group))
-    whole = [label for label in labels(group) if sum(each.label == label for each in group) == every]
-    if len(whole) > 1:
-        return [each for each in group if each.label in whole]
-    return [each for row in complete_rows(group) for each in row.values()]
+def fair(group: Sequence[Entry]) -> list[dict[str, Entry]]:
+    """The rows that averages may be of: of the columns that every row has where there are two of them and
+    more, else those that have every column. All of them have the same columns, and scores."""
+    every = rows(group).values()
+    whole = [label for label in labels(group) if all(label in row for row in every)]
+    return complete_rows([each for each in group if each.label in whole] if len(whole) > 1 else group)
 
 
 def samples(chosen: Sequence[dict[str, Entry]], label: str) -> list[Values]:
@@ -240,10 +238,9 @@ def aggregate(listed: Sequence[Entry], reference: str = "dom2") -> list[dict[str
     both have; and the column's wins."""
     found = []
     for (shift, fraction), group in groups(listed).items():
-        chosen, won = complete_rows(fair(group)), wins(group)
-        averaged = labels(fair(group)) if chosen else []
+        chosen, won = fair(group), wins(group)
         for label in labels(group):
-            values = samples(chosen, label) if label in averaged else []
+            values = samples(chosen, label) if chosen and label in chosen[0] else []
             found.append(
                 {
                     "shift": shift,
@@ -281,8 +278,8 @@ def effects(listed: Sequence[Entry]) -> list[dict[str, Any]]:
 
     def difference(*sides: Values, axis: int = -1) -> Any:
         half = len(sides) // 2
-        return np.mean([a.mean(axis=axis) - b.mean(axis=axis)
-                        for a, b in zip(sides[:half], sides[half:], strict=True)], axis=0)  # fmt: skip
+        with_it, without = (statistics.average(*side, axis=axis) for side in (sides[:half], sides[half:]))
+        return with_it - without
 
     found = []
     for group in groups(listed).values():

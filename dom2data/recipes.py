@@ -104,10 +104,17 @@ def entry(env: str, folder: Path = zoo.FOLDER) -> dict[str, Any]:
 
 def medium_steps(env: str, folder: Path = zoo.FOLDER) -> int:
     """Environment steps of the training to the medium checkpoint. Raises UserError when there is none."""
-    policies = entry(env, folder)["policies"]
-    if "medium" not in policies:
-        raise UserError(f"expected a policy medium of {env} in {folder}, found none; {_training(env)}")
-    return policies["medium"]["env_steps"]
+    _file(env, "medium", folder)
+    return entry(env, folder)["policies"]["medium"]["env_steps"]
+
+
+def _file(env: str, name: str, folder: Path) -> Path:
+    """A policy's checkpoint file. Raises UserError when there is no such policy."""
+    entry(env, folder)
+    try:
+        return zoo.path(env, name, folder)
+    except ValueError as error:
+        raise UserError(f"{error}; {_training(env)}") from error
 
 
 def _training(env: str) -> str:
@@ -122,11 +129,7 @@ def checkpoints(env: str, quality_name: str, folder: Path = zoo.FOLDER) -> dict[
     found = {}
     for name, _ in quality(quality_name).parts:
         if name != UNIFORM:
-            entry(env, folder)
-            try:
-                found[name] = zoo.path(env, name, folder)
-            except ValueError as error:
-                raise UserError(f"{error}; {_training(env)}") from error
+            found[name] = _file(env, name, folder)
             recorded = zoo.sha256(env, name, folder)
             if file_hash(found[name]) != recorded:
                 raise UserError(

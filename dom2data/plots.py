@@ -7,6 +7,7 @@ from pathlib import Path
 from dom2data import scores
 from dom2data.dataset import Dataset
 from dom2data.errors import UserError
+from dom2data.look import new_file
 
 
 def histogram(dataset: Dataset, file: Path, *, force: bool = False) -> None:
@@ -17,10 +18,7 @@ def histogram(dataset: Dataset, file: Path, *, force: bool = False) -> None:
     """
     if file.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise UserError(f"expected a file ending in .png, .svg or .pdf, found {file}")
-    if file.exists() and not force:
-        raise UserError(f"expected a new file, found {file}; --force replaces it")
-    if not file.absolute().parent.is_dir():
-        raise UserError(f"expected a folder to write into, found none at {file.absolute().parent}")
+    new_file.require(file, force)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

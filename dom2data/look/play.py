@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from dom2data.dataset import Dataset
 from dom2data.envs.render import Picture, draw
 from dom2data.errors import FAILED, UserError
-from dom2data.look import scenes
+from dom2data.look import new_file, scenes
 from dom2data.look.pictures import gif
 
 MOST = 200
@@ -87,10 +87,7 @@ def check(path: Path, force: bool) -> None:
     """Raises UserError (code 2) unless a video may be written there."""
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(f"expected a file ending in {' or '.join(SUFFIXES)}, found {path}")
-    if path.exists() and not force:
-        raise UserError(f"expected a new file, found {path}; --force replaces it")
-    if not path.absolute().parent.is_dir():
-        raise UserError(f"expected a folder to write into, found none at {path.absolute().parent}")
+    new_file.require(path, force)
 
 
 def _mp4(pictures: Sequence[Picture], path: Path, fps: int) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 from dom2data import catalog
 from dom2data.dataset import Dataset
 from dom2data.errors import UserError
-from dom2data.look import coverage, lints, scenes
+from dom2data.look import coverage, lints, new_file, scenes
 from dom2data.look.pictures import BLUE, RED, blank, canvas, gif, plain, png, svg, uri
 
 QUANTILES = (0.05, 0.5, 0.95)
@@ -40,10 +40,7 @@ def write(dataset: Dataset, base: Path | str, path: Path, *, force: bool = False
 
     Raises UserError (code 2) when ``path`` exists and ``force`` is false, or has no folder.
     """
-    if not path.absolute().parent.is_dir():
-        raise UserError(f"expected a folder to write into, found none at {path.absolute().parent}")
-    if path.exists() and not force:
-        raise UserError(f"expected a new file, found {path}; --force replaces it")
+    new_file.require(path, force)
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     template = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
     episodes, silent = animations(dataset)

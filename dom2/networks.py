@@ -154,15 +154,29 @@ class ResidualNoise(nn.Module):
         self.head = StackedLinear(members, 2 * w1, act_dim, generators)
 
     def given(self, obs: Tensor) -> Noise:
-        """obs [M, B, O] -> eps(x [M, B, A], i) [M, B, A], i a grid index or a tensor of them [M, B]."""
+        """obs [M, B, O] -> eps(x [M, B, A], i) [M, B, A], i a grid index or a tensor of them [M, B].
+
+        What observation and grid index give is kept, and shared by all x: a third of the work.
+        """
         weight_obs, weight_time = self.embed.weight.split(self.feature_dim, dim=1)
         condition = torch.baddbmm(self.embed.bias, silu(self.obs(obs)), weight_obs)
-        times = self.time() @ weight_time
-        return lambda x, i: self._predict(x, condition + at(times, i))
+        times, kept = self.time() @ weight_time, dict[int, Sequence[Tensor]]()
 
-    def _predict(self, x: Tensor, embedded: Tensor) -> Tensor:
+        def eps(x: Tensor, i: Index) -> Tensor:
+            if not isinstance(i, int):
+                return self._predict(x, self._conditions(condition + at(times, i)))
+            if i not in kept:
+                kept[i] = self._conditions(condition + at(times, i))
+            return self._predict(x, kept[i])
+
+        return eps
+
+    def _conditions(self, embedded: Tensor) -> Sequence[Tensor]:
+        """What is added in each of the six blocks, [M, B, its width]."""
         embedding = self.embed_out(silu(embedded))
-        c = self.project(silu(embedding)).split(self.block_widths, dim=-1)
+        return self.project(silu(embedding)).split(self.block_widths, dim=-1)
+
+    def _predict(self, x: Tensor, c: Sequence[Tensor]) -> Tensor:
         down1, down2, down3, middle, up3, up2 = self.blocks
         d1 = down1(x, c[0])
         d2 = down2(d1, c[1])

@@ -30,9 +30,9 @@ def trained(updates: int = 3, **settings: object) -> MADiff:
 
 
 def test_convolution_is_that_of_torch() -> None:
-    for stride in (1, 2):
+    for stride, steps in itertools.product((1, 2), (2, 4, 8, 12)):
         layer = Convolution(2, 3, 4, generators(0, 1), stride)
-        x = torch.randn(2, 5, 2, 8, 3)
+        x = torch.randn(2, 5, 2, steps, 3)
         found = layer(x)
         for s in range(2):
             kernel = layer.linear.weight[s].view(3, 5, 4).permute(2, 0, 1)  # [out, in, step]

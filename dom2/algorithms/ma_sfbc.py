@@ -35,7 +35,7 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 from dom2 import config
-from dom2.algorithms.dom2 import Chain, DiffusionPolicy
+from dom2.algorithms.dom2 import Chain, DiffusionPolicy, draw
 from dom2.bank import Bank, agents
 from dom2.critic import td_loss
 from dom2.members import Members
@@ -209,11 +209,12 @@ class MASfBC:
         if iteration == 0:
             bank.arrange()
             for part in torch.arange(c.bank, device=self.members.device).split(CHUNK):
-                obs = bank.obs[:, part].flatten(1, 2).repeat_interleave(c.n_actions, dim=1)
-                noise = self.members.normal(obs.new_empty(()).expand(*obs.shape[:2], self.spec.act_dim))
-                bank.candidates[:, part] = self.chain(self.noise.given(obs), noise).view(
-                    len(obs), len(part), c.horizon, c.n_actions, -1
-                )
+                obs = bank.obs[:, part].flatten(1, 2)
+                rows, a = obs.shape[1], self.spec.act_dim
+                noise = self.members.normal(obs.new_empty(()).expand(len(obs), c.n_actions * rows, a))
+                actions = draw(self.chain, self.noise.given(obs), noise, rows)
+                actions = actions.view(-1, c.n_actions, len(part), c.horizon, a)
+                bank.candidates[:, part] = actions.movedim(1, 3)
         else:
             value = torch.empty_like(bank.returns)
             for part in torch.arange(c.bank, device=self.members.device).split(CHUNK):

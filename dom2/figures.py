@@ -223,7 +223,7 @@ def averaged(mine: Sequence[Entry]) -> dict[str, dict[float, tuple[float, float,
     wanted = {(each.label, each.fraction) for each in mine}
     by_dataset: dict[str, dict[tuple[str, float], np.ndarray]] = {}
     for each in mine:
-        if (normal := tables.normalized(each.env, np.array(each.per_seed))) is not None:
+        if (normal := each.per_seed_scores) is not None:
             by_dataset.setdefault(each.quality, {})[each.label, each.fraction] = normal
     whole = [row for row in by_dataset.values() if set(row) == wanted]
     found: dict[str, dict[float, tuple[float, float, float]]] = {}
@@ -254,7 +254,7 @@ def sweep(mine: Sequence[Entry], values: Sequence[str], rows: Sequence[tuple[str
         shown = [by_value[value] for value in values if value in by_value]
         x = np.array([values.index(each.label.split()[1]) for each in shown])
         colour, marker = style(name, names)
-        normal = [tables.normalized(each.env, np.array(each.per_seed)) for each in shown]
+        normal = [each.per_seed_scores for each in shown]
         scored = [(at, middle([own])) for at, own in zip(x, normal, strict=True) if own is not None]
         points(axes, [at for at, _ in scored], [each for _, each in scored],
                color=colour, marker=marker, label=name)  # fmt: skip

@@ -63,6 +63,11 @@ class Entry:
     def row(self) -> tuple[str, str, float, str]:
         return self.env, self.quality, self.fraction, self.shift
 
+    @property
+    def per_seed_scores(self) -> Values | None:
+        """[S]; None where ``score`` is."""
+        return normalized(self.env, np.array(self.per_seed))
+
 
 Earlier = Mapping[Cell, Sequence[Entry]]
 """Entries of cells under every shift, from reports written before."""
@@ -229,7 +234,8 @@ def fair(group: Sequence[Entry]) -> list[dict[str, Entry]]:
 
 def samples(chosen: Sequence[dict[str, Entry]], label: str) -> list[Values]:
     """Normalised scores of a column's seeds, [S] for each row."""
-    return [scores.normalize(row[label].env, np.array(row[label].per_seed)) for row in chosen]
+    found = [row[label].per_seed_scores for row in chosen]
+    return [values for values in found if values is not None]
 
 
 def aggregate(listed: Sequence[Entry], reference: str = "dom2") -> list[dict[str, Any]]:

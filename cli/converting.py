@@ -41,7 +41,6 @@ def convert(
     dom2data convert tag-medium --to omar --out simple_tag/medium
     """
     from dom2data import convert as formats
-    from dom2data import ids
     from dom2data.dataset import open as open_dataset
 
     module = formats.module(format_)
@@ -49,7 +48,7 @@ def convert(
         raise UserError(f"expected a format that can be written, found {format_}")
     given = _parsed(format_, module.write, options)
     found = open_dataset(dataset, root)
-    path = out or _default_path(module, found, format_, ids.root(root))
+    path = out or _default_path(module, found, format_, root)
     if "root" in inspect.signature(module.write).parameters:
         given["root"] = root
     written = module.write(found, path, force=force, **given)
@@ -171,11 +170,11 @@ def _value(name: str, text: str, annotation: str) -> Any:
     return text
 
 
-def _default_path(module: Any, found: Dataset, format_: str, base: Path) -> Path:
+def _default_path(module: Any, found: Dataset, format_: str, root: Path | None) -> Path:
     from dom2data import ids
 
     if hasattr(module, "default_path"):
-        return Path(module.default_path(found.id, base))
+        return Path(module.default_path(found.id, ids.root(root)))
     return Path(f"{ids.split(found.id)[1]}.{getattr(module, 'SUFFIX', format_)}")
 
 

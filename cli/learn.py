@@ -204,16 +204,15 @@ def open_or_generate(name: str, root: Path | None) -> Dataset:
     from dom2data import dataset as datasets
     from dom2data import generate, ids, recipes
 
-    base, standard = ids.root(root), recipes.standard(name)
-    try:
-        ids.resolve(name, base)
-    except UserError:
-        if standard is None:
-            raise
-        env, quality = standard
-        ui.note(f"no {name} under {base}: running dom2data generate --env {env} --quality {quality}")
-        plan = generate.plan(env, quality, root=root)
-        carry_out(plan, plan.executor(), force=False)
+    base, standard = ids.place(root), recipes.standard(name)
+    if standard is not None and isinstance(base, Path):  # behind a URL a dataset is read, and not made
+        try:
+            ids.resolve(name, base)
+        except UserError:
+            env, quality = standard
+            ui.note(f"no {name} under {base}: running dom2data generate --env {env} --quality {quality}")
+            plan = generate.plan(env, quality, root=root)
+            carry_out(plan, plan.executor(), force=False)
     return datasets.open(name, root)
 
 

@@ -20,8 +20,8 @@ def examine() -> dict[str, Any]:
     needed, extras = requirements("dom2")
     versions = {name: version(name) for name in needed}
     problems = [f"{name}: not installed; see the README" for name, found in versions.items() if not found]
-    folders = {"datasets": folder(ids.root()), "runs": folder(Path("runs").absolute())}
-    problems += [f"{name}: cannot write to {f['path']}" for name, f in folders.items() if not f["writable"]]
+    folders = {"datasets": folder(ids.place()), "runs": folder(Path("runs").absolute())}
+    problems += [f"{name}: cannot write to {f['path']}" for name, f in folders.items() if f["writable"] is False]
     environments = {name: environment(name) for name in envs.NAMES}
     problems += [f"environment {name}: {found}" for name, found in environments.items() if found != "ok"]
     return {
@@ -55,8 +55,10 @@ def version(distribution: str) -> str | None:
         return None
 
 
-def folder(path: Path) -> dict[str, Any]:
-    """Whether a folder, or the nearest one above where it would be made, can be written to."""
+def folder(path: Path | str) -> dict[str, Any]:
+    """Whether a folder, or the nearest one above where it would be made, can be written to; a URL is not asked."""
+    if isinstance(path, str):
+        return {"path": path, "exists": None, "writable": None, "free_gb": None}
     there = next(p for p in (path, *path.parents) if p.exists())
     return {
         "path": str(path),
@@ -93,12 +95,17 @@ def text(found: dict[str, Any]) -> str:
         f"threads       {threads['torch']} of {threads['cores']} cores",
         f"packages      {listed(found['versions'])}",
         f"extras        {listed(found['extras'])}",
-        *(
-            f"{name:<13} {f['path']}, {'there' if f['exists'] else 'not there yet'}, "
-            f"{'writable' if f['writable'] else 'NOT WRITABLE'}, {f['free_gb']} GB free"
-            for name, f in found["folders"].items()
-        ),
+        *(f"{name:<13} {f['path']}, {_state(f)}" for name, f in found["folders"].items()),
         f"environments  {', '.join(f'{name} {state}' for name, state in found['environments'].items())}",
         *(f"problem       {problem}" for problem in found["problems"] or ["none"]),
     ]
     return "\n".join(lines)
+
+
+def _state(its: dict[str, Any]) -> str:
+    if its["writable"] is None:
+        return "a URL, not asked"
+    return (
+        f"{'there' if its['exists'] else 'not there yet'}, "
+        f"{'writable' if its['writable'] else 'NOT WRITABLE'}, {its['free_gb']} GB free"
+    )

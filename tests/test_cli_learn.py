@@ -13,6 +13,7 @@ from tiny import tag_random
 
 from dom2 import checkpoint, run
 from dom2_cli.learn import main
+from dom2data import dataset, ids, share
 from dom2data.envs import physics, shifts
 
 torch.set_num_threads(1)
@@ -36,6 +37,17 @@ def dom2(*args: Any) -> Result:
 
 def fit(out: Path, *more: Any) -> Result:
     return dom2("fit", "--dataset", tag_random(), "--out", out, "--updates", 3, *SMALL, *more)
+
+
+def test_data_behind_a_url(tmp_path: Path) -> None:
+    """Streamed from there; what is not there is not made there."""
+    there = tmp_path.as_uri()
+    share.push(dataset.open(tag_random()), ids.root(), there)
+    fitted = fit(tmp_path / "run", "--root", there, "--data", "stream")
+    assert fitted.exit_code == 0, fitted.output
+    assert fit(tmp_path / "whole", "--root", there).exit_code == 0
+    missing = dom2("fit", "--dataset", "tag-expert", "--root", there)
+    assert (missing.exit_code, missing.stderr.count("\n")) == (2, 1)
 
 
 def test_fit_evaluate_report_end_to_end(tmp_path: Path) -> None:

@@ -29,6 +29,13 @@ def test_what_is_missing_is_a_problem(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert "environment tag: OSError: no prey" in problems
 
 
+def test_a_url_as_the_place_of_datasets_is_no_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", "s3://bucket/folder")
+    found = doctor.examine()
+    assert found["problems"] == []
+    assert "s3://bucket/folder, a URL" in doctor.text(found)
+
+
 def test_requirements_are_those_of_the_metadata() -> None:
     needed, extras = doctor.requirements("dom2")
     assert "safetensors" in needed

@@ -74,7 +74,7 @@ class Config:
     """Discount of the returns."""
     rho: float = 0.02
     """Rate at which the model that plans follows the one that learns."""
-    lr: float = 1e-3
+    lr: float = 5e-3
     """Adam's step size, of both networks."""
     grad_clip: float = 1.0
     """Largest norm of each network's gradient."""

@@ -58,6 +58,13 @@ def above_zero(config: Any, *names: str) -> None:
             raise ValueError(f"expected {name} > 0, found {getattr(config, name)}")
 
 
+def not_negative(config: Any, *names: str) -> None:
+    """Raises ValueError unless these fields of a config are 0 or more."""
+    for name in names:
+        if not getattr(config, name) >= 0:
+            raise ValueError(f"expected {name} of 0 or more, found {getattr(config, name)}")
+
+
 def within_unit(config: Any, *names: str) -> None:
     """Raises ValueError unless these fields of a config lie in [0, 1]."""
     for name in names:

@@ -62,7 +62,7 @@ def solutions(
     """
     if env.num_envs % repeats:
         raise ValueError(f"expected a multiple of {repeats} rows, found {env.num_envs}")
-    start, noise = np.random.SeedSequence(seed, spawn_key=(seeding.EVALUATION,)).spawn(2)
+    start, noise = np.random.SeedSequence(seed, spawn_key=(seeding.SOLUTIONS, 0)).spawn(2)
     env.reset(start)
     first = np.arange(0, env.num_envs, repeats).repeat(repeats)  # each beginning, ``repeats`` rows in a row
     obs = env.load_state(*(array[first] for array in env.state))

@@ -11,6 +11,7 @@ LEARNING = 0  # weights, and the noise of every update
 BATCHES = 1  # which transitions a minibatch holds
 EVALUATION = 2  # initial states, and the policies' noise in them
 WATCHING = 3  # the same while training: a checkpoint chosen by these episodes is not judged by them
+SOLUTIONS = 4  # beginnings from which distinct solutions are counted
 
 
 def generator(sequence: np.random.SeedSequence, device: torch.device) -> torch.Generator:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,27 @@ def test_presets_are_settings(name: str, preset: str) -> None:
 def test_impossible_settings_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=r"expected .*lr"):
         make(name, lr=-1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        *((name, {"alpha": -1.0}) for name in ("ma-td3+bc", "ma-cql", "omar", "cfcql", "ma-sfbc")),
+        *(("dom2", {name: -1}) for name in ("eta", "zeta", "bc_weight", "eta_warmup")),
+        ("ma-diffusion-ql", {"eta": -1.0}),
+        ("ma-iql", {"beta": math.nan}),
+        ("omar", {"elites": 5, "samples": 1}),
+        ("omar", {"search_std": -1.0}),
+        ("madiff", {"guidance": -1.0}),
+        ("madiff", {"stride": 2}),
+        ("madiff", {"dim": 10}),
+    ],
+)
+def test_settings_that_would_turn_an_objective_round_or_do_nothing_are_refused(
+    name: str, settings: dict
+) -> None:
+    with pytest.raises(ValueError, match=f"expected .*{next(iter(settings)).replace('dim', 'divisible')}"):
+        make(name, **settings)
 
 
 @pytest.mark.parametrize("name", ["bc", "ma-td3+bc"])

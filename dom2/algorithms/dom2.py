@@ -37,6 +37,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import torch
 from torch import Tensor
 
+from dom2 import config
 from dom2.critic import conservative_penalty, td_loss, td_target
 from dom2.members import Members
 from dom2.networks import MLPNoise, Noise, ResidualNoise, TwinCritics, mish
@@ -98,12 +99,11 @@ class Config:
 
     def __post_init__(self) -> None:
         VP(beta_max=self.beta_max)  # which says what cannot be
-        if min(self.n_steps, self.n_uniform) < 1 or self.order not in (1, 2):
-            found = f"n_steps {self.n_steps}, n_uniform {self.n_uniform}, order {self.order}"
-            raise ValueError(f"expected n_steps and n_uniform of 1 or more and order 1 or 2, found {found}")
-        if self.lr <= 0 or self.grad_clip <= 0 or not 0 < self.rho <= 1 or not 0 <= self.gamma <= 1:
-            found = f"lr {self.lr}, grad_clip {self.grad_clip}, rho {self.rho}, gamma {self.gamma}"
-            raise ValueError(f"expected lr, grad_clip > 0, rho in (0, 1], gamma in [0, 1], found {found}")
+        config.above_zero(self, "n_steps", "n_uniform", "lr", "grad_clip", "rho")
+        config.not_negative(self, "eta", "bc_weight", "zeta", "eta_warmup")
+        config.within_unit(self, "gamma", "rho")
+        if self.order not in (1, 2):
+            raise ValueError(f"expected order 1 or 2, found {self.order}")
         if self.noise_network == "residual" and len(self.widths) != 3:
             raise ValueError(f"expected three widths of the residual noise network, found {self.widths}")
 

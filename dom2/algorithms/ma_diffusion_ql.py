@@ -68,6 +68,7 @@ class Config:
     def __post_init__(self) -> None:
         VP(beta_max=self.beta_max)  # which says what cannot be
         config.above_zero(self, "candidates", "n_steps", "rho", "lr", "grad_clip")
+        config.not_negative(self, "eta")
         config.within_unit(self, "gamma", "rho")
 
 

@@ -69,8 +69,7 @@ class Config:
     def __post_init__(self) -> None:
         config.above_zero(self, "tau", "max_weight", "rho", "lr", "grad_clip")
         config.within_unit(self, "tau", "gamma", "rho")
-        if self.beta < 0:
-            raise ValueError(f"expected beta of 0 or more, found {self.beta}")
+        config.not_negative(self, "beta")
 
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -60,6 +60,7 @@ class Config:
 
     def __post_init__(self) -> None:
         config.above_zero(self, "rho", "lr", "policy_delay", "grad_clip")
+        config.not_negative(self, "alpha", "smoothing", "smoothing_clip")
         config.within_unit(self, "gamma", "rho")
 
 

@@ -37,7 +37,7 @@ from dom2 import config
 from dom2.members import Members
 from dom2.schedule import VP
 from dom2.solver import ancestral, sample
-from dom2.temporal import TemporalUNet
+from dom2.temporal import HEADS, TemporalUNet
 from dom2_policies.policy import Actor
 from dom2_policies.stacked import polyak_
 from dom2data.errors import UserError
@@ -87,11 +87,17 @@ class Config:
 
     def __post_init__(self) -> None:
         config.above_zero(self, "gamma", "rho", "lr", "grad_clip", "n_steps", "stride", "dim", "temperature")
+        config.not_negative(self, "guidance")
         config.within_unit(self, "dropout", "gamma", "rho")
         parts = 2 ** (len(self.mults) - 1)
         if self.horizon < 2 or self.horizon % parts or self.n_steps % self.stride:
             found = f"horizon {self.horizon}, n_steps {self.n_steps}, stride {self.stride}"
             raise ValueError(f"expected horizon divisible by {parts}, n_steps by stride, found {found}")
+        if self.stride > 1 and self.sampler == "ddpm":
+            raise ValueError(f"expected stride 1 for ddpm, which takes every step, found {self.stride}")
+        if any(self.dim * mult % HEADS for mult in self.mults):
+            found = f"dim {self.dim}, mults {self.mults}"
+            raise ValueError(f"expected channels of each level divisible by {HEADS}, found {found}")
 
 
 PRESETS: dict[str, dict[str, Any]] = {

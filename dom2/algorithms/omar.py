@@ -79,8 +79,10 @@ class Config:
         config.above_zero(
             self, "rho", "lr", "n_uniform", "policy_noise", "grad_clip", "iterations", "samples"
         )
-        if self.elites < 0 or self.elites == 1:
-            raise ValueError(f"expected elites of 0 (none), or 2 or more, found {self.elites}")
+        config.not_negative(self, "alpha", "n_policy", "action_penalty", "search_std")
+        if self.elites and min(self.elites, self.samples) < 2:  # their spread is that of the next samples
+            found = f"elites {self.elites}, samples {self.samples}"
+            raise ValueError(f"expected elites of 0 (none), or 2 or more of as many samples, found {found}")
         config.within_unit(self, "coe", "gamma", "rho")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +76,11 @@ class FitCommand(click.Command):
 
         chosen = algorithms.load(ctx.meta.get("algorithm", Settings.algorithm)).config_type
         *fixed, help_option = super().get_params(ctx)
-        return [*fixed, *map(option, (*config.fields(Settings), *config.fields(chosen))), help_option]
+        settings = (
+            replace(field, default="as many as PyTorch takes") if field.name == "threads" else field
+            for field in config.fields(Settings)
+        )
+        return [*fixed, *map(option, (*settings, *config.fields(chosen))), help_option]
 
 
 def option(field: Field) -> click.Option:
@@ -120,6 +125,7 @@ def fit(
     dom2 fit --dataset tag-medium-5pct --seeds 5 --updates 4000 --eta 1 --zeta 0.5
     dom2 fit --resume runs/tag-medium-v0-dom2 --updates 8000
 
+    An algorithm's defaults hold where preset, task and quality set no others; see --print-config.
     The first Ctrl-C saves and stops, the second stops at once; --resume continues bit for bit on a CPU.
     """
     import torch

@@ -21,7 +21,8 @@ def examine() -> dict[str, Any]:
     versions = {name: version(name) for name in needed}
     problems = [f"{name}: not installed; see the README" for name, found in versions.items() if not found]
     folders = {"datasets": folder(ids.place()), "runs": folder(Path("runs").absolute())}
-    problems += [f"{name}: cannot write to {f['path']}" for name, f in folders.items() if f["writable"] is False]
+    closed = [(name, f["path"]) for name, f in folders.items() if f["writable"] is False]
+    problems += [f"{name}: cannot write to {path}" for name, path in closed]
     environments = {name: environment(name) for name in envs.NAMES}
     problems += [f"environment {name}: {found}" for name, found in environments.items() if found != "ok"]
     return {
@@ -56,7 +57,7 @@ def version(distribution: str) -> str | None:
 
 
 def folder(path: Path | str) -> dict[str, Any]:
-    """Whether a folder, or the nearest one above where it would be made, can be written to; a URL is not asked."""
+    """Whether a folder, or the nearest one above where it would be made, can be written to, unless a URL."""
     if isinstance(path, str):
         return {"path": path, "exists": None, "writable": None, "free_gb": None}
     there = next(p for p in (path, *path.parents) if p.exists())

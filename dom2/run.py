@@ -57,7 +57,8 @@ class Settings:
     thresholds: tuple[float, ...] | None = None
     """Their values, instead of the mode's own."""
     standardise: Literal["auto", "on", "off"] = "auto"
-    """Standardise observations by the data's moments; auto: on for halfcheetah, else off."""
+    """Standardise observations by the data's moments; auto: on for halfcheetah, but for MADiff (which scales
+    them itself), else off."""
     data: Literal["memory", "mapped", "stream"] = "memory"
     """Where minibatches are drawn from: memory, files on disk (the same draws), or a few blocks in turn."""
     stream_blocks: int = 16

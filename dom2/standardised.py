@@ -1,7 +1,8 @@
 """Observations standardised by the data's moments, around an algorithm that does not know of it.
 
 Joint angles and speeds of halfcheetah differ in size by a factor of ten and more; TD3+BC (Fujimoto and Gu
-2021) standardises them, and so does every algorithm here. The moments are part of a run's document.
+2021) standardises them, and so does every algorithm here that does not scale them itself. The moments are
+part of a run's document.
 """
 
 from __future__ import annotations

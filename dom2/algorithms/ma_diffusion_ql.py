@@ -10,7 +10,7 @@ a0 is drawn by the N = 5 ancestral steps of DDPM, through which the gradient run
 authors' code:
 1. One policy and two critics for each agent, which see its own observation and action alone.
 2. Of ``candidates`` actions the best by the smaller critic is taken; the code draws one of 50 by a softmax
-   of Q.
+   of the smaller target critic.
 3. The target policy follows at every update; the code's every fifth, after 1,000.
 4. No selection of the best checkpoint by returns. eta, rho, gamma and widths of ``compact`` are ours.
 

@@ -14,7 +14,8 @@ standard deviation 1 before Q learns them. Differences from the authors' code:
 2. The bank holds ``bank`` windows of ``horizon`` steps, the last that the sampler drew for the behaviour
    model, not the whole dataset; at a window's last step R is G.
 3. Two critics, of which the smaller counts; the code makes two and uses one.
-4. The loss's times are those that the sampler visits, and the sampler is of second order, not third.
+4. The loss's times are those that the sampler visits, and the sampler is of second order, not third; it
+   clips the predicted action in every step.
 5. The best candidate is taken, always; the code draws by a softmax that is all but that, and averages four
    in some tasks. ``dom2 evaluate --candidates C`` replaces ``candidates`` for C > 1.
 6. V_t does not lift R_t itself, which is what the action taken at t is worth, as in the paper; the code has

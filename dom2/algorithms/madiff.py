@@ -18,7 +18,9 @@ the authors' code:
 4. Layer normalisation over channels instead of over groups; no observations before the present one.
 5. Steps past an episode's end are left out of the losses. Gradients are clipped.
 6. Each agent has its own inverse dynamics, with tanh at the end.
-7. One residual block at each level instead of two, narrower embeddings of time and return.
+7. One residual block at each level instead of two, narrower embeddings of time and return, a level upsampled
+   before it is joined to its skip connection.
+8. One return for all agents, the team's mean, left out for all at once.
 
 One model and one loss for each of S seeds, inverse dynamics for each of M = S x N members; losses are means,
 summed, so that no seed feels another. All noise of seed s comes from generator s.

@@ -5,7 +5,7 @@ The team's value is a weighted sum of the agents', whose weights depend on the s
     Q_tot(s, a) = sum_i w_i(s) Q_i(o_i, a_i) + b(s),   V_tot(s) = sum_i w_i(s) V_i(o_i) + b(s),   w_i >= 0
 
     critics  mean (r + gamma Vbar_tot(s') - Q_tot(s, a))^2
-    value    mean exp(z_i) + w_i V_i(o_i) / alpha,  z_i = w_i (Qbar_i(o_i, a_i) - V_i(o_i)) / alpha
+    value    mean exp(z_i) + wbar_i V_i(o_i) / alpha,  z_i = wbar_i (Qbar_i(o_i, a_i) - V_i(o_i)) / alpha
     actor    -mean exp(z_i) log pi_i(a_i | o_i)
 
 A regularisation of the whole team towards the data so becomes one of each agent, weighted by how much the

@@ -16,8 +16,8 @@ from dom2.run import Settings
 from dom2data import dataset as datasets
 from dom2data import generate, ids, recipes, subsample
 
-EVAL_EPISODES = 20
-"""of each seed, in an evaluation while training"""
+SHARE, LEAST = 25, 4
+"""an evaluation while training has a share of the last one's episodes, but this many at least"""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Grid:
         return list(found.values())
 
     def _job(self, cell: Cell) -> Job:
-        updates = self.scale.updates_of(cell)
+        updates, episodes = self.scale.updates_of(cell), self.scale.episodes_of(cell)
         own = {field.name for field in fields(Settings)}
         hyper = {name: value for name, value in cell.settings if name not in own}
         hyper = self.scale.stages.get(cell.algorithm, {}) | hyper
@@ -74,7 +74,7 @@ class Grid:
             "batch_size": self.scale.batch_size,
             "seeds": self.seeds,
             "eval_every": max(1, updates // self.scale.evaluations),
-            "eval_episodes": min(EVAL_EPISODES, self.scale.episodes_of(cell)),
+            "eval_episodes": max(episodes // SHARE, min(episodes, LEAST)),
         }
         return Job(
             folder=self.folder(cell),

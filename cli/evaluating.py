@@ -16,7 +16,13 @@ from dom2_cli.options import json_option, mismatch_option, run_argument
 @click.option(
     "--episodes", type=click.IntRange(1), default=100, show_default=True, help="Episodes of each seed."
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of initial states and policies' noise.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Of initial states and policies' noise.",
+)
 @click.option(
     "--shift",
     metavar="NAME",

@@ -130,6 +130,7 @@ def fit(
     """
     import torch
 
+    from dom2 import fit as fitting
     from dom2 import run as runs
 
     given = {name: value for name, value in values.items() if value is not None}
@@ -141,11 +142,10 @@ def fit(
         if print_config:
             ui.print_json({key: document[key] for key in ("settings", "config", "dataset")})
             return
+        fitting.check(document, data)
         run = runs.create(
             out or runs.default_folder(data, document["settings"]["algorithm"]), document, force
         )
-    from dom2 import fit as fitting
-
     torch.set_num_threads(run.settings.threads)
     announce(run)
     last: dict[str, Any] = {}
@@ -247,8 +247,8 @@ def continued(folder: Path, given: dict[str, Any], allow_mismatch: bool) -> Run:
         raise UserError(
             f"expected --data {kept} as before, found {data}: its draws are others; start a new run"
         )
-    found.document["mismatch"] = run.mismatch(found.spec, found.document["dataset"]["env"], allow_mismatch)
-    found.amend(**given)
+    mismatch = run.mismatch(found.spec, found.document["dataset"]["env"], allow_mismatch)
+    found.amend(mismatch, **given)
     return found
 
 

@@ -91,14 +91,14 @@ def diversity(folder: Path, repeats: int, root: Path | None, as_json: bool) -> N
     Solutions are counted in spread and its variants: the sets of landmarks that agents end on.
     """
     from dom2 import diversity as measures
-    from dom2 import evaluate
+    from dom2 import evaluate, fit
     from dom2 import run as runs
-    from dom2data import dataset as datasets
     from dom2data import envs
 
     run = runs.read(folder)
-    name, algorithm = run.document["dataset"]["env"], evaluate.trained(run)
-    data = datasets.open(run.document["dataset"]["id"], root)
+    name = run.document["dataset"]["env"]
+    runs.mismatch(run.spec, name)
+    data, algorithm = fit.data_of(run, root), evaluate.trained(run)
     spread = name.split("-")[0] == "spread" and not envs.is_foreign(name)
     env: Any = envs.make(name, num_envs=64 * repeats) if spread else None
     found = []

@@ -117,7 +117,7 @@ def reproduce(
     left = [job for job in todo if stages[job.folder] not in ("done", "earlier")]
     overview(grid, todo, stages, on_stdout=dry_run and not as_json)
     if other:
-        ui.note(f"{other} cells of the earlier reports were made with other settings, and are left out")
+        ui.note(f"left out of the earlier reports, because they were made with other settings: {other} cells")
     if dry_run:
         estimate(grid, todo, left, workers, as_json, stages)
         return

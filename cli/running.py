@@ -15,11 +15,16 @@ if TYPE_CHECKING:
     from dom2.results import Result
 
 
+STATES = (
+    "evaluated", "complete", "running", "interrupted", "failed", "killed", "new", "broken", "foreign"
+)  # fmt: skip
+
+
 @click.command()
 @click.argument("folder", metavar="[FOLDER]", type=click.Path(path_type=Path), default=Path("runs"))
 @click.option("--algorithm", help="Only runs of this one.")
 @click.option("--dataset", metavar="WORD", help="Only runs whose dataset's id contains this.")
-@click.option("--state", help="Only runs in this state: evaluated, complete, killed, ...")
+@click.option("--state", type=click.Choice(STATES), help="Only runs in this state.")
 @json_option
 def runs(folder: Path, algorithm: str | None, dataset: str | None, state: str | None, as_json: bool) -> None:
     """List the runs under a folder [runs], with what is no run, or no longer one.
@@ -64,9 +69,11 @@ def run_row(folder: Path, word: str, found: Result | None) -> tuple[str, ...]:
         return (str(folder), word, *["–"] * 6)
     import numpy as np
 
+    from dom2.evaluate import STANDARD
     from dom2.tables import normalized
 
-    values = np.array(found.returns["none"]) if word == "evaluated" and "none" in found.returns else None
+    standard = found.ways.get("none") == STANDARD  # others are for `dom2 compare`, which refuses to mix them
+    values = np.array(found.returns["none"]) if word == "evaluated" and standard else None
     score = None if values is None else normalized(found.dataset["env"], values)
     return (
         str(folder),

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +54,15 @@ def latest(run: Path) -> Path | None:
 def updates(run: Path) -> int:
     """Updates made at the newest checkpoint; 0 before the first."""
     folder = latest(run)
-    return int(folder.name) if folder else 0
+    if folder is None:
+        return 0
+    if not folder.name.isdecimal():
+        found = folder.relative_to(run)
+        raise UserError(
+            f"{run / 'checkpoint/latest'}: expected a checkpoint's name, found {found}; fit the run again",
+            CHECK_FAILED,
+        )
+    return int(folder.name)
 
 
 def load_weights(run: Path, device: torch.device) -> tuple[int, dict[str, Tensor]]:
@@ -89,6 +99,20 @@ def load_state(run: Path) -> dict[str, Any]:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch has no one kind for what is cut short or foreign
         raise unreadable(path, error) from error
+
+
+@contextmanager
+def belonging(run: Path) -> Iterator[None]:
+    """Raises UserError (code 3) where what is loaded meanwhile is of other networks, or of another device."""
+    try:
+        yield
+    except (RuntimeError, KeyError, AssertionError, ValueError) as error:
+        found = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(
+            f"{run / 'checkpoint'}: expected the state of the run's algorithm on its device, found: "
+            f"{found[:200]}; use the code that it was fitted with, or fit the run again",
+            CHECK_FAILED,
+        ) from error
 
 
 def unreadable(path: Path, error: Exception) -> UserError:

@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import inspect
 import itertools
+import math
 import textwrap
 import types
 import typing
@@ -72,6 +73,16 @@ def within_unit(config: Any, *names: str) -> None:
             raise ValueError(f"expected {name} in [0, 1], found {getattr(config, name)}")
 
 
+def sizes(config: Any, *names: str) -> None:
+    """Raises ValueError unless these fields of a config are widths of layers, one or more."""
+    for name in names:
+        widths = getattr(config, name)
+        if not widths or min(widths) < 1:
+            raise ValueError(
+                f"expected {name} of 1 or more each, found {','.join(map(str, widths)) or 'none'}"
+            )
+
+
 def parse(text: str, type_: Any) -> Any:
     """A flag's text as a value of a field's type. Raises ValueError when it is none."""
     origin, args = typing.get_origin(type_), typing.get_args(type_)
@@ -121,7 +132,7 @@ def _fits(value: Any, type_: Any) -> bool:
     if origin is types.UnionType:
         return any(_fits(value, option) for option in args)
     if type_ is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if type_ is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, type_)

@@ -74,4 +74,4 @@ def _shorter(name: str, updates: int) -> dict[str, Any]:
     """Stages whose lengths are settings have to fit into the updates."""
     if name != "ma-sfbc":
         return {}
-    return {"behaviour_updates": updates // 2, "critic_updates": max(1, updates // 4), "bank": 1024}
+    return {"behaviour_updates": max(1, updates // 2), "critic_updates": max(1, updates // 4), "bank": 1024}

@@ -47,24 +47,29 @@ def known(grid: Grid, reports: Sequence[Path]) -> tuple[dict[Cell, list[Entry]],
     """Entries of the cells that reports know under every shift of the grid's target;
     where two know a cell, the later one is believed.
 
-    Also how many entries were left out because their runs were made otherwise: with other settings, updates,
+    Also how many cells were left out because their runs were made otherwise: with other settings, updates,
     seeds or episodes than the grid asks for. Raises UserError like ``read``.
     """
     shifts = experiments.TARGETS[grid.target].shifts
     cells = {(cell.env, cell.quality, cell.fraction, cell.label): cell for cell in grid.cells}
+    alike: dict[Path, list[Cell]] = {}  # of one run, such as one setting's usual value in several sweeps
+    for each_cell in grid.cells:
+        alike.setdefault(grid.folder(each_cell), []).append(each_cell)
     asked = {
         job.folder: (setup(job), job.settings["updates"], job.settings["seeds"], job.episodes)
         for job in grid.jobs()
     }
     found: dict[Cell, dict[str, Entry]] = {}
-    other = 0
+    other = set()
     for each in (each for file in reports for each in read(file)):
         cell = cells.get((each.env, each.quality, each.fraction, each.label))
         if cell is None or each.shift not in shifts:
             continue
-        if (each.setup, each.updates, each.seeds, each.episodes) == asked[grid.folder(cell)]:
-            found.setdefault(cell, {})[each.shift] = each
+        folder = grid.folder(cell)
+        if (each.setup, each.updates, each.seeds, each.episodes) == asked[folder]:
+            for twin in alike[folder]:
+                found.setdefault(twin, {})[each.shift] = each
         else:
-            other += 1
+            other.add(cell)
     whole = {cell: [by[s] for s in shifts] for cell, by in found.items() if by.keys() == set(shifts)}
-    return whole, other
+    return whole, len(other - whole.keys())

@@ -19,7 +19,7 @@ from dom2_policies.policy import Policy
 from dom2data import envs, named, scores
 from dom2data.envs import shifts
 from dom2data.envs.shifts import Shifted
-from dom2data.errors import CHECK_FAILED, UserError
+from dom2data.errors import CHECK_FAILED, FAILED, UserError
 from dom2data.spec import VectorEnv
 
 Returns = NDArray[np.float64]
@@ -42,7 +42,7 @@ def play(
 ) -> Played:
     """One episode of each seed's policy in each of the E rows, the same ones at each call.
 
-    Nothing is drawn from training's generators.
+    Nothing is drawn from training's generators. Raises UserError where a return is not finite.
     """
     device = algorithm.members.device
     returns, parameters = [], []
@@ -51,7 +51,15 @@ def play(
         returns.append(rollout(env, algorithm.policy(index, candidates), generator, start))
         drawn = env.parameters if isinstance(env, Shifted) else {}
         parameters.append({name: values.tolist() for name, values in drawn.items()})
-    return Played(np.stack(returns), parameters)
+    found = Played(np.stack(returns), parameters)
+    if not np.isfinite(found.returns).all():
+        index, row = np.argwhere(~np.isfinite(found.returns))[0]
+        raise UserError(
+            f"expected finite returns, found {found.returns[index, row]} in episode {row} of the agents of "
+            f"seed number {index}; their networks have run away, or the environment has",
+            FAILED,
+        )
+    return found
 
 
 def streams(
@@ -99,6 +107,7 @@ def report(
         "updates": updates,
         "candidates": candidates,
         "seed": seed,
+        "run_created": run.document["created"],
         "dataset": {"id": data["id"], "hash": data["hash"], "mean": data["return"]["mean"]},
         "per_seed": [{"seed": s, "mean": float(row.mean()), "std": float(row.std()), "returns": row.tolist(),
                       "parameters": drawn}
@@ -112,7 +121,15 @@ def file(folder: Path, shift: str) -> Path:
 
 
 def keep(folder: Path, document: dict[str, Any]) -> None:
-    """Write an evaluation into its run's folder, in place of the one before under the same shift."""
+    """Write an evaluation into its run's folder, in place of the one before under the same shift.
+
+    Raises UserError where another run has taken its place.
+    """
+    if runs.read(folder).document["created"] != document["run_created"]:
+        raise UserError(
+            f"expected the run that was evaluated in {folder}, found another in its place; evaluate that",
+            FAILED,
+        )
     runs.write(file(folder, document["shift"]), json.dumps(document, indent=2) + "\n")
 
 
@@ -148,7 +165,9 @@ def _whole(document: dict[str, Any]) -> dict[str, Any]:
 
 def way(document: dict[str, Any]) -> tuple[int, int, tuple[str, ...]]:
     """How an evaluation was made: seed, candidates, facts in which its environment was not the data's."""
-    facts = tuple(sorted(each["fact"] for each in document["mismatch"]))
+    facts = tuple(
+        sorted(f"{each['fact']} = {json.dumps(each.get('found'))}" for each in document["mismatch"])
+    )
     return document["seed"], document["candidates"], facts
 
 
@@ -161,7 +180,8 @@ def trained(run: Run) -> Learner:
     device = torch.device("cpu")
     algorithm = run.build(device, seeding.generators(run.seeds, seeding.LEARNING, device))
     updates, weights = checkpoint.load_weights(run.folder, device)
-    algorithm.members.load_weights(weights)
+    with checkpoint.belonging(run.folder):
+        algorithm.members.load_weights(weights)
     algorithm.members.updates = updates
     return algorithm
 

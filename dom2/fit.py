@@ -19,7 +19,8 @@ from dom2 import algorithms, checkpoint, config, evaluate, presets, seeding, tra
 from dom2.algorithms import Learner
 from dom2.graphed import Graphed, cuda_graph
 from dom2.metrics import Watch, reduce
-from dom2.run import Run, Status, held
+from dom2.run import Run, Settings, Status, held
+from dom2.run import device as of
 from dom2data import cache, envs, memory, named, stream, tables
 from dom2data import dataset as datasets
 from dom2data.allocation import keep_freed_memory
@@ -63,9 +64,10 @@ def fit(
     ``on_decode(chunks, of)`` while files to map are written. Returns ``complete``, or ``interrupted`` after
     SIGINT or SIGTERM (saved; a second one ends at once). ``interrupts`` are a caller's who has entered them.
     Raises UserError when the data has changed since the run began, another process is at it, or a loss is no
-    longer finite.
+    longer finite, and like ``run.Run.unchanged``.
     """
     with held(run.folder):
+        run.unchanged()
         return _train(run, on_update, root, on_decode, interrupts)
 
 
@@ -76,10 +78,10 @@ def _train(
     on_decode: cache.Progress,
     interrupts: Interrupts | None,
 ) -> Status:
-    dataset = _dataset(run, root)
+    dataset = data_of(run, root)
     if run.settings.eval_every:
         named.environment(run.document["dataset"]["env"])
-    device = torch.device(_device(run.settings.device))
+    device = ready(run.settings)
     batches = seeding.generators(run.seeds, seeding.BATCHES, device)
     algorithm = run.build(device, seeding.generators(run.seeds, seeding.LEARNING, device))
     assert run.settings.augment != "auto"  # ``run.resolved`` has put the algorithm's own in its place
@@ -89,14 +91,12 @@ def _train(
     start = checkpoint.updates(run.folder)
     if start:
         state = checkpoint.load_state(run.folder)
-        algorithm.members.load_weights(checkpoint.load_weights(run.folder, device)[1])
-        algorithm.members.load_state_dict(state["algorithm"])
-        sampler.resume(state["batches"], start)  # an update takes one minibatch
-    learn = algorithm.update
-    if run.settings.graph:
-        if device.type != "cuda":
-            raise UserError(f"expected a CUDA device with --graph, found {device}; leave it out")
-        learn = Graphed(algorithm, cuda_graph).update
+        weights = checkpoint.load_weights(run.folder, device)[1]
+        with checkpoint.belonging(run.folder):
+            algorithm.members.load_weights(weights)
+            algorithm.members.load_state_dict(state["algorithm"])
+            sampler.resume(state["batches"], start)  # an update takes one minibatch
+    learn = Graphed(algorithm, cuda_graph).update if run.settings.graph else algorithm.update
     run.status = "running"
     keep_freed_memory()
     try:
@@ -106,6 +106,25 @@ def _train(
         run.status = "failed"
         raise
     return run.status
+
+
+def check(document: dict[str, Any], dataset: Dataset) -> None:
+    """Raises what ``fit`` of such a run would at its beginning: before one is made, or replaced, in vain."""
+    run = Run(Path(), document)
+    device = ready(run.settings)
+    algorithm = run.build(device, seeding.generators(run.seeds, seeding.LEARNING, device))
+    if run.settings.data == "memory":
+        room(dataset)
+    elif run.settings.data == "stream" and algorithm.batches == "windows":
+        raise windows_stream()
+
+
+def ready(settings: Settings) -> torch.device:
+    """Where the networks live. Raises UserError where that is not there, or cannot do what is asked."""
+    device = torch.device(of(settings.device))
+    if settings.graph and device.type != "cuda":
+        raise UserError(f"expected a CUDA device with --graph, found {device}; leave it out")
+    return device
 
 
 def assemble(
@@ -142,11 +161,15 @@ def minibatches(
             return ReadAhead(sampler, source, source.files)
         return sampler
     if source is not None and not isinstance(source, Tables):
-        raise UserError(
-            "expected --data memory or mapped with this algorithm, whose windows go on into the next block, "
-            "found stream"
-        )
+        raise windows_stream()
     return WindowSampler(*how, algorithm.config.horizon, algorithm.config.gamma, source)
+
+
+def windows_stream() -> UserError:
+    return UserError(
+        "expected --data memory or mapped with this algorithm, whose windows go on into the next block, "
+        "found stream"
+    )
 
 
 def rows(
@@ -161,6 +184,12 @@ def rows(
         return cache.mapped(dataset, cache.folder(root), on_decode)
     if run.settings.data == "stream":
         return stream.Blocks(dataset, run.settings.stream_blocks)
+    room(dataset)
+    return tables.in_memory(dataset, device)
+
+
+def room(dataset: Dataset) -> None:
+    """Raises UserError where a dataset does not fit into the memory that is free."""
     obs, actions, rewards = (dataset.layout(name).nbytes for name in ("observations", "actions", "rewards"))
     needed, free = obs + 2 * (actions + rewards), memory.available()
     if free is not None and needed > free:
@@ -169,7 +198,6 @@ def rows(
             "--data mapped draws the same minibatches from disk",
             FAILED,
         )
-    return tables.in_memory(dataset, device)
 
 
 def _loop(
@@ -211,6 +239,15 @@ def _loop(
 
 def save(run: Run, algorithm: Learner, sampler: Minibatches, update: int) -> None:
     members = algorithm.members
+    if any(
+        values.isnan().any() for values in members.weights().values()
+    ):  # by the last step, which no metric saw
+        kept = checkpoint.updates(run.folder)
+        raise UserError(
+            f"update {update}: expected finite weights, found NaN; the checkpoint at update {kept} is kept; "
+            "try a smaller --lr",
+            FAILED,
+        )
     state = {"algorithm": members.state_dict(), "batches": sampler.state()}
     checkpoint.save(run.folder, update, members.weights(), state)
 
@@ -221,7 +258,8 @@ def _evaluation(run: Run, algorithm: Learner) -> list[float]:
     return played.returns.mean(axis=1).tolist()
 
 
-def _dataset(run: Run, root: Path | None) -> Dataset:
+def data_of(run: Run, root: Path | None) -> Dataset:
+    """What a run learned from. Raises UserError (code 3) where that has changed since."""
     asked = run.document["dataset"]
     dataset = datasets.open(asked["id"], root)
     if dataset.hash != asked["hash"]:
@@ -231,12 +269,6 @@ def _dataset(run: Run, root: Path | None) -> Dataset:
             3,
         )
     return dataset
-
-
-def _device(asked: str) -> str:
-    if asked == "cuda" and not torch.cuda.is_available():
-        raise UserError("expected a CUDA device, found none; use --device cpu")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked
 
 
 class Interrupts:

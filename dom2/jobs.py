@@ -18,6 +18,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import torch
 from filelock import FileLock, Timeout
 
 from dom2 import algorithms, checkpoint, evaluate, fit, results, run
@@ -175,7 +176,8 @@ def unlike(job: Job, found: Run) -> list[str]:
     """Where a run is not the one that a job asks for: ``name: expected, found``."""
     wanted = asked(job)
     # Through the settings, so that a run begun before one of them was known has its default.
-    there = json.loads(json.dumps(asdict(found.settings))) | found.document["config"]
+    older = run.OLDER_CONFIGS.get(found.settings.algorithm, {})
+    there = json.loads(json.dumps(asdict(found.settings))) | older | found.document["config"]
     if {wanted["data"], there["data"]} == {"memory", "mapped"}:  # the same minibatches
         there["data"] = wanted["data"]
     return [
@@ -242,6 +244,7 @@ def _work(job: Job) -> Outcome:
     try:
         with fit.Interrupts() as interrupts:
             found = begin(job)
+            torch.set_num_threads(found.settings.threads)  # which its result depends on
             if checkpoint.updates(found.folder) < found.settings.updates and not interrupts.requested:
                 fit.fit(found, root=job.root, interrupts=interrupts)
             fitted = checkpoint.updates(found.folder) == found.settings.updates

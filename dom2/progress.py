@@ -75,7 +75,10 @@ def last_line(metrics: Path) -> dict[str, Any]:
 def fitted_seconds(lines: Iterable[dict[str, Any]]) -> float:
     """Seconds spent fitting, by a run's metrics; the clock of each line begins anew when a run is resumed."""
     total = last = 0.0
+    begun = 0
     for line in lines:
-        now = line.get("time/seconds", last)
-        total, last = total + (now - last if now >= last else now), now
+        now, rate = line.get("time/seconds", last), line.get("time/updates_per_second", 0.0)
+        start = round(line.get("update", 0) - now * rate)  # of this clock
+        total += now if now < last or start != begun else now - last
+        last, begun = now, start
     return total

@@ -44,13 +44,22 @@ def write(run: Run, path: Path, root: Path | None = None) -> None:
         status=run.status,
         updates=checkpoint.updates(run.folder),
         evaluation=evaluation,
-        shifted=[each for each in evaluations if each["shift"] != "none"],
+        shifted=[(each, gap(each, evaluation)) for each in evaluations if each["shift"] != "none"],
         histogram=histogram(data_returns(run, root), evaluation),
         curves=curves(run),
         animation=animation,
         stills=stills,
     )
     runs.write(path, text)
+
+
+def gap(shifted: dict[str, Any], standard: dict[str, Any] | None) -> float | None:
+    """What a shift costs; None where the two evaluations were not made in the same way."""
+    if standard is None or shifted["updates"] != standard["updates"]:
+        return None
+    if evaluate.way(shifted) != evaluate.way(standard):
+        return None
+    return float(shifted["return"]["mean"] - standard["return"]["mean"])
 
 
 def data_returns(run: Run, root: Path | None) -> Float32 | None:
@@ -113,13 +122,17 @@ def histogram(data: Float32 | None, evaluation: dict[str, Any] | None) -> str | 
 def pictures(run: Run, episodes: int = 2) -> tuple[str | None, list[str]]:
     """(GIF of the first seed's agents, stills of its first episode) as data URIs.
 
-    None and [] where the environment cannot be drawn.
+    None and [] where the environment cannot be drawn, or is another one by now.
     """
     name = run.document["dataset"]["env"]
     if name not in (*envs.NAMES, *envs.VARIANTS):
         return None, []
     from dom2data.envs.render import frames
 
+    try:
+        runs.mismatch(run.spec, name)  # a film of another world could not be told from one of this
+    except UserError:
+        return None, []
     policy = evaluate.trained(run).policy(0)
     drawn = frames(name, policy, seed=0, episodes=episodes)
     first = np.linspace(0, len(drawn) // episodes - 1, _STILLS).round().astype(int)

@@ -80,6 +80,8 @@ def _held(folder: Path) -> bool:
             return False
     except Timeout:
         return True
+    except OSError:  # a place where nobody can lock, nor fit
+        return False
 
 
 def scan(base: Path) -> Iterator[Path]:

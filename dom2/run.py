@@ -138,28 +138,45 @@ class Run:
         named.require(name, f"`dom2 fit --algorithm {name} --dataset ID --print-config` allows it")
         kind = algorithms.load(self.settings.algorithm)
         older = OLDER_CONFIGS.get(name, {})
-        settings = configs.build(kind.config_type, older | self.document["config"])
+        try:
+            settings = configs.build(kind.config_type, older | self.document["config"])
+        except (UserError, ValueError) as error:  # was one when the run was begun
+            raise UserError(f"{self.folder / 'config.json'}: {error}; fit again", CHECK_FAILED) from error
         algorithm = kind.create(settings, self.spec, self.settings.seeds, device, learning)
         if self.settings.standardise == "off":
             return algorithm
         return standardised.Standardised(algorithm, self.document["observations"])
 
-    def amend(self, **settings: Any) -> None:
-        """Change settings that do not change what was done so far, such as the number of updates.
+    def amend(self, mismatch: list[dict[str, Any]] | None = None, **settings: Any) -> None:
+        """Change settings that do not change what was done so far, such as the number of updates, and what is
+        known of the environment's differences.
 
-        Raises UserError like ``held``: whoever is fitting the run has read its settings.
+        Raises UserError like ``held``, since whoever is fitting the run has read its settings, and like
+        ``unchanged``.
         """
         with held(self.folder):
+            self.unchanged()
             self.document["settings"] |= settings
+            self.document |= {} if mismatch is None else {"mismatch": mismatch}
             self.settings = configs.build(Settings, self.document["settings"])
             write(self.folder / "config.json", json.dumps(self.document, indent=2) + "\n")
+
+    def unchanged(self) -> None:
+        """Raises UserError where the folder holds another run by now: somebody has replaced or amended it."""
+        there, here = read(self.folder).document, json.loads(json.dumps(self.document))
+        if any(there[key] != here[key] for key in ("created", "settings", "config")):
+            raise UserError(
+                f"expected {self.folder} as it was a moment ago, found another run in its place; "
+                "give the command again",
+                FAILED,
+            )
 
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
     """While entered, no other process fits or replaces the run. Raises UserError where one does already."""
     try:
-        with FileLock(folder / LOCK, timeout=0):
+        with FileLock(folder / LOCK, timeout=1):  # a look at it, by ``results.state``, is over at once
             yield
     except Timeout as error:
         raise UserError(
@@ -177,13 +194,23 @@ def resolved(settings: Settings, env: str) -> Settings:
     return replace(settings, augment=augment, standardise=standardise)
 
 
+def device(asked: str) -> Literal["cpu", "cuda"]:
+    """What ``--device`` stands for here. Raises UserError where there is none."""
+    import torch
+
+    there = torch.cuda.is_available()
+    if asked == "cuda" and not there:
+        raise UserError("expected a CUDA device, found none; --device cpu makes a run without")
+    return "cuda" if there and asked != "cpu" else "cpu"
+
+
 def describe(
     settings: Settings, config: Any, dataset: Dataset, command: list[str], allow_mismatch: bool = False
 ) -> dict[str, Any]:
     """The document of a new run: everything that decides its result. Raises UserError like ``mismatch``."""
     named.remember(settings.algorithm)
     returns = stats.summary(dataset.returns)
-    settings = resolved(settings, dataset.env)
+    settings = replace(resolved(settings, dataset.env), device=device(settings.device))
     assert settings.augment != "auto"
     seen = {"observations": standardised.moments(dataset)} if settings.standardise == "on" else {}
     return {
@@ -264,20 +291,24 @@ def commit(checkout: Path) -> dict[str, str]:
 
 def create(folder: Path, document: dict[str, Any], force: bool = False) -> Run:
     """A new run folder. Raises UserError when a run is there, one that is being fitted, or no run at all."""
-    if folder.exists():
-        if is_run(folder):
-            if not force:
-                raise UserError(
-                    f"expected a new folder, found a run in {folder}; --force replaces it, "
-                    "--resume continues it"
-                )
-        elif not empty(folder):
-            raise UserError(f"expected a new folder or a run, found other files in {folder}; choose another")
+    free(folder, force)
     folder.mkdir(parents=True, exist_ok=True)
     with held(folder):
+        free(folder, force)  # of two commands that looked at once, one was here first
         clear(folder)
         write(folder / "config.json", json.dumps(document, indent=2) + "\n")
     return Run(folder, document)
+
+
+def free(folder: Path, force: bool) -> None:
+    """Raises UserError unless a run may be made in a folder."""
+    if is_run(folder):
+        if not force:
+            raise UserError(
+                f"expected a new folder, found a run in {folder}; --force replaces it, --resume continues it"
+            )
+    elif folder.exists() and not empty(folder):
+        raise UserError(f"expected a new folder or a run, found other files in {folder}; choose another")
 
 
 def is_run(folder: Path) -> bool:
@@ -318,8 +349,10 @@ def read(folder: Path) -> Run:
     try:
         document = json.loads(path.read_text())
         if document["schema"] != SCHEMA:
-            raise UserError(f"{path}: expected schema {SCHEMA}, found {document['schema']}; use its version")
+            raise UserError(f"expected schema {SCHEMA}, found {document['schema']}; use its version")
         return Run(folder, document)
+    except UserError as error:
+        raise UserError(f"{path}: {error}", CHECK_FAILED) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: expected a run's configuration, found {error!r}; fit again", 3) from error
 

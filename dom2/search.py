@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -80,7 +81,7 @@ class Search:
                 open_ = [t for t in self._trials(study, name) if t.state == "running"]
                 taken = [t for t in open_ if (name, t.number) not in self._left][:count]
                 while len(taken) < count and len(study.get_trials(deepcopy=False)) < self.trials:
-                    taken.append(self._ask(study, name))
+                    taken += self._ask(study, name)
             if taken:
                 self._left |= {(name, trial.number) for trial in taken}
                 return taken
@@ -149,7 +150,8 @@ class Search:
         }
         return json.loads(json.dumps(shared))
 
-    def _ask(self, study: Any, name: str) -> Trial:
+    def _ask(self, study: Any, name: str) -> list[Trial]:
+        """The next trial; none where its values do not go together, which is noted as a failure."""
         optuna, number = _optuna(), len(study.get_trials(deepcopy=False))
         # A generator for each trial: one that is seeded once would begin anew when a search goes on.
         drawn = np.random.SeedSequence(self.seed, spawn_key=(number,)).generate_state(1)
@@ -158,14 +160,22 @@ class Search:
             {key: distribution(each, type_) for key, (each, type_) in self.ranges[name].items()}
         )
         assert trial.number == number
-        return self._trial(name, number, trial.params, "running", None)
+        try:
+            return [self._trial(name, number, trial.params, "running", None)]
+        except UserError:
+            study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+            return []
 
     def _trials(self, study: Any, name: str) -> list[Trial]:
-        return [
-            self._trial(name, each.number, each.params, each.state.name.lower(), each.value)
-            for each in study.get_trials(deepcopy=False)
-            if set(each.params) == set(self.ranges[name])  # else it was killed while it was asked for
-        ]
+        """All that were asked for to the end, and whose values go together."""
+        found = []
+        for each in study.get_trials(deepcopy=False):
+            if set(each.params) == set(self.ranges[name]):  # else it was killed while it was asked for
+                with suppress(UserError):
+                    found.append(
+                        self._trial(name, each.number, each.params, each.state.name.lower(), each.value)
+                    )
+        return found
 
     def _trial(
         self, name: str, number: int, params: Mapping[str, Any], state: str, value: float | None

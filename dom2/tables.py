@@ -91,7 +91,8 @@ def entries(grid: Grid, earlier: Earlier | None = None) -> tuple[list[Entry], li
             listed += [entry(cell, found[folder], shift, grid.target, *where) for shift in shifts]
         elif cell in known:
             listed += [
-                replace(each, **cited(cell, each.shift, each.per_seed, grid.target)) for each in known[cell]
+                replace(each, label=cell.label, **cited(cell, each.shift, each.per_seed, grid.target))
+                for each in known[cell]
             ]
         else:
             missing.append(cell)

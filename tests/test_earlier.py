@@ -88,11 +88,11 @@ def test_what_was_made_otherwise_is_left_out_and_said(
 ) -> None:
     file = changed(first, tmp_path, **values)
     asked = Grid("table2", "smoke", CELLS, 3, tmp_path)
-    assert earlier.known(asked, [file]) == ({}, 2)
+    assert earlier.known(asked, [file]) == ({}, 1)
     said = CliRunner().invoke(
         main, [*QUICK, "--runs", str(tmp_path), "--earlier", str(file), "--report-only"]
     )
-    assert "2 cells of the earlier reports were made with other settings" in said.output
+    assert "because they were made with other settings: 1 cells" in said.output
 
 
 def test_published_numbers_are_of_the_table_that_is_made(first: Path, tmp_path: Path) -> None:
@@ -126,3 +126,13 @@ def test_other_bytes_and_other_files_are_refused(first: Path, tmp_path: Path) ->
         with pytest.raises(UserError, match="expected a report's JSON") as refused:
             earlier.known(asked, [tmp_path / "bad.json"])
         assert refused.value.code == 3
+
+
+def test_what_a_report_knows_of_a_run_serves_every_cell_of_it(first: Path, tmp_path: Path) -> None:
+    """Two columns of one run, such as a setting's usual value in two sweeps, and a report of one of them."""
+    twin = dataclasses.replace(CELLS[0], label="clone")
+    asked = Grid("table2", "smoke", (CELLS[0], twin), 3, tmp_path)
+    known, other = earlier.known(asked, [first])
+    assert (set(known), other) == ({CELLS[0], twin}, 0)
+    listed, missing = tables.entries(asked, known)
+    assert (sorted({each.label for each in listed}), missing) == (["bc", "clone"], [])

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from tiny import released, tag_random
 
-from dom2 import checkpoint, evaluate, jobs, progress, sweep
+from dom2 import checkpoint, evaluate, fit, jobs, progress, sweep
 from dom2.search import Search
 from dom2.sweep import Sweep
 from dom2_cli.learn import main
@@ -337,3 +338,37 @@ def test_what_moves_is_read_from_the_folders(tmp_path: Path) -> None:
     assert progress.moving([job], 0.0)[0].evaluating
     clocks = [1.0, 5.0, 2.0, 3.0]
     assert progress.fitted_seconds({"time/seconds": clock} for clock in clocks) == 8.0
+    resumed = [(100, 4.0, 25.0), (125, 5.0, 25.0), (200, 6.0, 12.5), (275, 12.0, 12.5)]  # at update 125
+    names = ("update", "time/seconds", "time/updates_per_second")
+    assert progress.fitted_seconds(dict(zip(names, line, strict=True)) for line in resumed) == 17.0
+
+
+def test_values_that_do_not_go_together_fail_alone(tmp_path: Path) -> None:
+    """``elites`` of 1 is none; the search goes on."""
+    text = (
+        ONE.replace('["bc"]', '["omar"]') + "critic_widths = [8, 8]\n[search]\nelites = {low = 0, high = 2}\n"
+    )
+    file(tmp_path, text)
+    result = call(tmp_path, "--search", "tpe", "--trials", "5", "--json")
+    assert result.exit_code == 0, result.output
+    trials = json.loads(result.stdout)["trials"]
+    assert {trial["status"] for trial in trials} == {"complete"}
+    assert 0 < len(trials) < 5
+    assert 1 not in {trial["settings"]["elites"] for trial in trials}
+
+
+def test_threads_are_those_that_are_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, before = [], torch.get_num_threads()
+    train = fit.fit
+
+    def watched(*given: Any, **named: Any) -> Any:
+        seen.append(torch.get_num_threads())
+        return train(*given, **named)
+
+    monkeypatch.setattr(fit, "fit", watched)
+    file(tmp_path, ONE.replace("batch_size", "threads = 2\nbatch_size"))
+    try:
+        assert call(tmp_path).exit_code == 0
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [2]

@@ -40,6 +40,7 @@ class Config:
 
     def __post_init__(self) -> None:
         config.above_zero(self, "lr", "grad_clip")
+        config.sizes(self, "actor_widths")
 
 
 PRESETS: dict[str, dict[str, Any]] = {"compact": {}, "wide": {"actor_widths": (256, 256), "lr": 3e-4}}

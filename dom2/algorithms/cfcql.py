@@ -76,6 +76,7 @@ class Config:
     def __post_init__(self) -> None:
         config.above_zero(self, "rho", "lr", "n_uniform", "policy_delay", "grad_clip")
         config.not_negative(self, "alpha", "smoothing", "action_penalty")
+        config.sizes(self, "actor_widths", "critic_widths")
         config.within_unit(self, "gamma", "rho")
 
 

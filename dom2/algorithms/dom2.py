@@ -99,7 +99,8 @@ class Config:
 
     def __post_init__(self) -> None:
         VP(beta_max=self.beta_max)  # which says what cannot be
-        config.above_zero(self, "n_steps", "n_uniform", "lr", "grad_clip", "rho")
+        config.above_zero(self, "n_steps", "n_uniform", "lr", "grad_clip", "rho", "embed_dim")
+        config.sizes(self, "widths", "critic_widths")
         config.not_negative(self, "eta", "bc_weight", "zeta", "eta_warmup")
         config.within_unit(self, "gamma", "rho")
         if self.order not in (1, 2):

@@ -71,6 +71,7 @@ class Config:
     def __post_init__(self) -> None:
         config.above_zero(self, "rho", "lr", "n_uniform", "policy_noise", "grad_clip")
         config.not_negative(self, "alpha", "n_policy", "action_penalty")
+        config.sizes(self, "actor_widths", "critic_widths")
         config.within_unit(self, "gamma", "rho")
 
 

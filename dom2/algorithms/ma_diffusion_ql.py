@@ -69,6 +69,7 @@ class Config:
         VP(beta_max=self.beta_max)  # which says what cannot be
         config.above_zero(self, "candidates", "n_steps", "rho", "lr", "grad_clip")
         config.not_negative(self, "eta")
+        config.sizes(self, "widths", "critic_widths")
         config.within_unit(self, "gamma", "rho")
 
 

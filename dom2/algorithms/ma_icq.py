@@ -72,6 +72,7 @@ class Config:
 
     def __post_init__(self) -> None:
         config.above_zero(self, "beta", "beta_target", "rho", "lr", "grad_clip")
+        config.sizes(self, "actor_widths", "critic_widths")
         config.within_unit(self, "gamma", "rho")
 
 

@@ -68,6 +68,7 @@ class Config:
 
     def __post_init__(self) -> None:
         config.above_zero(self, "tau", "max_weight", "rho", "lr", "grad_clip")
+        config.sizes(self, "actor_widths", "critic_widths")
         config.within_unit(self, "tau", "gamma", "rho")
         config.not_negative(self, "beta")
 

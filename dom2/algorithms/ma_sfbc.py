@@ -97,6 +97,8 @@ class Config:
         config.above_zero(self, "behaviour_updates", "critic_updates", "iterations", "horizon", "bank")
         config.above_zero(self, "n_actions", "candidates", "gamma", "lr", "critic_lr", "n_steps", "grad_clip")
         config.not_negative(self, "alpha")
+        config.above_zero(self, "embed_dim")
+        config.sizes(self, "widths", "critic_widths")
         config.within_unit(self, "gamma")
         if self.order not in (1, 2) or len(self.widths) != 3:
             raise ValueError(f"expected order 1 or 2, three widths, found {self.order}, {self.widths}")

@@ -90,6 +90,7 @@ class Config:
     def __post_init__(self) -> None:
         config.above_zero(self, "gamma", "rho", "lr", "grad_clip", "n_steps", "stride", "dim", "temperature")
         config.not_negative(self, "guidance")
+        config.sizes(self, "mults", "inverse_widths")
         config.within_unit(self, "dropout", "gamma", "rho")
         parts = 2 ** (len(self.mults) - 1)
         if self.horizon < 2 or self.horizon % parts or self.n_steps % self.stride:
@@ -97,9 +98,8 @@ class Config:
             raise ValueError(f"expected horizon divisible by {parts}, n_steps by stride, found {found}")
         if self.stride > 1 and self.sampler == "ddpm":
             raise ValueError(f"expected stride 1 for ddpm, which takes every step, found {self.stride}")
-        if any(self.dim * mult % HEADS for mult in self.mults):
-            found = f"dim {self.dim}, mults {self.mults}"
-            raise ValueError(f"expected channels of each level divisible by {HEADS}, found {found}")
+        if self.dim % HEADS:
+            raise ValueError(f"expected dim divisible by {HEADS}, found {self.dim}")
 
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -83,6 +83,7 @@ class Config:
         if self.elites and min(self.elites, self.samples) < 2:  # their spread is that of the next samples
             found = f"elites {self.elites}, samples {self.samples}"
             raise ValueError(f"expected elites of 0 (none), or 2 or more of as many samples, found {found}")
+        config.sizes(self, "actor_widths", "critic_widths")
         config.within_unit(self, "coe", "gamma", "rho")
 
 

@@ -66,6 +66,7 @@ class Config:
 
     def __post_init__(self) -> None:
         config.above_zero(self, "alpha", "max_weight", "rho", "lr", "grad_clip", "mixer_width")
+        config.sizes(self, "actor_widths", "critic_widths")
         config.within_unit(self, "gamma", "rho")
 
 

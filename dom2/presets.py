@@ -68,6 +68,7 @@ _ENVIRONMENT: dict[str, dict[str, Any]] = {"halfcheetah": {"gamma": 0.99}}
 _OWN: dict[str, dict[str, dict[str, Any]]] = {
     "dom2": {"halfcheetah": {"n_steps": 10}},
     "ma-diffusion-ql": {"spread": {"candidates": 1}},
+    "ma-sfbc": {"spread": {"candidates": 4}},
     "ma-cql": {"halfcheetah": {"lr": 1e-3, "n_policy": 10}},
     "omar": {"halfcheetah": {"lr": 1e-3, "n_policy": 10, "iterations": 2, "samples": 20, "elites": 5}},
     "cfcql": {"halfcheetah": {"lr": 1e-3}},

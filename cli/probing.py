@@ -8,7 +8,7 @@ from typing import Any, get_args
 import click
 
 from dom2_cli import show as ui
-from dom2_cli.options import json_option, root_option, run_argument
+from dom2_cli.options import json_option, mismatch_option, root_option, run_argument
 
 
 @click.command()
@@ -80,9 +80,10 @@ def chosen(what: str, asked: str, known: tuple[str, ...]) -> tuple[str, ...]:
     show_default=True,
     help="Episodes from each of 64 beginnings.",
 )
+@mismatch_option
 @root_option
 @json_option
-def diversity(folder: Path, repeats: int, root: Path | None, as_json: bool) -> None:
+def diversity(folder: Path, repeats: int, allow_mismatch: bool, root: Path | None, as_json: bool) -> None:
     """Spread of a run's actions beside the data's, and distinct solutions from the same beginnings.
 
     \b
@@ -97,9 +98,10 @@ def diversity(folder: Path, repeats: int, root: Path | None, as_json: bool) -> N
 
     run = runs.read(folder)
     name = run.document["dataset"]["env"]
-    runs.mismatch(run.spec, name)
     data, algorithm = fit.data_of(run, root), evaluate.trained(run)
     spread = name.split("-")[0] == "spread" and not envs.is_foreign(name)
+    if spread:
+        runs.mismatch(run.spec, name, allow_mismatch)
     env: Any = envs.make(name, num_envs=64 * repeats) if spread else None
     found = []
     for index, seed in enumerate(run.seeds):

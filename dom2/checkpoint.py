@@ -57,7 +57,7 @@ def updates(run: Path) -> int:
     if folder is None:
         return 0
     if not folder.name.isdecimal():
-        found = folder.relative_to(run)
+        found = repr(folder.name)
         raise UserError(
             f"{run / 'checkpoint/latest'}: expected a checkpoint's name, found {found}; fit the run again",
             CHECK_FAILED,
@@ -106,6 +106,8 @@ def belonging(run: Path) -> Iterator[None]:
     """Raises UserError (code 3) where what is loaded meanwhile is of other networks, or of another device."""
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise
     except (RuntimeError, KeyError, AssertionError, ValueError) as error:
         found = " ".join(str(error).split()) or type(error).__name__
         raise UserError(

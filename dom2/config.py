@@ -47,7 +47,7 @@ def build(config: type[Any], values: dict[str, Any]) -> Any:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
             raise UserError(f"expected a setting of {config.__name__}, found {key!r}; {hint}")
-        if not _fits(value, known[key].type):
+        if value != known[key].default and not _fits(value, known[key].type):  # which may be infinite
             raise UserError(f"{key}: expected {describe(known[key].type)}, found {value!r}")
     return config(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 

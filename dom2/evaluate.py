@@ -158,7 +158,8 @@ def _whole(document: dict[str, Any]) -> dict[str, Any]:
     counts = [document[name] for name in ("updates", "episodes", "candidates", "seed")]
     if document["shift"] not in ("none", *shifts.SHIFTS) or not all(type(each) is int for each in counts):
         raise ValueError(document["shift"], *counts)
-    if not means or not np.isfinite(means).all() or not all(isinstance(f, str) for f in way(document)[2]):
+    facts = [each["fact"] for each in document["mismatch"]]
+    if not means or not np.isfinite(means).all() or not all(isinstance(fact, str) for fact in facts):
         raise ValueError("per_seed", means)
     return document
 

@@ -113,6 +113,9 @@ def check(document: dict[str, Any], dataset: Dataset) -> None:
     run = Run(Path(), document)
     device = ready(run.settings)
     algorithm = run.build(device, seeding.generators(run.seeds, seeding.LEARNING, device))
+    if run.settings.eval_every:
+        named.environment(dataset.env)
+        envs.make(dataset.env, num_envs=1)
     if run.settings.data == "memory":
         room(dataset)
     elif run.settings.data == "stream" and algorithm.batches == "windows":
@@ -238,14 +241,13 @@ def _loop(
 
 
 def save(run: Run, algorithm: Learner, sampler: Minibatches, update: int) -> None:
+    """Write a checkpoint. Raises UserError where a weight is NaN."""
     members = algorithm.members
-    if any(
-        values.isnan().any() for values in members.weights().values()
-    ):  # by the last step, which no metric saw
-        kept = checkpoint.updates(run.folder)
+    wrong = any(values.isnan().any() for values in members.networks.parameters())
+    if wrong:  # by the last step, which no metric saw
         raise UserError(
-            f"update {update}: expected finite weights, found NaN; the checkpoint at update {kept} is kept; "
-            "try a smaller --lr",
+            f"update {update}: expected numbers as weights, found NaN; the checkpoint at update "
+            f"{checkpoint.updates(run.folder)} is kept; try a smaller --lr",
             FAILED,
         )
     state = {"algorithm": members.state_dict(), "batches": sampler.state()}

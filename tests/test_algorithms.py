@@ -157,7 +157,6 @@ def test_impossible_settings_are_refused(name: str) -> None:
         ("omar", {"elites": 5, "samples": 1}),
         ("omar", {"search_std": -1.0}),
         ("madiff", {"guidance": -1.0}),
-        ("madiff", {"stride": 2}),
         ("madiff", {"dim": 10}),
     ],
 )

@@ -89,3 +89,14 @@ def test_a_wrong_name_is_one_line(
     assert result.exit_code == 2
     assert says in result.output
     assert "Traceback" not in result.output
+
+
+def test_an_infinite_default_is_its_authors_to_have(tmp_path: Path) -> None:
+    name, run = weighted.written(tmp_path), str(tmp_path / "run")
+    file = tmp_path / "weighted.py"
+    file.write_text(file.read_text().replace("beta: float = 1.0", "beta: float = float('inf')"))
+    fit = ["fit", "--algorithm", name, "--dataset", tag_random(), "--batch-size", "8", "--threads", "1"]
+    begun = CliRunner().invoke(main, [*fit, "--updates", "1", "--out", run])
+    assert "found inf" not in begun.output
+    given = CliRunner().invoke(main, [*fit, "--lr", "inf", "--out", run, "--force"])
+    assert (given.exit_code, "lr: expected number, found inf" in given.stderr) == (2, True)

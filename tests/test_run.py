@@ -55,7 +55,7 @@ def test_weights_that_are_no_numbers_are_not_saved(tmp_path: Path) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fit, "save", spoilt)
-        with pytest.raises(UserError, match=r"update 3: expected finite weights.*at update 2 is kept"):
+        with pytest.raises(UserError, match=r"update 3: expected numbers as weights.*at update 2 is kept"):
             fit.fit(begun)
     assert (checkpoint.updates(begun.folder), begun.status) == (2, "failed")
 

@@ -71,7 +71,7 @@ class Config:
     sampler: Literal["ddpm", "ddim"] = "ddpm"
     """How a plan is made: every step with new noise, or without."""
     stride: int = 1
-    """Steps of ``ddim`` are this many of the K at once."""
+    """Steps of ``ddim`` are this many of the K at once; ``ddpm`` takes each."""
     gamma: float = 0.99
     """Discount of the returns."""
     rho: float = 0.02
@@ -96,10 +96,8 @@ class Config:
         if self.horizon < 2 or self.horizon % parts or self.n_steps % self.stride:
             found = f"horizon {self.horizon}, n_steps {self.n_steps}, stride {self.stride}"
             raise ValueError(f"expected horizon divisible by {parts}, n_steps by stride, found {found}")
-        if self.stride > 1 and self.sampler == "ddpm":
-            raise ValueError(f"expected stride 1 for ddpm, which takes every step, found {self.stride}")
-        if self.dim % HEADS:
-            raise ValueError(f"expected dim divisible by {HEADS}, found {self.dim}")
+        if any(self.dim * mult % HEADS for mult in self.mults):
+            raise ValueError(f"expected dim x mults divisible by {HEADS}, found {self.dim} x {self.mults}")
 
 
 PRESETS: dict[str, dict[str, Any]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import islice
 from pathlib import Path
 
@@ -172,5 +173,6 @@ def test_windows_are_refused(tmp_path: Path) -> None:
     begun = new_run(tmp_path / "run", data="stream")
     begun.document["settings"]["algorithm"] = "madiff"
     begun.document["config"] = SMALL["madiff"]
+    run.write(begun.folder / "config.json", json.dumps(begun.document))
     with pytest.raises(UserError, match="--data memory or mapped"):
-        fit.fit(run.Run(begun.folder, begun.document))
+        fit.fit(run.read(begun.folder))

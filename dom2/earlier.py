@@ -52,14 +52,11 @@ def known(grid: Grid, reports: Sequence[Path]) -> tuple[dict[Cell, list[Entry]],
     """
     shifts = experiments.TARGETS[grid.target].shifts
     cells = {(cell.env, cell.quality, cell.fraction, cell.label): cell for cell in grid.cells}
-    alike: dict[Path, list[Cell]] = {}  # of one run, such as one setting's usual value in several sweeps
-    for each_cell in grid.cells:
-        alike.setdefault(grid.folder(each_cell), []).append(each_cell)
     asked = {
         job.folder: (setup(job), job.settings["updates"], job.settings["seeds"], job.episodes)
         for job in grid.jobs()
     }
-    found: dict[Cell, dict[str, Entry]] = {}
+    found: dict[Path, dict[str, Entry]] = {}  # by run: several cells may be of one
     other = set()
     for each in (each for file in reports for each in read(file)):
         cell = cells.get((each.env, each.quality, each.fraction, each.label))
@@ -67,9 +64,9 @@ def known(grid: Grid, reports: Sequence[Path]) -> tuple[dict[Cell, list[Entry]],
             continue
         folder = grid.folder(cell)
         if (each.setup, each.updates, each.seeds, each.episodes) == asked[folder]:
-            for twin in alike[folder]:
-                found.setdefault(twin, {})[each.shift] = each
+            found.setdefault(folder, {})[each.shift] = each
         else:
             other.add(cell)
-    whole = {cell: [by[s] for s in shifts] for cell, by in found.items() if by.keys() == set(shifts)}
+    complete = {folder: [by[s] for s in shifts] for folder, by in found.items() if by.keys() == set(shifts)}
+    whole = {cell: complete[folder] for cell in grid.cells if (folder := grid.folder(cell)) in complete}
     return whole, len(other - whole.keys())

@@ -18,9 +18,8 @@ from torch import Tensor
 from dom2 import algorithms, checkpoint, config, evaluate, presets, seeding, track
 from dom2.algorithms import Learner
 from dom2.graphed import Graphed, cuda_graph
-from dom2.metrics import Watch, reduce
-from dom2.run import Run, Settings, Status, held
-from dom2.run import device as of
+from dom2.metrics import Watch, reduce, sound
+from dom2.run import Run, Status, actual_device, held
 from dom2data import cache, envs, memory, named, stream, tables
 from dom2data import dataset as datasets
 from dom2data.allocation import keep_freed_memory
@@ -79,11 +78,8 @@ def _train(
     interrupts: Interrupts | None,
 ) -> Status:
     dataset = data_of(run, root)
-    if run.settings.eval_every:
-        named.environment(run.document["dataset"]["env"])
-    device = ready(run.settings)
+    algorithm, device = untrained(run)
     batches = seeding.generators(run.seeds, seeding.BATCHES, device)
-    algorithm = run.build(device, seeding.generators(run.seeds, seeding.LEARNING, device))
     assert run.settings.augment != "auto"  # ``run.resolved`` has put the algorithm's own in its place
     thresholds = Thresholds(run.settings.augment, run.settings.thresholds)
     source = rows(run, dataset, device, root, on_decode)
@@ -111,23 +107,28 @@ def _train(
 def check(document: dict[str, Any], dataset: Dataset) -> None:
     """Raises what ``fit`` of such a run would at its beginning: before one is made, or replaced, in vain."""
     run = Run(Path(), document)
-    device = ready(run.settings)
-    algorithm = run.build(device, seeding.generators(run.seeds, seeding.LEARNING, device))
+    untrained(run)
     if run.settings.eval_every:
-        named.environment(dataset.env)
         envs.make(dataset.env, num_envs=1)
     if run.settings.data == "memory":
         room(dataset)
-    elif run.settings.data == "stream" and algorithm.batches == "windows":
-        raise windows_stream()
 
 
-def ready(settings: Settings) -> torch.device:
-    """Where the networks live. Raises UserError where that is not there, or cannot do what is asked."""
-    device = torch.device(of(settings.device))
+def untrained(run: Run) -> tuple[Learner, torch.device]:
+    """A run's new networks, and where they live. Raises UserError where its settings cannot be met."""
+    settings = run.settings
+    if settings.eval_every:
+        named.environment(run.document["dataset"]["env"])
+    device = torch.device(actual_device(settings.device))
     if settings.graph and device.type != "cuda":
         raise UserError(f"expected a CUDA device with --graph, found {device}; leave it out")
-    return device
+    algorithm = run.build(device, seeding.generators(run.seeds, seeding.LEARNING, device))
+    if settings.data == "stream" and algorithm.batches == "windows":
+        raise UserError(
+            "expected --data memory or mapped with this algorithm, whose windows go on into the next block, "
+            "found stream"
+        )
+    return algorithm, device
 
 
 def assemble(
@@ -156,23 +157,15 @@ def minibatches(
     device: torch.device,
     source: Source | None = None,
 ) -> Minibatches:
-    """What draws the minibatches that the algorithm asks for. Raises UserError where ``source`` cannot."""
+    """What draws the minibatches that the algorithm asks for, of a source that it can use (``untrained``)."""
     how = (dataset, thresholds, batch_size, generators, device)
     if algorithm.batches != "windows":
         sampler = Sampler(*how, joint=algorithm.batches == "joint", source=source)
         if isinstance(source, Tables) and source.files:  # without room in memory
             return ReadAhead(sampler, source, source.files)
         return sampler
-    if source is not None and not isinstance(source, Tables):
-        raise windows_stream()
+    assert source is None or isinstance(source, Tables)
     return WindowSampler(*how, algorithm.config.horizon, algorithm.config.gamma, source)
-
-
-def windows_stream() -> UserError:
-    return UserError(
-        "expected --data memory or mapped with this algorithm, whose windows go on into the next block, "
-        "found stream"
-    )
 
 
 def rows(
@@ -243,13 +236,7 @@ def _loop(
 def save(run: Run, algorithm: Learner, sampler: Minibatches, update: int) -> None:
     """Write a checkpoint. Raises UserError where a weight is NaN."""
     members = algorithm.members
-    wrong = any(values.isnan().any() for values in members.networks.parameters())
-    if wrong:  # by the last step, which no metric saw
-        raise UserError(
-            f"update {update}: expected numbers as weights, found NaN; the checkpoint at update "
-            f"{checkpoint.updates(run.folder)} is kept; try a smaller --lr",
-            FAILED,
-        )
+    sound(run, update, members)
     state = {"algorithm": members.state_dict(), "batches": sampler.state()}
     checkpoint.save(run.folder, update, members.weights(), state)
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from dom2 import checkpoint
+from dom2.members import Members
 from dom2.run import Run
 from dom2data.errors import FAILED, UserError
 
@@ -18,6 +19,19 @@ def reduce(metrics: Metrics, seeds: int) -> dict[str, list[float]]:
     rows = [value.detach().double().view(seeds, -1).mean(dim=1) for value in metrics.values()]
     table = torch.stack(rows).tolist()  # one transfer from the device
     return {f"train/{name}": row for name, row in zip(metrics, table, strict=True)}
+
+
+def sound(run: Run, update: int, members: Members) -> None:
+    """Raises UserError where a weight is NaN, after a last step that no metric saw."""
+    if any(values.isnan().any() for values in members.networks.parameters()):
+        raise ran_away(run, update, "expected numbers as weights, found NaN")
+
+
+def ran_away(run: Run, update: int, found: str) -> UserError:
+    kept = checkpoint.updates(run.folder)
+    return UserError(
+        f"update {update}: {found}; the checkpoint at update {kept} is kept; try a smaller --lr", FAILED
+    )
 
 
 class Watch:
@@ -52,9 +66,5 @@ class Watch:
             member = f"seed {run.seeds[seed]}"
             if rows.shape[1] == run.spec.n_agents:
                 member += f", {run.spec.agent_names[agent]}"
-            raise UserError(
-                f"update {update}: expected finite metrics, found {name} = {rows[seed, agent].item()} "
-                f"({member}); "
-                f"the checkpoint at update {checkpoint.updates(run.folder)} is kept; try a smaller --lr",
-                FAILED,
-            )
+            value = rows[seed, agent].item()
+            raise ran_away(run, update, f"expected finite metrics, found {name} = {value} ({member})")

@@ -194,7 +194,7 @@ def resolved(settings: Settings, env: str) -> Settings:
     return replace(settings, augment=augment, standardise=standardise)
 
 
-def device(asked: str) -> Literal["cpu", "cuda"]:
+def actual_device(asked: str) -> Literal["cpu", "cuda"]:
     """What ``--device`` stands for here. Raises UserError where there is none."""
     import torch
 
@@ -210,7 +210,7 @@ def describe(
     """The document of a new run: everything that decides its result. Raises UserError like ``mismatch``."""
     named.remember(settings.algorithm)
     returns = stats.summary(dataset.returns)
-    settings = replace(resolved(settings, dataset.env), device=device(settings.device))
+    settings = replace(resolved(settings, dataset.env), device=actual_device(settings.device))
     assert settings.augment != "auto"
     seen = {"observations": standardised.moments(dataset)} if settings.standardise == "on" else {}
     return {

@@ -96,8 +96,8 @@ class Config:
         VP(beta_max=self.beta_max)  # which says what cannot be
         config.above_zero(self, "behaviour_updates", "critic_updates", "iterations", "horizon", "bank")
         config.above_zero(self, "n_actions", "candidates", "gamma", "lr", "critic_lr", "n_steps", "grad_clip")
-        config.not_negative(self, "alpha")
         config.above_zero(self, "embed_dim")
+        config.not_negative(self, "alpha")
         config.sizes(self, "widths", "critic_widths")
         config.within_unit(self, "gamma")
         if self.order not in (1, 2) or len(self.widths) != 3:

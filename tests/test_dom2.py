@@ -6,7 +6,8 @@ import pytest
 import torch
 from tiny import CPU, SPEC, batch, dom2, generators
 
-from dom2.algorithms.dom2 import DOM2, Config
+from dom2.algorithms.dom2 import DOM2, Config, draw
+from dom2.networks import Noise
 from dom2data.spec import Batch, EnvSpec
 
 ONE = dataclasses.replace(SPEC, agent_names=("only",), obs_dims=(2,))
@@ -143,6 +144,23 @@ def test_more_candidates_have_higher_value() -> None:
         return algorithm.critics(own, chosen.unsqueeze(1)).amin(dim=1).mean().item()
 
     assert value(1) < value(4) < value(16)
+
+
+@pytest.mark.parametrize(("rows", "at_once"), [(5, 12), (64, 4), (100, 2), (300, 1)])
+def test_candidates_are_drawn_as_if_alone(rows: int, at_once: int) -> None:
+    """However many of the 12 the rows of a product take, candidate c of a state comes of its own noise."""
+    algorithm, asked = dom2(), []
+    obs, x = torch.randn(3, rows, 5), torch.randn(3, 12 * rows, 2)
+
+    def chain(eps_fn: Noise, part: torch.Tensor) -> torch.Tensor:
+        asked.append(part.shape[1] // rows)
+        return algorithm.chain(eps_fn, part)
+
+    with torch.no_grad():
+        actions = draw(chain, algorithm.noise, obs, x)
+        alone = [algorithm.chain(algorithm.noise.given(obs), part) for part in x.split(rows, dim=1)]
+    assert asked == [at_once] * (12 // at_once)
+    torch.testing.assert_close(actions, torch.cat(alone, dim=1))
 
 
 @pytest.mark.parametrize("change", [{"act_low": 0.0}, {"act_high": 2.0}])

@@ -216,7 +216,7 @@ class MASfBC:
                 obs = bank.obs[:, part].flatten(1, 2)
                 rows, a = obs.shape[1], self.spec.act_dim
                 noise = self.members.normal(obs.new_empty(()).expand(len(obs), c.n_actions * rows, a))
-                actions = draw(self.chain, self.noise.given(obs), noise, rows)
+                actions = draw(self.chain, self.noise, obs, noise)
                 actions = actions.view(-1, c.n_actions, len(part), c.horizon, a)
                 bank.candidates[:, part] = actions.movedim(1, 3)
         else:

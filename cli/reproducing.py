@@ -121,7 +121,7 @@ def reproduce(
     if dry_run:
         estimate(grid, todo, left, workers, as_json, stages)
         return
-    failed = carry_out(grid, left, where, retries) if left and not report_only else []
+    failed = carry_out(grid, left, known, where, retries) if left and not report_only else []
     finish(grid, part.command, out / target if out else grid.base / part.name, known, as_json)
     if failed:
         raise UserError(
@@ -219,14 +219,17 @@ def estimate(
     )
 
 
-def carry_out(grid: Grid, left: Sequence[Job], where: Where, retries: int) -> list[Job]:
+def carry_out(
+    grid: Grid, left: Sequence[Job], known: dict[Cell, list[Entry]], where: Where, retries: int
+) -> list[Job]:
     """Generate, fit, evaluate, in sight; what failed."""
-    from dom2 import jobs, reproduce
+    from dom2 import earlier, jobs, reproduce
     from dom2data import executors
 
     executor = where.made(executors.cores())
     with ui.progress_bar() as progress:
         reproduce.prepare(grid, progress)
+    earlier.check(grid, known)  # now, and not when hours of fitting are done
     last = watching.attend(left, jobs.carry_out(left, executor, retries), grid.base)
     return [outcome.job for outcome in last if outcome.word == "failed"]
 

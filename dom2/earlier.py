@@ -7,7 +7,7 @@ one after another, from files that are small enough to be kept.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ from dom2 import experiments
 from dom2.experiments import Cell
 from dom2.jobs import setup
 from dom2.reproduce import Grid
-from dom2.tables import Entry
+from dom2.results import agree
+from dom2.tables import Entry, facts
+from dom2data import dataset as datasets
 from dom2data.errors import CHECK_FAILED, UserError
 
 
@@ -44,29 +46,40 @@ def _training(each: Entry) -> dict[str, float] | None:
 
 
 def known(grid: Grid, reports: Sequence[Path]) -> tuple[dict[Cell, list[Entry]], int]:
-    """Entries of the cells that reports know under every shift of the grid's target;
+    """Entries of the cells that reports know under every shift of the grid's target, by whatever label;
     where two know a cell, the later one is believed.
 
     Also how many cells were left out because their runs were made otherwise: with other settings, updates,
     seeds or episodes than the grid asks for. Raises UserError like ``read``.
     """
     shifts = experiments.TARGETS[grid.target].shifts
-    cells = {(cell.env, cell.quality, cell.fraction, cell.label): cell for cell in grid.cells}
-    asked = {
-        job.folder: (setup(job), job.settings["updates"], job.settings["seeds"], job.episodes)
-        for job in grid.jobs()
-    }
+    jobs = {job.folder: job for job in grid.jobs()}
+    asked: dict[tuple[Any, ...], Path] = {}
+    labelled: dict[tuple[Any, ...], Cell] = {}
+    for cell in grid.cells:
+        job = jobs[grid.folder(cell)]
+        made = (setup(job), job.settings["updates"], job.settings["seeds"], job.episodes)
+        data = cell.env, cell.quality, cell.fraction
+        asked[*data, made], labelled[*data, cell.label] = job.folder, cell
     found: dict[Path, dict[str, Entry]] = {}  # by run: several cells may be of one
     other = set()
-    for each in (each for file in reports for each in read(file)):
-        cell = cells.get((each.env, each.quality, each.fraction, each.label))
-        if cell is None or each.shift not in shifts:
-            continue
-        folder = grid.folder(cell)
-        if (each.setup, each.updates, each.seeds, each.episodes) == asked[folder]:
+    for each in (each for file in reports for each in read(file) if each.shift in shifts):
+        data, made = each.row[:3], (each.setup, each.updates, each.seeds, each.episodes)
+        if folder := asked.get((*data, made)):
             found.setdefault(folder, {})[each.shift] = each
-        else:
-            other.add(cell)
+        elif otherwise := labelled.get((*data, each.label)):
+            other.add(otherwise)
     complete = {folder: [by[s] for s in shifts] for folder, by in found.items() if by.keys() == set(shifts)}
     whole = {cell: complete[folder] for cell in grid.cells if (folder := grid.folder(cell)) in complete}
     return whole, len(other - whole.keys())
+
+
+def check(grid: Grid, known: Mapping[Cell, Sequence[Entry]]) -> None:
+    """Raises UserError (code 3), naming both, where a report is of other data or another environment than the
+    datasets here, which must be there, and of which the other cells would be made."""
+    found = [fact for entries in known.values() for each in entries for fact in facts(grid, each)]
+    for name in dict.fromkeys(grid.share(cell) for cell in grid.cells if cell not in known):
+        data = datasets.open(name, grid.root)
+        found += [(name, "dataset", data.id, data.id), (data.id, "hash", data.hash, data.id)]
+        found.append((data.env, "fingerprint", data.spec.fingerprint, data.id))
+    agree(found)

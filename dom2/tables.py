@@ -96,11 +96,11 @@ def entries(grid: Grid, earlier: Earlier | None = None) -> tuple[list[Entry], li
             ]
         else:
             missing.append(cell)
-    agree(fact for each in listed for fact in _facts(grid, each))
+    agree(fact for each in listed for fact in facts(grid, each))
     return listed, missing
 
 
-def _facts(grid: Grid, each: Entry) -> list[tuple[str, str, str, str]]:
+def facts(grid: Grid, each: Entry) -> list[tuple[str, str, str, str]]:
     """What entries of one table must agree in: which dataset a name stands for, and what is in it."""
     cell = Cell(each.env, each.quality, each.label, "", (), each.fraction)
     where = each.report or each.folder

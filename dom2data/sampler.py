@@ -63,9 +63,10 @@ class Thresholds:
 def weights(dataset: Dataset, thresholds: Thresholds) -> Int64:
     """w [episodes] = 1 + number of thresholds that the episode's return reaches (Algorithm 1).
 
-    An episode cut short (neither terminated nor of full length) keeps weight 1: its return says little.
+    An episode cut short (neither terminated nor of full length) keeps weight 1: its return says little. One
+    that lacks its last step alone is whole: an import from a format without final observations drops it.
     """
-    counted = (dataset.lengths == dataset.spec.horizon) | dataset.array("terminated")
+    counted = (dataset.lengths >= dataset.spec.horizon - 1) | dataset.array("terminated")
     reached = dataset.returns[:, None] >= thresholds.returns(dataset, counted)[None, :]
     return 1 + (reached & counted[:, None]).sum(axis=1, dtype=np.int64)
 

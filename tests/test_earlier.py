@@ -128,6 +128,24 @@ def test_other_bytes_and_other_files_are_refused(first: Path, tmp_path: Path) ->
         assert refused.value.code == 3
 
 
+def test_other_bytes_are_refused_before_anything_is_fitted(first: Path, tmp_path: Path) -> None:
+    asked = [*QUICK, "--runs", str(tmp_path / "runs"), "--earlier"]
+    for what, words in (("hash", "one hash"), ("fingerprint", "one fingerprint")):
+        file = changed(first, tmp_path, **{what: "f" * 16})
+        said = CliRunner().invoke(main, [*asked, str(file)])
+        assert said.exit_code == 3, said.output
+        assert f"expected {words}, found ffffffffffffffff in changed.json" in said.output
+        assert "in dom2/tag-random-smoke-v0" in said.output
+        assert not (tmp_path / "runs").exists()
+
+
+def test_a_report_of_another_target_serves_under_another_label(first: Path, tmp_path: Path) -> None:
+    """The same run may be 'dom2' in one table and 'eta 2.0' in the next."""
+    file = changed(first, tmp_path, label="as it is called there")
+    known, other = earlier.known(Grid("table2", "smoke", CELLS, 3, tmp_path), [file])
+    assert (list(known), other) == ([CELLS[0]], 0)
+
+
 def test_what_a_report_knows_of_a_run_serves_every_cell_of_it(first: Path, tmp_path: Path) -> None:
     """Two columns of one run, such as a setting's usual value in two sweeps, and a report of one of them."""
     twin = dataclasses.replace(CELLS[0], label="clone")

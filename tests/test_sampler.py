@@ -63,6 +63,14 @@ def test_an_episode_cut_short_keeps_weight_one_and_sets_no_threshold() -> None:
     assert weights(dataset, Thresholds("quantile", (1.0,))).tolist() == [1, 1, 2]
 
 
+def test_an_episode_without_its_last_step_is_not_cut_short() -> None:
+    """As imports from formats without final observations leave all that did not terminate."""
+    dataset = in_memory([3, 3, 2], horizon=4)
+    dataset.array("terminated")[...] = False
+    dataset.returns[...] = 1.0, 2.0, 100.0
+    assert weights(dataset, Thresholds("quantile", (0.0, 1.0))).tolist() == [2, 3, 1]
+
+
 def test_without_thresholds_reached_the_draws_are_the_plain_ones() -> None:
     dataset = in_memory(RAGGED)
     plain, unreached = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,12 +13,21 @@ import numpy as np
 from PIL import Image
 
 from dom2 import diversity, evaluate, experiments, figures, report, results, run, tables
+from dom2.jobs import Stage
 from dom2.reproduce import Grid
 from dom2.tables import Entry
 from dom2_policies.policy import Policy, Uniform
 from dom2data import envs
 from dom2data.envs.render import draw
 from dom2data.look.pictures import PAGES, png
+
+STAGES: dict[Stage, str] = {
+    "missing": "no run",
+    "begun": "not fitted to the end",
+    "fitted": "not evaluated after the last update",
+    "other": "another run, or files of something else, in its place",
+}
+"""why a cell is not there"""
 
 REPEATS = 16
 """episodes from each beginning, when solutions are counted"""
@@ -41,6 +51,9 @@ class Found(NamedTuple):
     ends: list[str]
     """pictures of the ends of four episodes of its first seed that begin alike"""
 
+    def counts(self) -> dict[str, dict[str, float]]:
+        return {"mean": self.mean._asdict(), "std": self.std._asdict()}
+
 
 class Board(NamedTuple):
     """What the templates lay out."""
@@ -61,13 +74,11 @@ def write(
     They are called by the target or by ``name``. Raises UserError (code 3) like ``tables.entries``.
     """
     listed, missing = tables.entries(grid, earlier)
+    listed, found = solutions(grid, listed)
     here = [each for each in listed if each.report is None]
-    found = solutions(grid, here)
-    counted = {
-        "solutions": {each.label: {"mean": each.mean._asdict(), "std": each.std._asdict()} for each in found}
-    }
+    counts = {"solutions": {each.label: each.counts() for each in found}} if found else {}
     board = Board(
-        document=tables.document(grid, listed, missing, command) | (counted if found else {}),
+        document=tables.document(grid, listed, missing, command) | counts,
         matrices=matrices(listed),
         sections=sections(grid, listed, here),
         films=films(grid, here),
@@ -96,8 +107,9 @@ def render(name: str, board: Board) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": number, "signed": signed, "interval": interval}
-    environment.globals["environment"] = figures.environment
-    return environment.get_template(name).render(board._asdict())
+    environment.globals |= {"environment": figures.environment, "STAGES": STAGES}
+    unnamed = sum(not each["fingerprint"] for each in board.document["entries"])
+    return environment.get_template(name).render(board._asdict(), unnamed=unnamed)
 
 
 def number(value: float | None) -> str:
@@ -163,20 +175,27 @@ def films(grid: Grid, listed: Sequence[Entry]) -> list[tuple[str, str, list[str]
     return found
 
 
-def solutions(grid: Grid, listed: Sequence[Entry]) -> list[Found]:
-    """Figure 2: what each column finds from 64 beginnings, and uniform actions beside it."""
+def solutions(grid: Grid, listed: Sequence[Entry]) -> tuple[list[Entry], list[Found]]:
+    """Figure 2: the entries with what each column finds from 64 beginnings, and that beside what uniform
+    actions find. Of a run elsewhere it is what the earlier report says, without pictures."""
     if experiments.TARGETS[grid.target].figure != "solutions":
-        return []
-    found = []
-    standard = [each for each in listed if each.shift == "none"]
-    for each in standard:
-        trained = run.read(grid.base / each.folder)
-        algorithm = evaluate.trained(trained)
-        policies = [algorithm.policy(seed) for seed in range(trained.settings.seeds)]
-        found.append(counted(f"{each.label} on {each.dataset.split('/')[1]}", each.env, policies))
-    for env in dict.fromkeys(each.env for each in standard):
+        return list(listed), []
+    entries, found = [], []
+    for each in listed:
+        label = f"{each.label} on {each.dataset.split('/')[1]}"
+        if each.shift == "none" and each.report is None:
+            trained = run.read(grid.base / each.folder)
+            algorithm = evaluate.trained(trained)
+            policies = [algorithm.policy(seed) for seed in range(trained.settings.seeds)]
+            found.append(counted(label, each.env, policies))
+            each = replace(each, solutions=found[-1].counts())
+        elif each.solutions is not None:
+            mean, std = (diversity.Solutions(**each.solutions[key]) for key in ("mean", "std"))
+            found.append(Found(label, mean, std, []))
+        entries.append(each)
+    for env in dict.fromkeys(each.env for each in listed):
         found.append(counted(f"uniform actions in {env}", env, [Uniform(envs.spec(env).act_dim)]))
-    return found
+    return entries, found
 
 
 def counted(label: str, name: str, policies: Sequence[Policy]) -> Found:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dom2 import experiments
+from dom2.diversity import Solutions
 from dom2.experiments import Cell
 from dom2.jobs import setup
 from dom2.reproduce import Grid
@@ -28,7 +29,15 @@ def read(file: Path) -> list[Entry]:
         document: dict[str, Any] = json.loads(file.read_text())
         names = {field.name for field in fields(Entry)}
         listed = [Entry(**{k: v for k, v in each.items() if k in names}) for each in document["entries"]]
-        return [replace(each, report=each.report or file.name, training=_training(each)) for each in listed]
+        return [
+            replace(
+                each,
+                report=each.report or file.name,
+                training=_training(each),
+                solutions=_solutions(each.solutions),
+            )
+            for each in listed
+        ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{file}: expected a report's JSON of `dom2 reproduce`, found {type(error).__name__}: {error}; "
@@ -43,6 +52,10 @@ def _training(each: Entry) -> dict[str, float] | None:
         return None
     five = "evaluations" not in each.training
     return {name: value for name, value in each.training.items() if not (five and name == "last five")}
+
+
+def _solutions(counts: dict[str, Any] | None) -> dict[str, Any] | None:
+    return counts and {name: Solutions(**counts[name])._asdict() for name in ("mean", "std")}
 
 
 def known(grid: Grid, reports: Sequence[Path]) -> tuple[dict[Cell, list[Entry]], int]:

@@ -19,6 +19,9 @@ from dom2data.look.pictures import canvas, svg
 Picture = tuple[str, str]
 """Its title, and itself as a data URI."""
 
+Mean = tuple[float, float, float]
+"""and the ends of its interval"""
+
 # Okabe and Ito's palette, which colour-blind readers tell apart; DOM2 is always the first.
 _COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
 _MARKERS = "os^Dv<>P*XhdpH8"
@@ -129,6 +132,8 @@ def gaps(listed: Sequence[Entry]) -> list[Picture]:
                 level = before[label].score if label in before else None
                 if each.score is not None and level is not None:
                     changes[label][env, quality, fraction] = each.score - level
+        if not any(changes.values()):
+            continue  # a variant without scores
         common = set.intersection(*map(set, changes.values()))
         figure, axes = canvas(5.6, 3.0)
         for place, (label, mine) in enumerate(changes.items()):
@@ -166,14 +171,14 @@ def curves(results: Sequence[tuple[str, str, Result]]) -> list[Picture]:
     return found
 
 
-def middle(values: Sequence[np.ndarray]) -> tuple[float, float, float]:
+def middle(values: Sequence[np.ndarray]) -> Mean:
     """Mean of scores, [S] for each row, and the ends of its interval: the mean where there is none."""
     mean = float(statistics.average(*values))
     low, high = statistics.interval(statistics.average, values, least=statistics.LEAST_SEEDS) or (mean, mean)
     return mean, low, high
 
 
-def points(axes: Axes, x: Sequence[float], found: Sequence[tuple[float, float, float]], **how: Any) -> None:
+def points(axes: Axes, x: Sequence[float], found: Sequence[Mean], **how: Any) -> None:
     """A line through means, with their intervals."""
     mean, low, high = np.array(found).reshape(-1, 3).T
     axes.errorbar(x, mean, yerr=[mean - low, high - mean], ms=4, lw=1, elinewidth=0.8, **how)
@@ -206,30 +211,32 @@ def fractions(listed: Sequence[Entry]) -> list[Picture]:
     """Figure 5: the score, averaged over an environment's datasets, against the share of trajectories."""
     names, found = tables.labels(listed), []
     for env in dict.fromkeys(each.env for each in listed):
+        lines, whole = averaged([each for each in listed if (each.env, each.shift) == (env, "none")])
+        if not lines:
+            continue
         figure, axes = canvas(4.4, 2.8)
-        lines = averaged([each for each in listed if (each.env, each.shift) == (env, "none")])
         for label, means in lines.items():
             colour, marker = style(label, names)
             points(axes, list(means), list(means.values()), marker=marker, color=colour, label=label)
         axes.set(xscale="log", xlabel="share of the trajectories", ylabel="mean normalised score")
         axes.legend(frameon=False, fontsize=7)
-        found.append((f"{env}: fewer trajectories", svg(figure)))
+        found.append((f"{env}: fewer trajectories, {' and '.join(whole)}", svg(figure)))
     return found
 
 
-def averaged(mine: Sequence[Entry]) -> dict[str, dict[float, tuple[float, float, float]]]:
+def averaged(mine: Sequence[Entry]) -> tuple[dict[str, dict[float, Mean]], list[str]]:
     """By column and share of the trajectories: the mean score and its interval over the same datasets
-    throughout, those on which every column has all the shares that it has anywhere."""
+    throughout, those on which every column has all the shares that it has anywhere; and their qualities."""
     wanted = {(each.label, each.fraction) for each in mine}
     by_dataset: dict[str, dict[tuple[str, float], np.ndarray]] = {}
     for each in mine:
         if (normal := each.per_seed_scores) is not None:
             by_dataset.setdefault(each.quality, {})[each.label, each.fraction] = normal
-    whole = [row for row in by_dataset.values() if set(row) == wanted]
-    found: dict[str, dict[float, tuple[float, float, float]]] = {}
+    whole = {quality: row for quality, row in by_dataset.items() if set(row) == wanted}
+    found: dict[str, dict[float, Mean]] = {}
     for label, share in sorted(wanted) if whole else ():
-        found.setdefault(label, {})[share] = middle([row[label, share] for row in whole])
-    return found
+        found.setdefault(label, {})[share] = middle([row[label, share] for row in whole.values()])
+    return found, list(whole)
 
 
 def sweeps(listed: Sequence[Entry]) -> list[Picture]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from dom2 import experiments, paper, statistics
 from dom2.experiments import Cell
-from dom2.jobs import setup, stage
+from dom2.jobs import Stage, setup, stage
 from dom2.reproduce import Grid
 from dom2.results import Result, agree, comparable, last_best_mean, read
 from dom2.statistics import Interval, Values
@@ -58,6 +58,8 @@ class Entry:
     """of the environment; reports that do not know it leave it empty"""
     report: str | None = None
     """the earlier report that it is taken from; None where the run is here"""
+    solutions: dict[str, dict[str, float]] | None = None
+    """Figure 2: ``mean`` and ``std`` over seeds of what ``diversity.Solutions`` counts"""
 
     @property
     def row(self) -> tuple[str, str, float, str]:
@@ -73,17 +75,19 @@ Earlier = Mapping[Cell, Sequence[Entry]]
 """Entries of cells under every shift, from reports written before."""
 
 
-def entries(grid: Grid, earlier: Earlier | None = None) -> tuple[list[Entry], list[Cell]]:
-    """Entries of the cells that are done, here or in earlier reports, and the cells that are not.
+def entries(grid: Grid, earlier: Earlier | None = None) -> tuple[list[Entry], dict[Cell, Stage]]:
+    """Entries of the cells that are done, here or in earlier reports, and how far the others are.
 
     Raises UserError (code 3) where they learned from different data or environments of one name.
     """
-    ready = {job.folder: setup(job) for job in grid.jobs() if stage(job) == "done"}
+    jobs = {job.folder: job for job in grid.jobs()}
+    stages = {folder: stage(job) for folder, job in jobs.items()}
+    ready = {folder: setup(job) for folder, job in jobs.items() if stages[folder] == "done"}
     found = {folder: read(folder) for folder in ready}
     comparable(found.values())
     shifts, known = experiments.TARGETS[grid.target].shifts, earlier or {}
     listed: list[Entry] = []
-    missing: list[Cell] = []
+    missing: dict[Cell, Stage] = {}
     for cell in grid.cells:
         folder = grid.folder(cell)
         if folder in ready:
@@ -95,7 +99,7 @@ def entries(grid: Grid, earlier: Earlier | None = None) -> tuple[list[Entry], li
                 for each in known[cell]
             ]
         else:
-            missing.append(cell)
+            missing[cell] = stages[folder]
     agree(fact for each in listed for fact in facts(grid, each))
     return listed, missing
 
@@ -309,7 +313,9 @@ def effects(listed: Sequence[Entry]) -> list[dict[str, Any]]:
     return found
 
 
-def document(grid: Grid, listed: Sequence[Entry], missing: Sequence[Cell], command: str) -> dict[str, Any]:
+def document(
+    grid: Grid, listed: Sequence[Entry], missing: Mapping[Cell, Stage], command: str
+) -> dict[str, Any]:
     """Everything that a report is made of, as JSON."""
     table = paper.TABLES.get(grid.target)
     return {
@@ -323,7 +329,7 @@ def document(grid: Grid, listed: Sequence[Entry], missing: Sequence[Cell], comma
         "paper": {"source": table.source, "notes": list(table.notes), "unit": table.unit} if table else None,
         "entries": [asdict(each) for each in listed],
         "reports": sorted({each.report for each in listed if each.report}),
-        "missing": [f"{cell.data} {cell.label}" for cell in missing],
+        "missing": {f"{cell.data} {cell.label}": stage for cell, stage in missing.items()},
         "aggregate": aggregate(listed),
         "effects": effects(listed),
     }

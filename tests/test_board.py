@@ -20,7 +20,7 @@ from PIL import Image
 from test_report import page
 from tiny import new_run
 
-from dom2 import board, evaluate, experiments, fit, jobs, reproduce, results, run, tables
+from dom2 import board, earlier, evaluate, experiments, figures, fit, jobs, reproduce, results, run, tables
 from dom2.experiments import SCALES, Cell, Scale
 from dom2.reproduce import Grid
 from dom2_cli.learn import main
@@ -142,7 +142,7 @@ def test_entries_are_what_the_runs_evaluated_to(made: Grid) -> None:
     assert [(each.label, each.shift) for each in listed] == [
         ("bc", "none"), ("bc", "speed"), ("ma-cql", "none"), ("ma-cql", "speed")
     ]  # fmt: skip
-    assert [cell.label for cell in missing] == ["omar"]
+    assert [(cell.label, stage) for cell, stage in missing.items()] == [("omar", "missing")]
     kept = json.loads((made.folder(made.cells[1]) / "evaluation-speed.json").read_text())
     cell = listed[3]
     assert cell.per_seed == [seed["mean"] for seed in kept["per_seed"]]
@@ -188,7 +188,10 @@ def test_report_is_one_file_with_everything_in_it(made: Grid, tmp_path: Path) ->
     assert len(lines) == 2
     assert all(line.count("|") == 4 for line in lines)  # data, bc, ma-cql
     document = json.loads(files["json"].read_text())
-    assert document["missing"] == ["tag-random omar"]
+    assert document["missing"] == {"tag-random omar": "missing"}
+    assert "- no run: tag-random omar\n" in markdown
+    assert "<li>no run: tag-random omar</li>" in text
+    assert "did not name their environment" not in text
     assert {each["label"] for each in document["aggregate"]} == {"bc", "ma-cql"}
 
 
@@ -212,6 +215,12 @@ def test_solutions_are_counted_and_drawn(tmp_path: Path, monkeypatch: pytest.Mon
     cloned, chance = (each["mean"] for each in document["solutions"].values())
     assert cloned["effective"] == cloned["distinct"] == 1.0  # it acts without noise
     assert 2.0 < chance["effective"] <= chance["distinct"] <= 16.0
+    assert figures.gaps(tables.entries(asked)[0]) == []  # nor has a shift a cost in scores
+    shutil.rmtree(asked.base)
+    known, _ = earlier.known(asked, [files["json"]])
+    later = board.write(asked, "dom2 reproduce figure2", tmp_path / "later", known)
+    assert json.loads(later["json"].read_text())["solutions"] == document["solutions"]
+    assert later["html"].read_text().count('width="120"') == 4  # of chance's
 
 
 def test_an_empty_grid_has_a_report_that_says_so(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def test_two_parts_make_the_whole_table(first: Path, tmp_path: Path) -> None:
     assert list(known) == [CELLS[0]]
     assert other == 0
     listed, missing = tables.entries(whole, known)
-    assert missing == [CELLS[1]]
+    assert missing == {CELLS[1]: "missing"}
     before = json.loads(first.read_text())["entries"]
     assert [dataclasses.asdict(each) | {"report": None} for each in listed] == before
     assert {each.report for each in listed} == {"table2.json"}
@@ -65,7 +65,7 @@ def test_two_parts_make_the_whole_table(first: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "runs/smoke/tag-random/bc").exists()
     (written,) = (tmp_path / "runs/smoke").glob("table2-*.json")  # a part's: with what it is a part of
     document = json.loads(written.read_text())
-    assert document["missing"] == []
+    assert document["missing"] == {}
     assert document["reports"] == ["table2.json"]
     assert [(e["label"], e["shift"]) for e in document["entries"]] == [
         (name, shift) for name in ("bc", "ma-td3+bc") for shift in ("none", "speed")
@@ -119,9 +119,10 @@ def test_other_bytes_and_other_files_are_refused(first: Path, tmp_path: Path) ->
         UserError, match=r"expected one hash, found .* in table2.json and ffffffffffff in changed.json"
     ):
         tables.entries(asked, known)
-    broken = json.loads(first.read_text())
-    broken["entries"][0]["training"] = 5
-    for text in ("[]", "{", '{"entries": [{"env": "tag"}]}', json.dumps(broken)):
+    broken = [json.loads(first.read_text()) for _ in range(2)]
+    broken[0]["entries"][0]["training"] = 5
+    broken[1]["entries"][0]["solutions"] = {"mean": {"distinct": 1.0}}
+    for text in ("[]", "{", '{"entries": [{"env": "tag"}]}', *map(json.dumps, broken)):
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(UserError, match="expected a report's JSON") as refused:
             earlier.known(asked, [tmp_path / "bad.json"])
@@ -153,4 +154,4 @@ def test_what_a_report_knows_of_a_run_serves_every_cell_of_it(first: Path, tmp_p
     known, other = earlier.known(asked, [first])
     assert (set(known), other) == ({CELLS[0], twin}, 0)
     listed, missing = tables.entries(asked, known)
-    assert (sorted({each.label for each in listed}), missing) == (["bc", "clone"], [])
+    assert (sorted({each.label for each in listed}), missing) == (["bc", "clone"], {})

@@ -130,12 +130,16 @@ def test_figure_5_averages_the_same_datasets_at_every_share_for_every_column() -
         another(returned(110.0), quality="expert"),  # which has no 5 % yet
         another(returned(3.0), label="bc", quality="random"),
     ]  # fmt: skip
+    lines, whole = figures.averaged(listed)
     means = {label: {share: round(mean, 6) for share, (mean, *_) in each.items()}
-             for label, each in figures.averaged(listed).items()}  # fmt: skip
+             for label, each in lines.items()}  # fmt: skip
     assert means == {"bc": {1.0: 3.0}, "dom2": {0.05: 1.0, 1.0: 2.0}}
+    assert whole == ["random"]
+    assert [title for title, _ in figures.fractions(listed)] == ["tag: fewer trajectories, random"]
     medium = [another(returned(50.0), quality="medium", fraction=share) for share in (0.05, 1.0)]
     assert figures.averaged(listed + medium) == figures.averaged(listed)  # bc has no medium
-    assert figures.averaged([]) == {}
+    assert figures.averaged([]) == ({}, [])
+    assert figures.fractions([]) == []
 
 
 def test_the_cost_of_a_shift_is_averaged_over_the_datasets_that_every_column_has() -> None:

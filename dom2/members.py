@@ -8,6 +8,7 @@ centralised, twice as many for twin critics. Rows of one seed lie together, so t
 from __future__ import annotations
 
 import copy
+import inspect
 import itertools
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -18,6 +19,18 @@ from torch import Tensor, nn
 from dom2data.spec import EnvSpec
 
 Network = TypeVar("Network", bound=nn.Module)
+
+
+class Adam(torch.optim.Adam):
+    """PyTorch's, without its wrappers for torch.compile: they load the compiler at once, which takes 2 s.
+
+    A wrapper tells what it wraps (``functools.wraps``); where there is none, these are PyTorch's own methods.
+    """
+
+    step = torch.no_grad()(inspect.unwrap(torch.optim.Adam.step))
+    add_param_group = inspect.unwrap(torch.optim.Adam.add_param_group)
+    state_dict = inspect.unwrap(torch.optim.Adam.state_dict)
+    load_state_dict = inspect.unwrap(torch.optim.Adam.load_state_dict)
 
 
 class Members:
@@ -45,7 +58,7 @@ class Members:
         # lie depends on how many members are stacked.
         # On a GPU its count of steps lies there, too, so that an update can be recorded (``dom2.graphed``).
         on_gpu = self.device.type == "cuda"
-        self.optimisers[name] = torch.optim.Adam(network.parameters(), lr, foreach=True, capturable=on_gpu)
+        self.optimisers[name] = Adam(network.parameters(), lr, foreach=True, capturable=on_gpu)
         return network
 
     def fixed(self, name: str, network: Network) -> Network:

@@ -28,6 +28,33 @@ def same_weights(one: run.Run, other: run.Run) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
+LEARN = """
+import copy, sys, torch
+from dom2.members import Members
+from dom2_policies.stacked import StackedLinear
+from dom2data import envs
+g = torch.Generator().manual_seed(0)
+members = Members(envs.spec("spread"), 1, torch.device("cpu"), [g])
+layer = members.learned("layer", StackedLinear(3, 4, 2, [g]), 0.1)
+usual, rows = copy.deepcopy(layer), [torch.rand(3, 5, 4, generator=g) for _ in range(3)]
+for x in rows:
+    members.descend("layer", layer(x).square().sum(), 1e9)
+    members.load_state_dict(members.state_dict())
+assert "torch._dynamo" not in sys.modules
+adam = torch.optim.Adam(usual.parameters(), 0.1, foreach=True)
+for x in rows:
+    adam.zero_grad()
+    usual(x).square().sum().backward()
+    adam.step()
+assert all(torch.equal(one, other) for one, other in zip(layer.parameters(), usual.parameters()))
+"""
+
+
+def test_learning_is_pytorchs_adam_without_its_compiler() -> None:
+    """Which takes as long to load as many updates take; the steps are the same."""
+    subprocess.run([sys.executable, "-c", LEARN], check=True)
+
+
 def test_a_run_describes_itself(tmp_path: Path) -> None:
     begun = new_run(tmp_path / "run", seeds=2)
     assert begun.status == "new"

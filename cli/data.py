@@ -166,12 +166,18 @@ def merge(
 @click.option("--env", required=True, help=f"Environment: {ENVIRONMENTS}.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the checkpoints [./zoo-<env>].")
 @click.option("--seed", type=int, default=0, show_default=True, help="Everything random follows from it.")
+@click.option(
+    "--new-prey",
+    is_flag=True,
+    help="Tag and world: train a prey, too, and the policies against it; it makes another environment.",
+)
 @force_option
-def train(env: str, out: Path | None, seed: int, force: bool) -> None:
-    """Train the behaviour policies (and the frozen prey) of an environment from nothing.
+def train(env: str, out: Path | None, seed: int, new_prey: bool, force: bool) -> None:
+    """Train the behaviour policies of an environment from nothing.
 
     \b
     dom2data train --env tag --out ./zoo-tag
+    dom2data generate --env tag --quality expert --checkpoints ./zoo-tag
 
     The shipped checkpoints are left alone. An interrupted training continues, bit for bit, when the same
     command is given again.
@@ -181,7 +187,7 @@ def train(env: str, out: Path | None, seed: int, force: bool) -> None:
     folder = out or Path(f"zoo-{env.replace(':', '-').replace('/', '-')}")
     try:
         with ui.progress_bar() as progress:
-            entry = learn(env, seed, folder, progress, force=force)
+            entry = learn(env, seed, folder, progress, force=force, new_prey=new_prey)
     except KeyboardInterrupt as error:
         message = f"{folder}: interrupted; the same command continues from its last minute"
         raise UserError(message, INTERRUPTED) from error

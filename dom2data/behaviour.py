@@ -1,10 +1,11 @@
-"""Train behaviour policies from nothing: the frozen prey, then the medium and expert checkpoints.
+"""Train behaviour policies from nothing: the medium and expert checkpoints, before them a prey if asked for.
 
 1. Prey: predators and prey learn together; the prey is frozen at the first evaluation at which it stays in
    the arena and uniformly acting predators earn no more than the published random level.
-2. Learners: new agents learn against that prey. Medium is the first evaluation that reaches the medium level;
-   expert is the best evaluation up to the last step. The medium level is the published one; where there is
-   none, it lies 30 % of the way from random to expert, as in the published data of spread.
+2. Learners: new agents learn against that prey, or the shipped one. Medium is the first evaluation that
+   reaches the medium level; expert is the best evaluation up to the last step. The medium level is the
+   published one; where there is none, it lies 30 % of the way from random to expert, as in the published
+   data of spread.
 
 All evaluations act with the noise that data are collected with, because that is the policy that gets written.
 """
@@ -26,7 +27,7 @@ import torch
 from dom2_policies import zoo
 from dom2_policies.policy import Actor, Policy, Uniform, load_actor, save_actor
 from dom2_policies.saving import save_state
-from dom2data import envs, scores
+from dom2data import envs, recipes, scores
 from dom2data.errors import FAILED, UserError
 from dom2data.executors import one_thread
 from dom2data.prey import train_prey
@@ -95,19 +96,19 @@ def replay_buffer(
 
 @one_thread()
 def train(
-    name: str, seed: int, out: Path, progress: Progress | None = None, keep_prey: bool = False
+    name: str, seed: int, out: Path, progress: Progress | None = None, new_prey: bool = False
 ) -> dict[str, Any]:
-    """Prey, medium and expert from nothing into ``out``, laid out like the shipped zoo; returns its entry.
+    """Medium and expert from nothing into ``out``, laid out like the shipped zoo; returns its entry.
 
-    The same call continues, bit for bit, what an interrupted one left in ``out``. ``keep_prey`` trains
-    against the shipped prey, so that the environment stays the same one.
+    The same call continues, bit for bit, what an interrupted one left in ``out``. ``new_prey`` trains a prey
+    first and the policies against it: another environment than the one that ``envs.make`` gives by default.
     Raises UserError when the medium level is not reached.
     """
     how = recipe(name)
     out.mkdir(parents=True, exist_ok=True)
     policies: dict[str, Any] = {}
     prey: Actor | None = None
-    if how.prey is not None and not keep_prey:
+    if new_prey:
         prey, policies["prey"] = the_prey(name, how, seed, out, progress)
     training = begin(name, seed, prey)
     level = medium_level(name)
@@ -223,8 +224,12 @@ def references(env: VectorEnv, expert: Policy, episodes: int, seed: int) -> dict
 
 @one_thread()
 def measure(name: str, episodes: int | None, seed: int, folder: Path = zoo.FOLDER) -> dict[str, float]:
-    """``references`` of the shipped expert, or that of a folder, in the standard environment."""
+    """``references`` of the shipped expert, or that of a folder, in the standard environment.
+
+    Raises UserError like ``recipes.require_prey``.
+    """
     how = recipe(name)
+    recipes.require_prey(name, folder)
     expert = load_actor(zoo.path(name, "expert", folder), zoo.entry(name, folder)["noise"])
     return references(envs.make(name, how.num_envs), expert, episodes or how.reference_episodes, seed)
 

@@ -109,8 +109,8 @@ def plan(
 ) -> Plan:
     """Decide everything that the bytes of a dataset depend on.
 
-    Raises UserError for an unknown environment or quality, a missing or altered checkpoint, a number of steps
-    below 1, or any number with medium-replay.
+    Raises UserError for an unknown environment or quality, a missing or altered checkpoint, one that was
+    trained against another prey, a number of steps below 1, or any number with medium-replay.
     """
     named.remember(env)
     try:
@@ -130,6 +130,8 @@ def plan(
         raise UserError(f"expected --steps of 1 or more, found {steps}")
     if seed < 0:
         raise UserError(f"expected a --seed of 0 or more, found {seed}")
+    if checkpoints_in != zoo.FOLDER:
+        recipes.require_prey(env, checkpoints_in)
     found = recipes.checkpoints(env, quality, checkpoints_in)
     known = env in scores.PUBLISHED_RETURNS or not replay
     recipe = Recipe(

@@ -138,6 +138,20 @@ def checkpoints(env: str, quality_name: str, folder: Path = zoo.FOLDER) -> dict[
     return found
 
 
+def require_prey(env: str, folder: Path) -> None:
+    """Raises UserError (code 3) where the policies of a folder were trained against another prey than ours.
+
+    The prey is part of the environment, so these policies and their references are of another one.
+    """
+    policies = entry(env, folder)["policies"]
+    if "prey" in policies and policies["prey"]["sha256"] != zoo.sha256(env, "prey"):
+        raise UserError(
+            f"expected policies trained against the shipped prey of {env}, found those of another prey in "
+            f"{folder}; `dom2data train --env {env}` without --new-prey trains them",
+            CHECK_FAILED,
+        )
+
+
 def file_hash(path: Path) -> str:
     """sha256 of a file in hex. Raises UserError (code 3) when it cannot be read."""
     try:

@@ -20,15 +20,19 @@ def train(
     progress: Progress | None = None,
     *,
     force: bool = False,
-    keep_prey: bool = False,
+    new_prey: bool = False,
 ) -> dict[str, Any]:
     """Behaviour policies from nothing, into a folder that appears when all of them are there.
 
+    With ``new_prey`` they are trained against a prey of their own, and are of use with no other.
     What an interrupted call left in ``<out>.partial`` is continued when it was begun alike, else discarded.
-    Returns its entry of ``zoo.json``. Raises UserError when ``out`` exists (without ``force``).
+    Returns its entry of ``zoo.json``. Raises UserError when ``out`` exists (without ``force``), or for
+    a ``new_prey`` where there is none.
     """
     named.remember(env)
     envs.spec(env)  # an unknown name must leave nothing behind
+    if new_prey:
+        _require_a_prey(env)
     if out.exists() and not force:
         raise UserError(f"expected a new folder, found {out}; --force replaces it, --out names another")
     if out.exists() and not (out / "zoo.json").is_file():
@@ -37,22 +41,22 @@ def train(
         )
     out.parent.mkdir(parents=True, exist_ok=True)
     with only_writer(out):
-        return _train(env, seed, out, progress, keep_prey)
+        return _train(env, seed, out, progress, new_prey)
 
 
-def _train(env: str, seed: int, out: Path, progress: Progress | None, keep_prey: bool) -> dict[str, Any]:
+def _train(env: str, seed: int, out: Path, progress: Progress | None, new_prey: bool) -> dict[str, Any]:
     from dom2data import behaviour
 
     unfinished, replaced = (out.with_name(out.name + end) for end in (".partial", ".replaced"))
     # The prey's weights decide what is learned, and its spec cannot be asked for before it exists.
-    asked = {"env": env, "seed": seed, "keep_prey": keep_prey, "versions": recipes.versions()}
+    asked = {"env": env, "seed": seed, "new_prey": new_prey, "versions": recipes.versions()}
     asked["recipe"] = repr(behaviour.recipe(env))
     noted = unfinished / "asked.json"
     if read_note(noted) != asked:
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
         write_note(noted, asked)
-    entry = behaviour.train(env, seed, unfinished, progress, keep_prey=keep_prey)
+    entry = behaviour.train(env, seed, unfinished, progress, new_prey=new_prey)
     shutil.rmtree(replaced, ignore_errors=True)
     if out.exists():
         out.rename(replaced)
@@ -62,14 +66,21 @@ def _train(env: str, seed: int, out: Path, progress: Progress | None, keep_prey:
     return entry
 
 
+def _require_a_prey(env: str) -> None:
+    from dom2data.training import recipe
+
+    if recipe(env).prey is None:
+        raise UserError(f"expected an environment with a prey (tag, world) with --new-prey, found {env}")
+
+
 def retrained(env: str, seed: int, base: Path, progress: Progress | None = None) -> Path:
     """The folder of checkpoints trained here with ``seed``; trained now if they are not there.
 
-    The prey stays the shipped one: it is part of the environment.
+    The prey is the shipped one: it is part of the environment.
     """
     spec = envs.spec(env)
     own = f"-{spec.fingerprint[:8]}" if envs.is_foreign(env) else ""  # titles of users' own may be alike
     folder = base / ".dom2data" / "zoo" / f"{spec.env_id}{own}-s{seed}"
     if not folder.exists():
-        train(env, seed, folder, progress, keep_prey=True)
+        train(env, seed, folder, progress)
     return folder

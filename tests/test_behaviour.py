@@ -12,7 +12,8 @@ import torch
 from dom2_policies import td3, zoo
 from dom2_policies.policy import Uniform, acting, load_actor
 from dom2data import behaviour, envs, prey, retrain, scores, training
-from dom2data.errors import UserError
+from dom2data.errors import CHECK_FAILED, UserError
+from dom2data.plan import plan
 from dom2data.rollout import rollout, team_returns
 
 TINY = td3.Config(batch_size=64, random_steps=500, steps_per_update=50)
@@ -36,7 +37,7 @@ def tiny(monkeypatch):
 def test_training_twice_gives_the_same_bytes(tiny, tmp_path):
     seen = []
     for folder in ("a", "b"):
-        seen.append(behaviour.train("tag", 7, tmp_path / folder))
+        seen.append(behaviour.train("tag", 7, tmp_path / folder, new_prey=True))
     assert seen[0] == json.loads(json.dumps(seen[1]))
     for name in ("prey", "medium", "expert"):
         a, b = (tmp_path / folder / f"tag-{name}.safetensors" for folder in ("a", "b"))
@@ -74,14 +75,14 @@ def killed_at(steps: int):
 
 def test_a_killed_training_continues_bit_for_bit(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(behaviour, "SAVE_SECONDS", 0.0)
-    retrain.train("tag", 7, tmp_path / "whole")
+    retrain.train("tag", 7, tmp_path / "whole", new_prey=True)
     with pytest.raises(Killed):
-        retrain.train("tag", 7, tmp_path / "cut", killed_at(1_500))
+        retrain.train("tag", 7, tmp_path / "cut", killed_at(1_500), new_prey=True)
     assert not (tmp_path / "cut").exists()
     state = torch.load(tmp_path / "cut.partial" / behaviour.STATE, weights_only=True)
     assert state["training"]["wave"] == 2
     monkeypatch.setattr(behaviour, "train_prey", lambda *_: pytest.fail("the prey is there already"))
-    retrain.train("tag", 7, tmp_path / "cut")
+    retrain.train("tag", 7, tmp_path / "cut", new_prey=True)
     files = sorted(path.name for path in (tmp_path / "whole").iterdir())
     assert files == ["tag-expert.safetensors", "tag-medium.safetensors", "tag-prey.safetensors", "zoo.json"]
     assert sorted(path.name for path in (tmp_path / "cut").iterdir()) == files
@@ -89,11 +90,30 @@ def test_a_killed_training_continues_bit_for_bit(tiny, tmp_path, monkeypatch):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+def test_policies_are_of_use_with_the_prey_that_they_were_trained_against(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(behaviour, "references", lambda *_: {"random": -2000.0, "expert": 0.0})
+    kept, own = tmp_path / "kept", tmp_path / "own"
+    retrain.train("tag", 7, kept)
+    assert set(zoo.entry("tag", kept)["policies"]) == {"medium", "expert"}
+    assert plan("tag", "medium", checkpoints_in=kept).recipe.fingerprint == envs.spec("tag").fingerprint
+    retrain.train("tag", 7, own, new_prey=True)
+    for quality in ("random", "medium", "medium-replay"):
+        with pytest.raises(UserError, match="the shipped prey of tag, found those of another") as error:
+            plan("tag", quality, checkpoints_in=own)
+        assert error.value.code == CHECK_FAILED
+    with pytest.raises(UserError, match="against the shipped prey of tag"):
+        behaviour.measure("tag", 40, 0, own)
+    with pytest.raises(UserError, match="expected an environment with a prey"):
+        retrain.train("spread", 7, tmp_path / "none", new_prey=True)
+    assert not (tmp_path / "none").exists()
+
+
 def test_a_training_begun_otherwise_is_not_continued(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(behaviour, "references", lambda *_: {"random": -2000.0, "expert": 0.0})
     with pytest.raises(Killed):
         retrain.train("tag", 4, tmp_path / "zoo", killed_at(0))
     retrain.train("tag", 7, tmp_path / "zoo")
-    assert zoo.entry("tag", tmp_path / "zoo")["policies"]["prey"]["seed"] == 7
+    assert zoo.entry("tag", tmp_path / "zoo")["policies"]["expert"]["seed"] == 7
     with pytest.raises(UserError, match="expected a new folder"):
         retrain.train("tag", 7, tmp_path / "zoo")
 
@@ -117,7 +137,7 @@ def test_without_a_published_level_medium_lies_between_random_and_expert(tiny, t
     with pytest.raises(UserError, match="expected a medium level of tag, found none"):
         behaviour.replay_buffer("tag", 0, folder=tmp_path / "none")
     monkeypatch.setattr(behaviour, "references", lambda *_: {"random": -2000.0, "expert": 0.0})
-    entry = behaviour.train("tag", 0, tmp_path, keep_prey=True)
+    entry = behaviour.train("tag", 0, tmp_path)
     random, best = entry["references"]["random"], entry["policies"]["expert"]["return"]
     assert entry["medium_level"] == pytest.approx(random + 0.3 * (best - random))
     assert entry["policies"]["medium"]["return"] >= entry["medium_level"]
@@ -125,7 +145,7 @@ def test_without_a_published_level_medium_lies_between_random_and_expert(tiny, t
     assert checkpoint.mean == entry["policies"]["medium"]["return"]
     monkeypatch.setattr(behaviour, "references", lambda *_: {"random": 2000.0, "expert": 0.0})
     with pytest.raises(UserError, match="expected an expert above uniform actions"):
-        behaviour.train("tag", 0, tmp_path, keep_prey=True)
+        behaviour.train("tag", 0, tmp_path)
 
 
 def test_actors_see_the_beginning_of_what_critics_see(monkeypatch):
@@ -206,7 +226,7 @@ def test_the_zoo_lies_where_the_published_datasets_do(env_name):
 def test_training_arrives_where_the_shipped_policies_are(env_name, tmp_path):
     """Against the shipped prey: another one, as good as it may be, is another environment."""
     shipped = zoo.entry(env_name)
-    found = behaviour.train(env_name, shipped["policies"]["expert"]["seed"], tmp_path, keep_prey=True)
+    found = behaviour.train(env_name, shipped["policies"]["expert"]["seed"], tmp_path)
     for key in ("random", "expert"):
         noise = 0.1 * abs(shipped["references"]["expert"])
         assert found["references"][key] == pytest.approx(shipped["references"][key], abs=noise)

@@ -292,7 +292,7 @@ def test_a_traceback_needs_debug(root: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_train_reports_and_refuses_to_overwrite(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def train(name: str, seed: int, out: Path, progress: Any, keep_prey: bool) -> dict[str, Any]:
+    def train(name: str, seed: int, out: Path, progress: Any, new_prey: bool) -> dict[str, Any]:
         out.mkdir(exist_ok=True)
         progress("training to expert", 1, 2)
         return {"policies": {"medium": {"return": 117.25}, "prey": {}}}

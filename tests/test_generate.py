@@ -248,8 +248,8 @@ def test_retrained_policies_are_used_and_the_shipped_ones_left_alone(
 ) -> None:
     trained: list[tuple[int, bool]] = []
 
-    def train(name: str, seed: int, out: Path, progress: Any, keep_prey: bool) -> dict[str, Any]:
-        trained.append((seed, keep_prey))
+    def train(name: str, seed: int, out: Path, progress: Any, new_prey: bool) -> dict[str, Any]:
+        trained.append((seed, new_prey))
         shutil.copytree(zoo.FOLDER, out, dirs_exist_ok=True)
         (out / "tag-medium.safetensors").write_bytes((out / "tag-expert.safetensors").read_bytes())
         document = json.loads((out / "zoo.json").read_text())
@@ -260,7 +260,7 @@ def test_retrained_policies_are_used_and_the_shipped_ones_left_alone(
     monkeypatch.setattr(behaviour, "train", train)
     folder = retrain.retrained("tag", 4, tmp_path)
     assert retrain.retrained("tag", 4, tmp_path) == folder  # the second time they are there
-    assert trained == [(4, True)]
+    assert trained == [(4, False)]
     recipe = make.plan("tag", "medium", checkpoints_in=folder).recipe
     assert recipe.policies["medium"] == zoo.sha256("tag", "expert")
     with pytest.raises(UserError, match="--force replaces it"):
@@ -285,7 +285,7 @@ def test_only_a_folder_of_policies_is_replaced(tmp_path: Path) -> None:
 
 
 def test_a_training_that_fails_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def train(name: str, seed: int, out: Path, progress: Any, keep_prey: bool) -> dict[str, Any]:
+    def train(name: str, seed: int, out: Path, progress: Any, new_prey: bool) -> dict[str, Any]:
         out.mkdir(exist_ok=True)
         raise KeyboardInterrupt
 

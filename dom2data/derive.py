@@ -23,6 +23,7 @@ from dom2data.dataset import Dataset, Int64
 from dom2data.errors import CHECK_FAILED, UserError
 from dom2data.generate import full_disk, require_space
 from dom2data.publish import Origin, publish
+from dom2data.recipes import UNIFORM
 from dom2data.store import zarr
 from dom2data.store.layout import ArrayLayout, layout
 from dom2data.store.manifest import digest
@@ -146,23 +147,36 @@ def _origins(parts: Sequence[Part]) -> Int64:
 def _sources(parents: Sequence[Dataset]) -> tuple[list[str], list[Int64], dict[str, Any]]:
     """Names of the policies, for each parent the new number of each of its own, and what is known of each.
 
-    Two policies of one name that are not the same one keep their parent's id as a surname.
+    Two policies of one name that are not known to be the same one keep their parent's id as a surname.
     """
     names: list[str] = []
     numbers: list[Int64] = []
     policies: dict[str, Any] = {}
     for parent in parents:
-        known, own = parent.manifest.get("policies", {}), parent.manifest.get("sources", [])
-        mine = {name: name for name in own}
-        for name in own:
-            if name in names and policies.get(name) != known.get(name):
-                mine[name] = f"{name}@{parent.id}"
-        names += [name for name in mine.values() if name not in names]
-        policies |= {mine.get(name, name): facts for name, facts in known.items()}
+        known, own = _known(parent.manifest), parent.manifest.get("sources", [])
+        mine: dict[str, str] = {}
+        for name in dict.fromkeys([*own, *known]):
+            label, facts = name, known.get(name)
+            while label in {*names, *policies} and not (
+                name == UNIFORM or (facts and facts == policies.get(label))
+            ):
+                label += f"@{parent.id}"
+            mine[name] = label
+        names += [label for name, label in mine.items() if name in own and label not in names]
+        policies |= {mine[name]: facts for name, facts in known.items()}
         count = max(len(own), int(parent.array("source").max()) + 1)  # made elsewhere: numbers without names
         labels = [names.index(mine[own[i]]) if i < len(own) else i for i in range(count)]
         numbers.append(np.array(labels, np.int64))
     return names, numbers, policies
+
+
+def _known(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What is known of each policy by its name among the sources: a generated replay buffer, whose source is
+    ``replay``, has the facts of its training under ``medium``, the checkpoint that it ended with."""
+    known, own = dict(manifest.get("policies", {})), manifest.get("sources", [])
+    if "replay" in own and "replay" not in known and "medium" not in own and "medium" in known:
+        known["replay"] = known.pop("medium")
+    return known
 
 
 def _joined(taken: Sequence[dict[str, NDArray[Any]]], order: Int64) -> dict[str, NDArray[Any]]:

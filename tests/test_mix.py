@@ -84,6 +84,37 @@ def test_policies_of_one_name_are_told_apart(tmp_path: Path) -> None:
     np.testing.assert_array_equal(mixed.array("source"), np.array([0, 1, 0])[mixed.array("parent")])
 
 
+def test_a_replay_buffer_is_not_the_checkpoint_that_it_ended_with(tmp_path: Path) -> None:
+    replay, other, medium = (
+        stored(tmp_path, LENGTHS, name=name, seed=seed)
+        for name, seed in (("replay", 1), ("other", 2), ("medium", 3))
+    )
+    for parent, seed in ((replay, 0), (other, 1)):  # as ``generate`` writes them
+        parent.manifest |= {"sources": ["replay"], "policies": {"medium": {"seed": seed}}}
+    medium.manifest |= {"sources": ["medium"], "policies": {"medium": {"sha256": "x"}}}
+    expected = {"replay": {"seed": 0}, "medium": {"sha256": "x"}, "replay@dom2/other-v0": {"seed": 1}}
+    for parents in ([replay, medium, other], [medium, replay, other]):
+        mixed = mix(parents, [1, 1, 1], root=tmp_path, out="all", force=True)
+        assert mixed.manifest["policies"] == expected
+        assert list(dict.fromkeys(mixed.manifest["sources"])) == mixed.manifest["sources"]
+        assert set(mixed.manifest["sources"]) == set(expected)
+        np.testing.assert_array_equal(mixed.array("source"), mixed.array("parent"))
+    again = mix([mixed, other], [1, 1], root=tmp_path, out="again")
+    assert again.manifest["sources"] == ["medium", "replay", "replay@dom2/other-v0"]
+    assert again.manifest["policies"] == expected
+
+
+def test_policies_of_which_nothing_is_known_are_told_apart(tmp_path: Path) -> None:
+    a, b = (stored(tmp_path, LENGTHS, name=name, seed=seed) for name, seed in (("a", 1), ("b", 2)))
+    for parent in (a, b):
+        parent.manifest |= {"sources": ["omar", "uniform"], "policies": {}}
+        parent.array("source")[5:] = 1
+    mixed = mix([a, b], [1, 1], root=tmp_path, out="ab")
+    assert mixed.manifest["sources"] == ["omar", "uniform", "omar@dom2/b-v0"]
+    uniform = mixed.array("parent_episode") >= 5
+    np.testing.assert_array_equal(mixed.array("source"), np.where(uniform, 1, 2 * mixed.array("parent")))
+
+
 @pytest.mark.parametrize(
     ("how", "expected"),
     [

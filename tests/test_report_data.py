@@ -145,6 +145,7 @@ def test_novelty_does_not_depend_on_the_number_of_steps_and_sees_copies() -> Non
     copies = np.concatenate([few, few])
     assert measured(copies, np.arange(1000)) < 1e-3
     assert measured(few, np.zeros(500)) == 0.0
+    assert measured(small + 10_000.0, np.arange(25_000) // 25) == pytest.approx(one, rel=1e-3)
 
 
 def test_command(tmp_path: Path) -> None:

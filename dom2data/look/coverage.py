@@ -82,7 +82,8 @@ def effective_dimensions(values: NDArray[Any]) -> float:
 def novelty(values: NDArray[Any], episode: NDArray[Any], rng: np.random.Generator) -> float:
     """Of values [S, D] of the episodes [S]; 0 where all are equal or there is one episode."""
     scale = values.std(axis=0)
-    values = (values / np.where(scale > 0, scale, 1.0)).astype(np.float32)
+    # Centred, because the squares of large numbers leave float32 no digits for their differences.
+    values = ((values - values.mean(axis=0)) / np.where(scale > 0, scale, 1.0)).astype(np.float32)
     reference = sampled(len(values), REFERENCE, rng)
     queries = sampled(len(values), QUERIES, rng)
     nearest, typical = [], []

@@ -12,6 +12,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Iterator
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -208,7 +209,7 @@ def _odd(array: NDArray[Any]) -> int:
 
 
 def determinism(name: str, spec: EnvSpec, seed: int) -> Iterator[str]:
-    """Two instances, the same seed and actions: the same observations and rewards, twice in a row."""
+    """Two instances, the same seed and actions: the same observations, rewards and ends, twice in a row."""
     one, other = Recorded(name, spec), Recorded(name, spec)
     hint = "draw everything from a generator that reset(seed) makes"
     for episode in (0, 1):
@@ -229,9 +230,9 @@ class Recorded:
         self.spaces = [self.env.action_space(agent) for agent in self.env.possible_agents]
 
     def differs(self, other: Recorded, seed: int) -> int | None:
-        """The first step at which this and another instance are not equal."""
-        for t, (mine, its) in enumerate(zip(self.episode(seed), other.episode(seed), strict=False)):
-            if not _equal(mine, its):
+        """The first step at which this and another instance are not equal, or only one of them goes on."""
+        for t, (mine, its) in enumerate(zip_longest(self.episode(seed), other.episode(seed))):
+            if mine is None or its is None or not _equal(mine, its):
                 return t
         return None
 
@@ -239,7 +240,7 @@ class Recorded:
         return _equal(next(self.episode(seed)), next(self.episode(another)))
 
     def episode(self, seed: int) -> Iterator[tuple[dict[Any, Any], ...]]:
-        """Observations after the reset, then observations and rewards of each step."""
+        """Observations after the reset, then observations, rewards and both kinds of ends of each step."""
         rng = np.random.default_rng(seed)
         observations, _ = self.env.reset(seed=seed)
         yield (_copied(observations),)
@@ -249,8 +250,8 @@ class Recorded:
             joint = rng.uniform(-1.0, 1.0, (self.spec.n_agents, self.spec.act_dim)).astype(np.float32)
             everyone = zip(self.env.possible_agents, joint, self.spaces, strict=True)
             actions = {a: rescaled(u, s) for a, u, s in everyone if a in self.env.agents}
-            observations, rewards, *_ = self.env.step(actions)
-            yield _copied(observations), _copied(rewards)
+            *results, _ = self.env.step(actions)
+            yield tuple(map(_copied, results))
 
 
 def _copied(values: dict[Any, Any]) -> dict[Any, Any]:

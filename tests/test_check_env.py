@@ -86,6 +86,25 @@ def test_a_fault_is_found(tmp_path: Path, fault: str) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("self.steps == self.horizon", "self.steps == 5 + self.odd"),
+        ("bool(met) for", "bool(met or late and self.odd) for"),
+    ],
+    ids=["when", "how"],
+)
+def test_ends_follow_from_the_seed(tmp_path: Path, change: tuple[str, str]) -> None:
+    """Every other instance ends a step later, or is terminated."""
+    made = (
+        "def make(made=[]):\n    made.append(Meet())\n    made[-1].odd = len(made) % 2\n    return made[-1]"
+    )
+    _, findings = check(meeting.written(tmp_path, change, ("def make():\n    return Meet()", made)))
+    step = 5 if "5" in change[1] else 20
+    assert len(findings) == 1
+    assert f"expected equal episodes for equal seeds, found a difference at step {step};" in findings[0]
+
+
 def test_pettingzoo_s_own_test_is_run(tmp_path: Path) -> None:
     _, findings = check(
         meeting.written(tmp_path, ("    @cache\n    def observation_space", "    def observation_space"))

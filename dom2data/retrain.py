@@ -25,9 +25,9 @@ def train(
     """Behaviour policies from nothing, into a folder that appears when all of them are there.
 
     With ``new_prey`` they are trained against a prey of their own, and are of use with no other.
-    What an interrupted call left in ``<out>.partial`` is continued when it was begun alike, else discarded.
-    Returns its entry of ``zoo.json``. Raises UserError when ``out`` exists (without ``force``), or for
-    a ``new_prey`` where there is none.
+    What an interrupted call left in ``<out>.partial`` is continued when it was begun alike.
+    Returns its entry of ``zoo.json``. Raises UserError for a ``new_prey`` where there is none and, without
+    ``force``, when ``out`` exists or was begun otherwise.
     """
     named.remember(env)
     envs.spec(env)  # an unknown name must leave nothing behind
@@ -41,10 +41,12 @@ def train(
         )
     out.parent.mkdir(parents=True, exist_ok=True)
     with only_writer(out):
-        return _train(env, seed, out, progress, new_prey)
+        return _train(env, seed, out, progress, force, new_prey)
 
 
-def _train(env: str, seed: int, out: Path, progress: Progress | None, new_prey: bool) -> dict[str, Any]:
+def _train(
+    env: str, seed: int, out: Path, progress: Progress | None, force: bool, new_prey: bool
+) -> dict[str, Any]:
     from dom2data import behaviour
 
     unfinished, replaced = (out.with_name(out.name + end) for end in (".partial", ".replaced"))
@@ -52,7 +54,14 @@ def _train(env: str, seed: int, out: Path, progress: Progress | None, new_prey: 
     asked = {"env": env, "seed": seed, "new_prey": new_prey, "versions": recipes.versions()}
     asked["recipe"] = repr(behaviour.recipe(env))
     noted = unfinished / "asked.json"
-    if read_note(noted) != asked:
+    found = read_note(noted)
+    if found is not None and found != asked and not force:
+        other = ", ".join(f"{k} {v}" for k, v in found.items() if v != asked.get(k))
+        raise UserError(
+            f"expected to continue {out} as it was begun ({other}), found another; "
+            "finish that one first, --out names another, or --force discards it"
+        )
+    if found != asked:
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
         write_note(noted, asked)
@@ -82,5 +91,6 @@ def retrained(env: str, seed: int, base: Path, progress: Progress | None = None)
     own = f"-{spec.fingerprint[:8]}" if envs.is_foreign(env) else ""  # titles of users' own may be alike
     folder = base / ".dom2data" / "zoo" / f"{spec.env_id}{own}-s{seed}"
     if not folder.exists():
-        train(env, seed, folder, progress)
+        # One of this name that was begun otherwise is of other versions, and cannot be finished.
+        train(env, seed, folder, progress, force=True)
     return folder

@@ -12,7 +12,7 @@ import torch
 from dom2_policies import td3, zoo
 from dom2_policies.policy import Uniform, acting, load_actor
 from dom2data import behaviour, envs, prey, retrain, scores, training
-from dom2data.errors import CHECK_FAILED, UserError
+from dom2data.errors import CHECK_FAILED, USAGE, UserError
 from dom2data.plan import plan
 from dom2data.rollout import rollout, team_returns
 
@@ -112,7 +112,12 @@ def test_a_training_begun_otherwise_is_not_continued(tiny, tmp_path, monkeypatch
     monkeypatch.setattr(behaviour, "references", lambda *_: {"random": -2000.0, "expert": 0.0})
     with pytest.raises(Killed):
         retrain.train("tag", 4, tmp_path / "zoo", killed_at(0))
-    retrain.train("tag", 7, tmp_path / "zoo")
+    begun = sorted((tmp_path / "zoo.partial").rglob("*"))
+    with pytest.raises(UserError, match=r"zoo as it was begun \(seed 4\).*--force discards it") as error:
+        retrain.train("tag", 7, tmp_path / "zoo")
+    assert error.value.code == USAGE
+    assert sorted((tmp_path / "zoo.partial").rglob("*")) == begun
+    retrain.train("tag", 7, tmp_path / "zoo", force=True)
     assert zoo.entry("tag", tmp_path / "zoo")["policies"]["expert"]["seed"] == 7
     with pytest.raises(UserError, match="expected a new folder"):
         retrain.train("tag", 7, tmp_path / "zoo")

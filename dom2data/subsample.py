@@ -74,11 +74,14 @@ class Selection:
                     f"{parent.id}: expected a --quality of its own ({known}), found {self.quality!r}"
                 )
             kept &= parent.array("source") == names.index(self.quality)
-        if self.returns is not None and kept.any():
-            low, high = bounds(self.returns, parent.returns[kept].astype(np.float64))
+        returns = parent.returns[kept].astype(np.float64)
+        if len(returns) == 0:
+            raise UserError(f"{parent.id}: expected episodes of {self.quality}, found none; ask for others")
+        if self.returns is not None:
+            low, high = bounds(self.returns, returns)
             kept &= (parent.returns >= low) & (parent.returns <= high)
         if not kept.any():
-            best = f"returns lie in {parent.returns.min():g}:{parent.returns.max():g}"
+            best = f"returns lie in {returns.min():g}:{returns.max():g}"
             raise UserError(f"{parent.id}: expected episodes to keep, found none ({best}); ask for others")
         return np.flatnonzero(kept)
 

@@ -111,6 +111,19 @@ def test_by_policy_return_and_number(tmp_path: Path) -> None:
         assert child.manifest["returns"]["team"]["mean"] == pytest.approx(child.returns.mean(), rel=1e-6)
 
 
+def test_the_range_told_is_that_of_the_policy() -> None:
+    parent = in_memory([4] * 20)
+    parent.manifest["sources"] = ["medium", "expert", "unused"]
+    parent.array("source")[10:] = 1
+    own = parent.returns[10:]
+    with pytest.raises(UserError) as error:
+        Selection(quality="expert", returns="1e9:").indices(parent)
+    assert f"found none (returns lie in {own.min():g}:{own.max():g})" in str(error.value)
+    assert (own.min(), own.max()) != (parent.returns.min(), parent.returns.max())
+    with pytest.raises(UserError, match="expected episodes of unused, found none"):
+        Selection(quality="unused", returns="1e9:").indices(parent)
+
+
 @given(st.integers(1, 60), st.integers(0, 3), st.integers(10, 60))
 def test_strata_keep_their_shares(count: int, seed: int, first: int) -> None:
     """Of every policy, and of every tenth of its returns, the share of the whole to one episode."""

@@ -92,6 +92,7 @@ def generate(
     force: bool,
     root: Path | None,
     as_json: bool,
+    there: str | None = None,
 ) -> None:
     """Roll behaviour policies out into a dataset, or into many.
 
@@ -106,8 +107,6 @@ def generate(
     An interrupted run continues where it stopped when the same command is given again. Of many datasets,
     those that are there and complete are kept.
     """
-    from dom2data.share import is_outgoing
-
     asked = generating.Asked(env, quality, steps, seed, out, root, checkpoints, retrain)
     where = Where(executor, workers, address)
     todo = generating.plans(asked, dry_run)
@@ -115,19 +114,17 @@ def generate(
         generating.shard(todo, shard, where, force, dry_run, as_json)
         return
     if asked.many:
-        records = generating.many(todo, where, force, rehash, dry_run)
+        records = generating.many(todo, where, force, rehash, dry_run, there)
         if not dry_run:
             if store == "minari":
                 generating.for_minari([record["id"] for record in records], root, force)
             ui.print_json(records) if as_json else describe.catalog(records)
         return
-    made = generating.one(
-        todo[0], where, force, retrain, dry_run, keep=store == "minari" or is_outgoing(root)
-    )
+    made = generating.one(todo[0], where, force, retrain, dry_run, keep=store == "minari", there=there)
     if made is not None:
         if store == "minari":
             generating.for_minari([made.id], root, force)
-        finish(made, root, as_json)
+        finish(made, there or root, as_json)
 
 
 @main.command()

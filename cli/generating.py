@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,18 +94,32 @@ def plans(asked: Asked, dry_run: bool) -> list[Plan]:
 
 
 def one(
-    todo: Plan, where: Where, force: bool, retrain: bool, dry_run: bool, keep: bool = False
+    todo: Plan,
+    where: Where,
+    force: bool,
+    retrain: bool,
+    dry_run: bool,
+    keep: bool = False,
+    there: str | None = None,
 ) -> Dataset | None:
-    """Announce a plan and carry it out; ``keep``: not, if it was carried out before (and not ``force``)."""
+    """Announce a plan and carry it out; ``keep``: not, if it was carried out before (and not ``force``).
+
+    ``there`` is the URL that the dataset will be sent to: one that waits for it is kept, too, and an id that
+    is taken there is refused.
+    """
     from dom2data import dataset
     from dom2data.plan import state
 
     click.echo(describe.plan(todo, where.workers or best_workers(todo), retrain), err=not dry_run)
     if dry_run:
         return None
-    if keep and not force and state(todo) == "complete":
+    if (keep or there) and not force and state(todo) == "complete":
         ui.note(f"{todo.dataset_id} is complete already: kept")
         return dataset.open(todo.dataset_id, todo.base)
+    if not force and (base := _home(todo, there).base) == there:
+        raise UserError(
+            f"expected a new id, found {base}/{todo.dataset_id}; --force replaces it, --out names another"
+        )
     return carry_out(todo, where.made(best_workers(todo), todo.threads), force)
 
 
@@ -155,33 +169,48 @@ def for_minari(made: Sequence[str], root: Path | None, force: bool) -> None:
         ui.note(f"minari.load_dataset({path.relative_to(base).as_posix()!r}) opens it")
 
 
-def many(todo: list[Plan], where: Where, force: bool, rehash: bool, dry_run: bool) -> list[dict[str, Any]]:
+def _home(todo: Plan, there: str | None) -> Plan:
+    """A plan where its id is: at the URL that its dataset will be sent to, else in its folder."""
+    from dom2data.plan import state
+
+    sent = todo if there is None else replace(todo, base=there)
+    return todo if there is None or state(sent) == "missing" else sent
+
+
+def many(
+    todo: list[Plan], where: Where, force: bool, rehash: bool, dry_run: bool, there: str | None = None
+) -> list[dict[str, Any]]:
     """Announce the plans in a table and carry out those whose datasets are not there; records of all.
 
-    What fails is noted, and the others are made. Raises UserError: code 2, before anything is made, when ids
-    are taken by other recipes (and not ``force``); 1 at the end, when some failed.
+    ``there`` is the URL that the datasets will be sent to; what it has is kept like what is here. What fails
+    is noted, and the others are made. Raises UserError: code 2, before anything is made, when ids are taken
+    by other recipes (and not ``force``); 1 at the end, when some failed.
     """
     from dom2data import catalog, dataset
     from dom2data.plan import state
 
-    states = {plan.dataset_id: state(plan, rehash) for plan in todo}
+    homes = {plan.dataset_id: _home(plan, there) for plan in todo}
+    states = {dataset_id: state(home, rehash) for dataset_id, home in homes.items()}
     workers = {plan.dataset_id: where.workers or best_workers(plan) for plan in todo}
     describe.plans(todo, states, workers, err=not dry_run)
     if dry_run:
         return []
     taken = [plan.dataset_id for plan in todo if states[plan.dataset_id] == "other"]
     if taken and not force:
+        bases = dict.fromkeys(str(homes[dataset_id].base) for dataset_id in taken)
         raise UserError(
-            f"expected new ids, found {', '.join(taken)} in {todo[0].base}, of other recipes; "
+            f"expected new ids, found {', '.join(taken)} in {' and '.join(bases)}, of other recipes; "
             "--force replaces them"
         )
     records, failed = [], []
     for plan in todo:
         try:
             if force or states[plan.dataset_id] != "complete":
-                replace = force or states[plan.dataset_id] == "damaged"
-                carry_out(plan, where.made(workers[plan.dataset_id], plan.threads), replace)
-            records.append(catalog.summary(dataset.open(plan.dataset_id, plan.base).manifest, plan.base))
+                again = force or states[plan.dataset_id] == "damaged"
+                carry_out(plan, where.made(workers[plan.dataset_id], plan.threads), again)
+                homes[plan.dataset_id] = plan
+            made = dataset.open(plan.dataset_id, homes[plan.dataset_id].base)
+            records.append(catalog.summary(made.manifest, there or plan.base))
             ui.note(_done(records[-1], states[plan.dataset_id], force))
         except UserError as error:
             if error.code == INTERRUPTED:
@@ -231,7 +260,7 @@ def resumable(kept: str, plan: Plan) -> Iterator[None]:
         ) from error
 
 
-def finish(made: Dataset, root: Path | None, as_json: bool = False) -> None:
+def finish(made: Dataset, root: Path | str | None, as_json: bool = False) -> None:
     """The last words of a command that made a dataset."""
     from dom2data import catalog, ids
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,13 @@ force_option = click.option("--force", is_flag=True, help="Replace what is there
 def delivered(make: Callable[..., None]) -> Callable[..., None]:
     """Let a command that makes datasets take a URL as its root: made in a folder here, sent, removed here.
 
-    What an interrupted upload has left is kept, and sent, when a command is given for that URL again. Workers
-    of Ray, on many machines, send their blocks there themselves.
+    What an interrupted upload has left is kept, and sent, when a command is given for that URL again, and so
+    is what there is of many when some fail. Workers of Ray, on many machines, send their blocks themselves.
     """
 
     @functools.wraps(make)
     def command(root: Path | None, force: bool, dry_run: bool, **given: Any) -> None:
         from dom2data import ids, share
-        from dom2data.store import manifest as manifests
 
         place = ids.place(root)
         if isinstance(place, Path) or given.get("executor") == "ray":
@@ -35,26 +34,50 @@ def delivered(make: Callable[..., None]) -> Callable[..., None]:
             raise UserError(f"expected a folder as root with --shard and --store minari, found {place}")
         here = share.outgoing(place)
         ui.note(f"made in {here} first, then sent to {place}")
+        make_here = functools.partial(make, root=here, there=place, force=force, dry_run=dry_run, **given)
+        if dry_run:
+            return make_here()
         with share.only_sender(here):
-            before = {each: manifests.marker(ids.directory(each, here)) for each in ids.existing(here)}
-            make(root=here, force=force, dry_run=dry_run, **given)
-            if dry_run:
-                return
-            waiting, stuck = [], []
-            for dataset_id in list(ids.existing(here)):
-                if before.get(dataset_id) == manifests.marker(ids.directory(dataset_id, here)):
-                    waiting.append(dataset_id)
-                else:
-                    sent(dataset_id, here, place, force)
-            for dataset_id in waiting:  # perhaps another command's, whose --force is not this one's
-                try:
-                    sent(dataset_id, here, place, force=False)
-                except UserError as error:
-                    stuck.append(f"{dataset_id} stays in {here}: {error.message}")
-            if stuck:
-                raise UserError("; ".join(stuck), FAILED)
+            before = markers(here)
+            failed: list[UserError] = []
+            try:
+                make_here()
+            except UserError as error:
+                if error.code != FAILED:
+                    raise
+                failed.append(error)
+            made = [each for each, marker in markers(here).items() if before.get(each) != marker]
+            failed += send_all(made, here, place, force)
+        if failed:
+            raise UserError("; ".join(error.message for error in failed), failed[0].code)
 
     return command
+
+
+def markers(base: Path) -> dict[str, str]:
+    """The completion marker of every dataset under a folder."""
+    from dom2data import ids
+    from dom2data.store import manifest as manifests
+
+    return {each: manifests.marker(ids.directory(each, base)) for each in ids.existing(base)}
+
+
+def send_all(made: Sequence[str], here: Path, place: str, force: bool) -> list[UserError]:
+    """Deliver what was made and then what had been waiting; the errors of those that stay.
+
+    What waits may be another command's, whose ``--force`` is not this one's.
+    """
+    failed = []
+    for dataset_id in [*made, *(each for each in markers(here) if each not in made)]:
+        try:
+            sent(dataset_id, here, place, force and dataset_id in made)
+        except UserError as error:
+            push = f"`dom2data push {dataset_id} {place} --root {here} --force` replaces it"
+            reason = error.message.replace("--force replaces it", push)
+            failed.append(UserError(f"{dataset_id} stays in {here}: {reason}", FAILED))
+            if error.code == FAILED:  # the others would not get there either
+                break
+    return failed
 
 
 def sent(dataset_id: str, here: Path, place: str, force: bool) -> None:

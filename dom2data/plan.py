@@ -180,14 +180,8 @@ def state(todo: Plan, rehash: bool = False) -> State:
 def _remote_state(todo: Plan, url: str) -> State:
     from dom2data.store import remote
 
-    place = remote.Place(url)
-    if todo.dataset_id not in place.existing():
+    source = remote.Place(url).source(todo.dataset_id)
+    if manifests.MARKER not in source.sizes:
         return "missing"
-    try:
-        return (
-            "complete"
-            if remote.open(todo.dataset_id, url).manifest["recipe"] == todo.recipe.to_json()
-            else "other"
-        )
-    except UserError:
-        return "other"
+    found = remote.accepted(source)
+    return "complete" if found is not None and found["recipe"] == todo.recipe.to_json() else "other"

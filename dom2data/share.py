@@ -221,16 +221,8 @@ def pull(name: str, url: str, base: Path, force: bool = False, progress: Progres
 
 def outgoing(url: str) -> Path:
     """The folder here in which datasets for a URL are made: under the user's own root, hidden."""
-    return _all_outgoing() / manifests.digest(url.encode())[:16]
-
-
-def _all_outgoing() -> Path:
-    return Path.home() / ".minari" / "datasets" / ".dom2data" / "outgoing"
-
-
-def is_outgoing(root: Path | None) -> bool:
-    """Whether this is the ``outgoing`` folder of some URL."""
-    return root is not None and root.parent == _all_outgoing()
+    every = Path.home() / ".minari" / "datasets" / ".dom2data" / "outgoing"
+    return every / manifests.digest(url.encode())[:16]
 
 
 @contextmanager

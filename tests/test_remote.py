@@ -16,10 +16,10 @@ import s3fs
 from click.testing import CliRunner
 from small_datasets import stored
 
-from dom2_cli import data
-from dom2data import catalog, dataset, ids, share
+from dom2_cli import data, generating
+from dom2data import catalog, dataset, generate, ids, share
 from dom2data.dataset import Dataset
-from dom2data.errors import UserError
+from dom2data.errors import FAILED, UserError
 from dom2data.store import remote
 from dom2data.store.manifest import MARKER
 from dom2data.verify import verify
@@ -92,6 +92,60 @@ def test_generate_to_a_url_again(url: str, tmp_path: Path, monkeypatch: pytest.M
     assert again.exit_code == 0
     assert "is complete already: kept" in again.stderr
     assert dataset.open("tag-random", url).manifest == left
+
+
+def test_generate_to_a_url_that_has_it(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused before any work, and of many kept; a copy that waits is removed, and stops no other dataset."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    words = ["generate", "--env", "tag", "--steps", "100", "--root", url, "--quality"]
+    assert CliRunner().invoke(data.main, [*words, "random"]).exit_code == 0
+    sent = dataset.open("tag-random", url).manifest
+    with monkeypatch.context() as patch:
+        patch.setattr(generating, "carry_out", lambda *_: pytest.fail("made again"))
+        again = CliRunner().invoke(data.main, [*words, "random"])
+    assert (again.exit_code, "expected a new id, found " + url in again.stderr) == (2, True)
+    made = generate.generate(generate.plan("tag", "random", steps=100, root=share.outgoing(url)))
+    assert made.manifest["created"] != sent["created"]
+    many = CliRunner().invoke(data.main, [*words, "random,medium", "--json"])
+    assert many.exit_code == 0, many.stderr
+    assert "dom2/tag-random-v0 is complete already: kept" in many.stderr
+    assert [record["path"] for record in json.loads(many.stdout)] == [
+        f"{url}/dom2/tag-random-v0",
+        f"{url}/dom2/tag-medium-v0",
+    ]
+    assert dataset.open("tag-random", url).manifest == sent
+    assert list(ids.existing(share.outgoing(url))) == []
+
+
+def test_what_is_refused_or_fails_stops_no_other(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    here = share.outgoing(url)
+    other = generate.generate(generate.plan("tag", "random", steps=50, root=tmp_path, out="taken"))
+    share.push(other, tmp_path, url)
+    for name in ("taken", "waiting"):
+        generate.generate(generate.plan("tag", "random", steps=100, root=here, out=name))
+    real = generating.carry_out
+
+    def full(plan: Any, *how: Any) -> Dataset:
+        if plan.recipe.env == "tag":
+            raise UserError("expected room, found the disk full", FAILED)
+        return real(plan, *how)
+
+    monkeypatch.setattr(generating, "carry_out", full)
+    words = ["generate", "--env", "tag,spread", "--quality", "random", "--steps", "100", "--root", url]
+    result = CliRunner().invoke(data.main, words)
+    assert result.exit_code == 1
+    line = result.stderr.splitlines()[-1]
+    assert "without dom2/tag-random-v0" in line
+    assert f"`dom2data push dom2/taken-v0 {url} --root {here} --force` replaces it" in line
+    assert [record["id"] for record in catalog.catalog(url)[0]] == [
+        "dom2/spread-random-v0",
+        "dom2/taken-v0",
+        "dom2/waiting-v0",
+    ]
+    assert list(ids.existing(here)) == ["dom2/taken-v0"]
 
 
 def test_nothing_there(url: str, tmp_path: Path) -> None:

@@ -191,7 +191,8 @@ def upload(
 ) -> None:
     """Copy a dataset's files to a place: the note first, the marker last.
 
-    ``names`` are its files, the marker last. After an interruption the same call sends what is missing.
+    ``names`` are its files, the marker last. After an interruption the same call sends what is missing;
+    nothing is sent where the same recipe and content, made at another time, are there.
     Raises UserError: code 2 when another dataset of this id is there and ``force`` is false, 1 when the
     place cannot be reached or lost something.
     """
@@ -199,7 +200,7 @@ def upload(
     source = place.source(manifest["id"])
     there, mine = place.folder(manifest["id"]), (data / manifests.MARKER).read_bytes()
     if manifests.MARKER in source.sizes:
-        if source.read(manifests.MARKER) == mine:
+        if source.read(manifests.MARKER) == mine or (not force and _same(source, manifest)):
             return
         if not force:
             raise UserError(f"expected a new id, found {source.where}; --force replaces it")
@@ -219,6 +220,21 @@ def upload(
         _put(place, data / names[-1], f"{there}/{names[-1]}")
         progress("uploading", len(names), len(names))
         place.fs.rm_file(f"{there}/{UPLOADING}")
+
+
+def accepted(source: Files) -> dict[str, Any] | None:
+    """The manifest of a dataset at a place; None where something about it is not right."""
+    try:
+        return contents.accept(source)
+    except UserError as error:
+        if error.code != CHECK_FAILED:
+            raise
+        return None
+
+
+def _same(source: Files, manifest: Mapping[str, Any]) -> bool:
+    there = accepted(source)
+    return there is not None and all(there[key] == manifest[key] for key in ("hash", "recipe"))
 
 
 def _put(place: Place, file: Path, target: str) -> None:

@@ -86,7 +86,7 @@ def derive(
     origin = Origin(parts[0].parent.env, quality, recipe, names, policies, lineage, own)
     with open_stage(target, ids.root(root)) as stage, full_disk(stage):
         stage.check(recipe, force)
-        require_space(stage.base, sum(array.nbytes for array in layouts.values()))
+        require_space(stage, sum(array.nbytes for array in layouts.values()))
         stage.begin(recipe, partial(zarr.create, layouts=layouts))
         leaves = zarr.write_arrays(stage.data, layouts, arrays)
         return publish(stage, spec, layouts, leaves, origin, started)

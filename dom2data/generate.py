@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -80,7 +79,7 @@ def _opened(todo: Plan) -> Iterator[Stage | RemoteStage]:
 
 def _write_blocks(stage: Stage | RemoteStage, todo: Plan, executor: Executor, progress: Progress) -> Written:
     if isinstance(stage, Stage):
-        require_space(stage.base, todo.nbytes)
+        require_space(stage, todo.nbytes - ragged.size(stage))
     if isinstance(stage, Stage) and todo.ragged:
         layouts, leaves = ragged.write(
             stage, todo.spec, todo.recipe.to_json(), partial(job, todo), executor, progress, require_space
@@ -158,18 +157,18 @@ def _write_replay(stage: Stage, todo: Plan, progress: Progress) -> Written:
     rows, reached = behaviour.replay_buffer(recipe.env, recipe.seed, progress, folder=todo.zoo, state=state)
     arrays = flatten(todo.spec, rows, np.zeros(len(rows.lengths), np.int64))
     layouts = layout(todo.spec, len(rows.lengths), len(arrays["actions"]))
-    require_space(stage.base, sum(array.nbytes for array in layouts.values()))
+    require_space(stage, sum(array.nbytes for array in layouts.values()))
     zarr.create(stage.data, layouts)
     leaves = zarr.write_arrays(stage.data, layouts, arrays)
     return layouts, leaves, {"medium": reached.summary | {"seed": recipe.seed}}
 
 
-def require_space(base: Path, nbytes: int) -> None:
-    """Raises UserError (code 1) when the disk under ``base`` has less than ``nbytes`` free."""
-    free = shutil.disk_usage(base).free
-    if free < nbytes:
+def require_space(stage: Stage, nbytes: int) -> None:
+    """Raises UserError (code 1) when arrays of ``nbytes``, less what the stage has of them, find no room."""
+    missing, free = nbytes - stage.size(), shutil.disk_usage(stage.base).free
+    if free < missing:
         raise UserError(
-            f"expected {nbytes / 1e6:,.0f} MB free under {base}, found {free / 1e6:,.0f}; "
+            f"expected {missing:,} bytes free under {stage.base}, found {free:,}; "
             "free some, or choose another --root",
             FAILED,
         )

@@ -45,7 +45,7 @@ def write(
     job: Callable[[int], Job],
     executor: Executor,
     progress: Progress,
-    require_space: Callable[[Path, int], None],
+    require_space: Callable[[Stage, int], None],
 ) -> Written:
     """Play blocks ``job(0)``, ``job(1)``, ... until they hold ``recipe["steps"]`` steps, and merge them."""
     steps = play(stage, spec, recipe, job, executor, progress)
@@ -92,6 +92,11 @@ def file_of(stage: Stage, block: int) -> Path:
     return stage.folder / "parts" / f"{block}.npz"
 
 
+def size(stage: Stage) -> int:
+    """Bytes of the blocks played; 0 where there are none beside the arrays."""
+    return sum(file.stat().st_size for file in (stage.folder / "parts").glob("*.npz"))
+
+
 def _play(stage: Stage, job: Job) -> tuple[int, int]:
     arrays, file = collect.collect_block(job), file_of(stage, job.block)
     unfinished = file.with_suffix(".partial.npz")
@@ -113,7 +118,7 @@ def _steps(stage: Stage, block: int) -> int:
 
 
 def _merge(
-    stage: Stage, spec: EnvSpec, blocks: int, wanted: int, require_space: Callable[[Path, int], None]
+    stage: Stage, spec: EnvSpec, blocks: int, wanted: int, require_space: Callable[[Stage, int], None]
 ) -> Written:
     """Write the arrays, one after another, from the parts in order."""
 
@@ -127,7 +132,7 @@ def _merge(
     ends = np.cumsum(np.concatenate([np.diff(offsets) for offsets in values("offsets")]))
     episodes = int(np.searchsorted(ends, wanted)) + 1
     layouts = layout(spec, episodes, int(ends[episodes - 1]))
-    require_space(stage.base, sum(array.nbytes for array in layouts.values()))
+    require_space(stage, sum(array.nbytes for array in layouts.values()))
     zarr.create(stage.data, layouts)
     leaves: dict[str, list[str]] = {}
     for name, array in layouts.items():

@@ -64,7 +64,7 @@ def collect(
             how = (recipe.to_json(), partial(generate.job, todo), executor, progress)
             return stage.folder, len(ragged.play(stage, todo.spec, *how, (k - 1, n)))
         own = range((k - 1) * todo.n_blocks // n, k * todo.n_blocks // n)
-        generate.require_space(base, todo.nbytes * len(own) // todo.n_blocks)
+        generate.require_space(stage, todo.nbytes * len(own) // todo.n_blocks)
         return stage.folder, len(generate.collect(stage, todo, own, executor, progress))
 
 

@@ -142,7 +142,7 @@ def receive(
     names = contents.files(contents.layouts_of(manifest))
     with open_stage(manifest["id"], base) as stage, full_disk(stage):
         stage.check(recipe, force)
-        require_space(stage.base, sum(source.sizes[name] for name in names))
+        require_space(stage, sum(source.sizes[name] for name in names))
         stage.begin(recipe, lambda data: None)
         for done, name in enumerate(names):
             progress("copying", done, len(names))

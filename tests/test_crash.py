@@ -221,7 +221,7 @@ def one_line(*words: str) -> str:
 
 def test_a_full_disk_and_a_read_only_one(small_disk: Path, tmp_path: Path) -> None:
     tag = ["generate", "--env", "tag", "--quality", "random", "--root", str(small_disk), "--steps"]
-    assert "MB free under" in one_line(*tag, "250000")  # seen beforehand
+    assert "bytes free under" in one_line(*tag, "250000")  # seen beforehand
     found = stored(tmp_path, [4] * 200)
     filler = small_disk / "filler"
     free = shutil.disk_usage(small_disk).free

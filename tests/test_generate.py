@@ -24,6 +24,7 @@ from dom2data.plan import state
 from dom2data.rollout import Rows
 from dom2data.store import layout as layouts
 from dom2data.store import zarr
+from dom2data.store.stage import open_stage
 from dom2data.training import Checkpoint
 from dom2data.verify import verify
 
@@ -171,10 +172,32 @@ def test_a_disk_too_small_is_refused_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(make.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 5, 5))  # type: ignore[attr-defined]
-    with pytest.raises(UserError, match=r"MB free under .*, found 0") as error:
+    with pytest.raises(UserError, match=r"expected 1\d\d,\d{3} bytes free under .*, found 5;") as error:
         generated(tmp_path, steps=500)
     assert error.value.code == 1
     assert not list(tmp_path.rglob("zarr.json"))
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_what_is_there_needs_no_more_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(job: collect.Job) -> Any:
+        if job.block == 3:
+            raise KeyboardInterrupt
+        return collect.collect_block(job)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(make, "collect_block", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            generated(tmp_path)
+    todo = make.plan("tag", "medium-expert", steps=2_125, root=tmp_path)
+    with open_stage(todo.dataset_id, tmp_path) as stage:
+        left = todo.nbytes - stage.size()
+    assert left < todo.nbytes / 2
+    free = iter((left - 1, left))
+    monkeypatch.setattr(make.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 9, next(free)))  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match=rf"expected {left:,} bytes free under .*, found {left - 1:,};"):
+        generated(tmp_path)
+    assert len(generated(tmp_path)) == 2_125
 
 
 def test_medium_replay_is_the_buffer_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

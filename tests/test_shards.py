@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,17 @@ def test_ragged_shards_are_the_dataset(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(collect, "collect_block", lambda job: played.append(job.block) or real(job))
     assert merged(tmp_path / "parts", name=whole.id).hash == whole.hash
     assert played == [2]
+
+
+def test_what_shards_have_needs_no_more_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    meet = meeting.written(tmp_path)
+    for todo in (plan(tmp_path), plan(tmp_path, meet, "random", steps=4_000)):
+        shards.collect(todo, 1, 1)
+        free = 5_000 if not todo.ragged else todo.nbytes - 1  # of ragged ones the arrays lie there as well
+        usage = shutil._ntuple_diskusage(free, 0, free)  # type: ignore[attr-defined]
+        with monkeypatch.context() as patch:
+            patch.setattr(shutil, "disk_usage", lambda _, usage=usage: usage)
+            assert merged(tmp_path, name=todo.dataset_id).id == todo.dataset_id
 
 
 def test_the_commands(tmp_path: Path) -> None:

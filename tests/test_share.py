@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -280,6 +281,18 @@ def test_a_damaged_file_is_refused_or_the_same(
     else:
         assert came.hash == original[0].hash
         assert verify(came)
+
+
+def test_what_came_before_an_interrupt_needs_no_more_room(
+    original: tuple[Dataset, Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, _, file = original
+    monkeypatch.setattr(share, "_verified", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        share.unpack(file, tmp_path)
+    monkeypatch.undo()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 9, 0))  # type: ignore[attr-defined]
+    assert share.unpack(file, tmp_path).hash == found.hash
 
 
 def test_command(original: tuple[Dataset, Path, Path], tmp_path: Path) -> None:

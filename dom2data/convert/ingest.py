@@ -75,7 +75,7 @@ def ingest(found: Imported, dataset_id: str, base: Path, force: bool = False) ->
     origin = Origin(env, found.quality, recipe, sources, policies={}, parents=found.parents)
     with open_stage(ids.full(dataset_id), base) as stage, full_disk(stage):
         stage.check(recipe, force)
-        require_space(stage.base, sum(array.nbytes for array in layouts.values()))
+        require_space(stage, sum(array.nbytes for array in layouts.values()))
         stage.begin(recipe, partial(zarr.create, layouts=layouts))
         leaves = zarr.write_arrays(stage.data, layouts, arrays)
         return publish(stage, found.spec, layouts, leaves, origin, started)

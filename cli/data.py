@@ -64,7 +64,7 @@ def main(debug: bool) -> None:
 @click.option("--shard", metavar="K/N", help="Collect the K-th of N parts; `dom2data merge ID` joins them.")
 @checkpoints_option
 @click.option(
-    "--retrain", is_flag=True, help="Train the behaviour policies anew instead of using the shipped ones."
+    "--retrain", is_flag=True, help="Train the behaviour policies anew, also where none are shipped."
 )
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @click.option(
@@ -109,7 +109,7 @@ def generate(
     """
     asked = generating.Asked(env, quality, steps, seed, out, root, checkpoints, retrain)
     where = Where(executor, workers, address)
-    todo = generating.plans(asked, dry_run)
+    todo = generating.plans(asked, force, dry_run, there)
     if shard:
         generating.shard(todo, shard, where, force, dry_run, as_json)
         return

@@ -52,45 +52,78 @@ class Asked:
     def many(self) -> bool:
         return len(self.envs) * len(self.qualities) > 1
 
-    def plans(self, env: str, checkpoints: Path) -> Iterator[Plan]:
-        """One plan for each quality; of many, those that have a size of their own ignore ``steps``."""
-        from dom2data import generate, recipes
+    def words(self, env: str) -> Iterator[dict[str, Any]]:
+        """What each quality is asked with; of many, those that have a size of their own ignore ``steps``."""
+        from dom2data import recipes
 
         for quality in self.qualities:
             sized = self.many and recipes.quality(quality).replay
-            yield generate.plan(
-                env,
-                quality,
-                steps=None if sized else self.steps,
-                seed=self.seed,
-                out=self.out,
-                root=self.root,
-                checkpoints_in=checkpoints,
-            )
+            steps = None if sized else self.steps
+            yield {"env": env, "quality": quality, "steps": steps, "seed": self.seed, "out": self.out}
 
 
-def plans(asked: Asked, dry_run: bool) -> list[Plan]:
-    """Every plan, the policies that they need trained anew first where that was asked for.
-
-    All are made before any training, so that a wrong word costs no time.
-    """
+def plans(asked: Asked, force: bool, dry_run: bool, there: str | None = None) -> list[Plan]:
+    """Every plan, the policies that they need trained anew first where that was asked for."""
     from dom2_policies import zoo
-    from dom2data import ids
-    from dom2data.retrain import retrained
+    from dom2data import generate
 
     if asked.many and asked.out:
         raise UserError(f"expected no --out with many datasets (each has its own id), found {asked.out}")
     if asked.retrain and asked.checkpoints:
         raise UserError("expected --retrain or --checkpoints, found both; choose one")
-    folder = asked.checkpoints or zoo.FOLDER
-    todo = [plan for env in asked.envs for plan in asked.plans(env, folder)]
-    if asked.retrain and not dry_run:
-        todo = []
-        for env in asked.envs:
-            with ui.progress_bar() as progress:
-                folder = retrained(env, asked.seed, ids.root(asked.root), progress)
-            todo += asked.plans(env, folder)
-    return todo
+    folders = dict.fromkeys(asked.envs, asked.checkpoints or zoo.FOLDER)
+    if asked.retrain:
+        folders |= trained(asked, force, dry_run, there)
+    return [
+        generate.plan(**words, root=asked.root, checkpoints_in=folders[env])
+        for env in asked.envs
+        for words in asked.words(env)
+    ]
+
+
+def trained(asked: Asked, force: bool, dry_run: bool, there: str | None) -> dict[str, Path]:
+    """The folder of each environment's own policies, trained now (but for ``dry_run``) where it is not there.
+
+    All that can be told without them is looked at before any training, so that a wrong word, or an id that is
+    taken here or ``there``, costs no time.
+    """
+    from dom2data import ids, retrain
+    from dom2data.plan import words
+
+    base = ids.root(asked.root)
+    targets = {env: [words(**each)[1] for each in asked.words(env)] for env in asked.envs}
+    folders = {env: retrain.folder(env, asked.seed, base) for env in asked.envs}
+    missing = [env for env, folder in folders.items() if not folder.exists()]
+    if dry_run:
+        return {env: folder for env, folder in folders.items() if env not in missing}
+    for env in missing if not force else ():
+        for quality, dataset_id in zip(asked.qualities, targets[env], strict=True):
+            # Of many, one that needs no policies may be the very dataset, which is kept.
+            taken = _taken(dataset_id, base, there)
+            if taken and not (asked.many and _without_policies(quality)):
+                raise UserError(f"expected a new id, found {dataset_id} in {taken}; --force replaces it")
+    for env in missing:
+        with ui.progress_bar() as progress:
+            retrain.retrained(env, asked.seed, base, progress)
+    return folders
+
+
+def _taken(dataset_id: str, base: Path, there: str | None) -> Path | str | None:
+    """Where there is a dataset of an id, if anywhere."""
+    from dom2data.store import manifest as manifests
+    from dom2data.store import remote
+
+    if (base / dataset_id).exists():
+        return base
+    known = there and manifests.MARKER in remote.Place(there).source(dataset_id).sizes
+    return there if known else None
+
+
+def _without_policies(quality: str) -> bool:
+    """Whether a dataset of this quality is the same whatever the checkpoints."""
+    from dom2data import recipes
+
+    return {name for name, _ in recipes.quality(quality).parts} <= {recipes.UNIFORM}
 
 
 def one(

@@ -109,27 +109,10 @@ def plan(
 ) -> Plan:
     """Decide everything that the bytes of a dataset depend on.
 
-    Raises UserError for an unknown environment or quality, a missing or altered checkpoint, one that was
-    trained against another prey, a number of steps below 1, or any number with medium-replay.
+    Raises UserError like ``words``, and for a missing or altered checkpoint, or one trained against another prey.
     """
-    named.remember(env)
-    try:
-        spec = envs.spec(env)
-    except ValueError as error:
-        near = difflib.get_close_matches(env, (*envs.NAMES, *envs.VARIANTS), n=1)
-        raise UserError(
-            f"{error}" + (f"; did you mean {near[0]}?" if near and near[0] != env else "")
-        ) from error
+    spec, dataset_id = words(env, quality, steps, seed, out)
     replay = recipes.quality(quality).replay
-    if replay and steps is not None:
-        raise UserError(
-            f"expected no --steps with {quality} (it is what the replay buffer holds), found {steps}; "
-            "generate it whole, then `dom2data subsample --fraction F`"
-        )
-    if steps is not None and steps < 1:
-        raise UserError(f"expected --steps of 1 or more, found {steps}")
-    if seed < 0:
-        raise UserError(f"expected a --seed of 0 or more, found {seed}")
     if checkpoints_in != zoo.FOLDER:
         recipes.require_prey(env, checkpoints_in)
     found = recipes.checkpoints(env, quality, checkpoints_in)
@@ -145,10 +128,35 @@ def plan(
         versions=recipes.versions(),
         level=None if known else recipes.entry(env, checkpoints_in).get("medium_level"),
     )
-    name = out or f"{spec.env_id}-{quality}" + (f"-s{seed}" if seed else "")
     expected = recipe.steps or recipes.medium_steps(env, checkpoints_in)
     expected = math.ceil(expected / spec.horizon) * spec.horizon
-    return Plan(ids.full(name), ids.place(root), spec, recipe, found, checkpoints_in, expected)
+    return Plan(dataset_id, ids.place(root), spec, recipe, found, checkpoints_in, expected)
+
+
+def words(env: str, quality: str, steps: int | None, seed: int, out: str | None) -> tuple[EnvSpec, str]:
+    """The environment's spec and the full id of a dataset: what is known of it without its policies.
+
+    Raises UserError for an unknown environment or quality, a number of steps below 1, or any number with
+    medium-replay, a seed below 0, or what is no id.
+    """
+    named.remember(env)
+    try:
+        spec = envs.spec(env)
+    except ValueError as error:
+        near = difflib.get_close_matches(env, (*envs.NAMES, *envs.VARIANTS), n=1)
+        raise UserError(
+            f"{error}" + (f"; did you mean {near[0]}?" if near and near[0] != env else "")
+        ) from error
+    if recipes.quality(quality).replay and steps is not None:
+        raise UserError(
+            f"expected no --steps with {quality} (it is what the replay buffer holds), found {steps}; "
+            "generate it whole, then `dom2data subsample --fraction F`"
+        )
+    if steps is not None and steps < 1:
+        raise UserError(f"expected --steps of 1 or more, found {steps}")
+    if seed < 0:
+        raise UserError(f"expected a --seed of 0 or more, found {seed}")
+    return spec, ids.full(out or f"{spec.env_id}-{quality}" + (f"-s{seed}" if seed else ""))
 
 
 def state(todo: Plan, rehash: bool = False) -> State:

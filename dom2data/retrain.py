@@ -87,10 +87,15 @@ def retrained(env: str, seed: int, base: Path, progress: Progress | None = None)
 
     The prey is the shipped one: it is part of the environment.
     """
+    found = folder(env, seed, base)
+    if not found.exists():
+        # One of this name that was begun otherwise is of other versions, and cannot be finished.
+        train(env, seed, found, progress, force=True)
+    return found
+
+
+def folder(env: str, seed: int, base: Path) -> Path:
+    """Where ``retrained`` keeps its checkpoints."""
     spec = envs.spec(env)
     own = f"-{spec.fingerprint[:8]}" if envs.is_foreign(env) else ""  # titles of users' own may be alike
-    folder = base / ".dom2data" / "zoo" / f"{spec.env_id}{own}-s{seed}"
-    if not folder.exists():
-        # One of this name that was begun otherwise is of other versions, and cannot be finished.
-        train(env, seed, folder, progress, force=True)
-    return folder
+    return base / ".dom2data" / "zoo" / f"{spec.env_id}{own}-s{seed}"

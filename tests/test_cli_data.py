@@ -9,13 +9,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import meeting
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from filelock import FileLock
 from small_datasets import stored
 
 from dom2_cli import describe
 from dom2_cli.data import main
+from dom2_policies.policy import Actor
 from dom2data import behaviour, envs
 from dom2data import generate as make
 from dom2data.collect import collect_block
@@ -303,6 +306,51 @@ def test_train_reports_and_refuses_to_overwrite(root: Path, monkeypatch: pytest.
     assert made.exit_code == 0, made.stderr
     assert "117.25" in made.stdout
     assert "--force replaces it" in fails(2, "train", "--env", "tag", "--out", folder)
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Trainings, which take no time and are of untrained networks."""
+    names: list[str] = []
+
+    def train(name: str, seed: int, out: Path, progress: Any, keep_prey: bool) -> dict[str, Any]:
+        names.append(name)
+        spec = envs.spec(name)
+        actor = Actor((spec.obs_dim, spec.act_dim), spec.n_agents, [torch.Generator()])
+        facts = {"return": 1.0, "env_steps": 100}
+        policies = {p: behaviour.store(actor, out, p, facts) for p in ("medium", "expert")}
+        entry = {"policies": policies, "references": {"random": 0.0, "expert": 1.0}, "noise": 0.1}
+        (out / "zoo.json").write_text(json.dumps({name: entry}))
+        return entry
+
+    monkeypatch.setattr(behaviour, "train", train)
+    return names
+
+
+def test_retrain_where_nothing_is_shipped(root: Path, trained: list[str]) -> None:
+    for env in ("spread-4", meeting.written(root)):
+        words = ("generate", "--env", env, "--steps", "100", "--workers", "1", "--retrain", "--quality")
+        made = dom2data(*words, "random,medium", "--json")
+        assert made.exit_code == 0, made.stderr
+        assert [record["quality"] for record in json.loads(made.stdout)] == ["random", "medium"]
+        assert dom2data(*words, "random,medium").exit_code == 0  # both are kept
+        assert dom2data(*words, "expert", "--dry-run").exit_code == 0
+        assert dom2data(*words, "expert").exit_code == 0
+        assert trained.pop() == env
+        assert trained == []
+
+
+def test_retrain_looks_before_it_trains(root: Path, trained: list[str]) -> None:
+    words = (*GENERATE, "random,medium", "--steps", "250")
+    assert dom2data(*words).exit_code == 0
+    taken = f"expected a new id, found dom2/tag-medium-v0 in {root}; --force replaces it"
+    assert taken in fails(2, *words, "--retrain")
+    assert taken in fails(2, *GENERATE, "medium", "--retrain")
+    for wrong in (("medium,mediun",), ("medium", "--steps", "0"), ("medium", "--seed", "-1")):
+        fails(2, *GENERATE, *wrong, "--retrain", "--force")
+    assert trained == []
+    assert "dom2/tag-random-v0 made in" in dom2data(*words, "--retrain", "--force").stderr
+    assert trained == ["tag"]
 
 
 def test_train_knows_its_environments(root: Path) -> None:

@@ -69,16 +69,19 @@ def collect(
 
 
 def found(dataset_id: str, roots: Iterable[Path]) -> list[Stage]:
-    """The shards of an id under roots. Raises UserError (code 2) when there is none."""
+    """The shards of an id under roots, each root once. Raises UserError (code 2) when there is none."""
+    unique: dict[Path, Path] = {}
+    for root in roots:
+        unique.setdefault(root.resolve(), root)
     folders = [
         (root, folder)
-        for root in roots
+        for root in unique.values()
         for folder in sorted(shards_folder(dataset_id, root).glob("*-of-*"))
         if (folder / "recipe.json").is_file()
     ]
     if not folders:
         raise UserError(
-            f"expected shards of {dataset_id} in {', '.join(map(str, roots))}, found none; "
+            f"expected shards of {dataset_id} in {', '.join(map(str, unique.values()))}, found none; "
             "`dom2data generate ... --shard k/n` makes them, --from names another root"
         )
     return [Stage(dataset_id, root, folder.name) for root, folder in folders]

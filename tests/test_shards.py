@@ -58,6 +58,14 @@ def test_shards_from_other_disks_and_of_other_divisions(tmp_path: Path) -> None:
     assert (tmp_path / "a/.dom2data/shards" / ID / "1-of-2/recipe.json").exists()  # left where they are
 
 
+def test_a_root_named_twice_is_one(tmp_path: Path) -> None:
+    shards.collect(plan(tmp_path / "root"), 1, 1)
+    (tmp_path / "link").symlink_to(tmp_path / "root")
+    made = merged(tmp_path / "root", (tmp_path / "root", tmp_path / "link", tmp_path / "root/../root"))
+    assert verify(made)
+    assert not list((tmp_path / "root/.dom2data/shards").rglob("*.json"))
+
+
 def test_an_interrupted_shard_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real, begun = generate.collect_block, []
 

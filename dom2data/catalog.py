@@ -30,11 +30,21 @@ def catalog(base: Path | str) -> tuple[list[dict[str, Any]], list[UserError]]:
 
 
 def newest(base: Path) -> Dataset:
-    """The dataset written last. Raises UserError when there is none."""
-    found, _ = catalog(base)
-    if not found:
-        raise UserError(f"expected a dataset under {base}, found none; `dom2data generate` makes one")
-    return open_dataset(max(found, key=lambda entry: entry["created"])["id"], base)
+    """The dataset written last, wherever it was made. Raises UserError when there is none."""
+    for _, dataset_id in sorted(((_written(each, base), each) for each in ids.existing(base)), reverse=True):
+        try:
+            return open_dataset(dataset_id, base)
+        except UserError:  # not whole, or not one of ours
+            continue
+    raise UserError(f"expected a dataset under {base}, found none; `dom2data generate` makes one")
+
+
+def _written(dataset_id: str, base: Path) -> int:
+    """When a dataset's marker was written here, in ns: its manifest may come from elsewhere."""
+    try:
+        return (ids.directory(dataset_id, base) / manifests.MARKER).stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def summary(manifest: dict[str, Any], base: Path | str) -> dict[str, Any]:

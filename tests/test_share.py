@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from small_datasets import stored
 
 from dom2_cli import data
-from dom2data import dataset, ids, share
+from dom2data import catalog, dataset, ids, share
 from dom2data.dataset import Dataset
 from dom2data.errors import UserError
 from dom2data.store import manifest as manifests
@@ -106,6 +106,19 @@ def test_taken_id_and_force(original: tuple[Dataset, Path, Path], tmp_path: Path
         share.unpack(original[2], tmp_path)
     assert error.value.code == 2
     assert share.unpack(original[2], tmp_path, force=True).hash == original[0].hash
+
+
+def test_the_dataset_written_last_may_be_an_older_one(
+    original: tuple[Dataset, Path, Path], tmp_path: Path
+) -> None:
+    """The one that came last, whenever it was created; what is not whole does not count."""
+    for name in ("made", "broken"):
+        stored(tmp_path, [4, 2], name=name)
+    came = share.unpack(original[2], tmp_path)
+    for name, when in (("made", 1), ("small", 2), ("broken", 3)):
+        os.utime(tmp_path / f"dom2/{name}-v0/data/COMPLETE", ns=(when, when))
+    (tmp_path / "dom2/broken-v0/data/manifest.json").unlink()
+    assert catalog.newest(tmp_path).id == came.id
 
 
 def test_damaged_dataset_is_not_exported(tmp_path: Path) -> None:

@@ -109,7 +109,8 @@ def plan(
 ) -> Plan:
     """Decide everything that the bytes of a dataset depend on.
 
-    Raises UserError like ``words``, and for a missing or altered checkpoint, or one trained against another prey.
+    Raises UserError like ``words``, and for a missing or altered checkpoint, or one that was trained against
+    another prey.
     """
     spec, dataset_id = words(env, quality, steps, seed, out)
     replay = recipes.quality(quality).replay

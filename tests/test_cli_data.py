@@ -313,7 +313,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Trainings, which take no time and are of untrained networks."""
     names: list[str] = []
 
-    def train(name: str, seed: int, out: Path, progress: Any, keep_prey: bool) -> dict[str, Any]:
+    def train(name: str, seed: int, out: Path, progress: Any, new_prey: bool) -> dict[str, Any]:
         names.append(name)
         spec = envs.spec(name)
         actor = Actor((spec.obs_dim, spec.act_dim), spec.n_agents, [torch.Generator()])

@@ -6,13 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import mapped
 import meeting
 import pytest
 
@@ -54,43 +54,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, small_blocks: None) ->
     return generate.generate(plan(tmp_path_factory.mktemp("undisturbed")))
 
 
-# What is mapped: a module's functions, known to every worker by name.
-
-
-def double(job: int) -> int:
-    return 2 * job
-
-
-def refuses(job: int) -> int:
-    if job == 3:
-        raise UserError("expected two, found three; take two", 3)
-    return job
-
-
-def breaks(job: int) -> int:
-    raise ZeroDivisionError(job)
-
-
-def dies_once(folder: Path, job: int) -> int:
-    flag = folder / f"{job}"
-    if job % 3 == 0 and not flag.exists():
-        flag.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return job
-
-
-def dies(job: int) -> int:
-    os.kill(os.getpid(), signal.SIGKILL)
-    return job
-
-
-def slow_block(mark: Path, done: Any, job: Any) -> Any:
-    """A block of a generation that leaves its process's number, so that a test knows whom to kill."""
-    (mark / f"{job.block}-{os.getpid()}").touch()
-    time.sleep(0.3)
-    return done(job)
-
-
 KINDS = [Local(), Threads(2), Processes(2), Ray(2)]
 names = pytest.mark.parametrize("executor", KINDS, ids=["local", "threads", "processes", "ray"])
 
@@ -98,33 +61,18 @@ names = pytest.mark.parametrize("executor", KINDS, ids=["local", "threads", "pro
 @names
 @pytest.mark.usefixtures("cluster")
 def test_every_job_is_done_once(executor: Executor) -> None:
-    assert sorted(executor.map(double, range(7))) == [0, 2, 4, 6, 8, 10, 12]
-    assert list(executor.map(double, [])) == []
+    assert sorted(executor.map(mapped.double, range(7))) == [0, 2, 4, 6, 8, 10, 12]
+    assert list(executor.map(mapped.double, [])) == []
 
 
 @names
 @pytest.mark.usefixtures("cluster")
 def test_an_error_comes_back_as_it_was(executor: Executor) -> None:
     with pytest.raises(UserError, match="found three") as error:
-        list(executor.map(refuses, range(5)))
+        list(executor.map(mapped.refuses, range(5)))
     assert error.value.code == 3
     with pytest.raises(ZeroDivisionError):
-        list(executor.map(breaks, range(2)))
-
-
-@pytest.mark.parametrize("executor", KINDS[2:], ids=["processes", "ray"])
-@pytest.mark.usefixtures("cluster")
-def test_the_jobs_of_a_killed_worker_are_done_again(executor: Executor, tmp_path: Path) -> None:
-    assert sorted(executor.map(partial(dies_once, tmp_path), range(5))) == [0, 1, 2, 3, 4]
-    assert {path.name for path in tmp_path.iterdir()} == {"0", "3"}
-
-
-@pytest.mark.parametrize("executor", KINDS[2:], ids=["processes", "ray"])
-@pytest.mark.usefixtures("cluster")
-def test_a_worker_that_dies_every_time_ends_it(executor: Executor) -> None:
-    with pytest.raises(UserError, match="killed 3 times") as error:
-        list(executor.map(dies, range(2)))
-    assert error.value.code == 1
+        list(executor.map(mapped.breaks, range(2)))
 
 
 def test_the_choice_by_name() -> None:
@@ -153,24 +101,25 @@ def test_threads_begin_no_more_than_is_worked_at() -> None:
     assert 1 <= len(begun) <= 4
 
 
-@pytest.mark.parametrize("imported", [True, False])
-def test_torch_has_one_thread_meanwhile(imported: bool) -> None:
-    """Whether it was imported before, or is by what is done."""
-    script = f"""
-if {imported}:
-    import torch
-    torch.set_num_threads(3)
+def test_torch_has_one_thread_meanwhile() -> None:
+    """Whether it is imported by what is done, or was before."""
+    script = """
+import os
 from dom2data.executors import cores, one_thread
 with one_thread():
     import torch
     print(torch.get_num_threads())
-print(torch.get_num_threads() == (3 if {imported} else cores()))
-import os
+print(torch.get_num_threads() == cores())
+print(os.environ.get("OMP_NUM_THREADS"), os.environ.get("MKL_NUM_THREADS"))
+torch.set_num_threads(3)
+with one_thread():
+    print(torch.get_num_threads())
+print(torch.get_num_threads())
 print(os.environ.get("OMP_NUM_THREADS"), os.environ.get("MKL_NUM_THREADS"))
 """
     environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"} | {"MKL_NUM_THREADS": "2"}
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
-    assert run.stdout.split() == ["1", "True", "None", "2"], run.stderr[-2_000:]
+    assert run.stdout.split() == ["1", "True", "None", "2", "1", "3", "None", "2"], run.stderr[-2_000:]
 
 
 @pytest.mark.parametrize("executor", KINDS[1:], ids=["threads", "processes", "ray"])
@@ -227,19 +176,22 @@ def test_a_node_that_would_compute_something_else_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(UserError, match=r"a node with 2 GPUs, found at most 0"):
-        list(Ray(2, gpus=2).map(double, [1]))
+        list(Ray(2, gpus=2).map(mapped.double, [1]))
     monkeypatch.setattr(on_ray, "code_hash", lambda: "mine")  # here alone: the workers import the module anew
     with pytest.raises(UserError, match=r"expected code = mine as here, found .*; install the same") as error:
-        list(Ray(2).map(double, [1]))
+        list(Ray(2).map(mapped.double, [1]))
     assert error.value.code == 3
     monkeypatch.undo()
     needed = tmp_path / "recipe.json"
     needed.write_text("{}")
-    assert list(Ray(2).map(double, [1], [str(needed)])) == [2]
+    assert list(Ray(2).map(mapped.double, [1], [str(needed)])) == [2]
     real = on_ray.identity
     monkeypatch.setattr(on_ray, "identity", lambda needs: real(needs) | {str(needed): "another file"})
     with pytest.raises(UserError, match=r"recipe.json = another file as here"):
         on_ray._compare("there", on_ray.identity([]), real([str(needed)]))
+
+
+# From here on workers of Ray are killed: what is above finds them alive.
 
 
 @pytest.mark.usefixtures("cluster")
@@ -267,7 +219,7 @@ def test_a_ray_worker_killed_in_mid_generate(
 def _named(mark: Path, function: Any, *args: Any, **rest: Any) -> Any:
     """In place of ``partial``: what is handed to the workers says who it is."""
     handed = partial(function, *args, **rest)
-    return partial(slow_block, mark, handed) if function is generate._write_block else handed
+    return partial(mapped.slow_block, mark, handed) if function is generate._write_block else handed
 
 
 TWO_NODES = """
@@ -326,11 +278,26 @@ def test_a_coordinator_killed_in_mid_generate(undisturbed: Dataset, tmp_path: Pa
     assert generate.generate(plan(tmp_path / "root"), executor=Ray(2)).hash == undisturbed.hash
 
 
+@pytest.mark.parametrize("executor", KINDS[2:], ids=["processes", "ray"])
+@pytest.mark.usefixtures("cluster")
+def test_the_jobs_of_a_killed_worker_are_done_again(executor: Executor, tmp_path: Path) -> None:
+    assert sorted(executor.map(partial(mapped.dies_once, tmp_path), range(5))) == [0, 1, 2, 3, 4]
+    assert {path.name for path in tmp_path.iterdir()} == {"0", "3"}
+
+
+@pytest.mark.parametrize("executor", KINDS[2:], ids=["processes", "ray"])
+@pytest.mark.usefixtures("cluster")
+def test_a_worker_that_dies_every_time_ends_it(executor: Executor) -> None:
+    with pytest.raises(UserError, match="killed 3 times") as error:
+        list(executor.map(mapped.dies, range(2)))
+    assert error.value.code == 1
+
+
 def test_what_can_be_wrong_with_a_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ray.shutdown()
     with pytest.raises(UserError, match=r"reach Ray at 127.0.0.1:9, found: .*refused") as error:
-        list(Ray(2, "127.0.0.1:9").map(double, [1]))
+        list(Ray(2, "127.0.0.1:9").map(mapped.double, [1]))
     assert error.value.code == 1
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"not installed; pip install 'dom2\[ray\]'"):
-        list(Ray(2).map(double, [1]))
+        list(Ray(2).map(mapped.double, [1]))

@@ -191,6 +191,22 @@ def test_a_node_that_would_compute_something_else_is_refused(
         on_ray._compare("there", on_ray.identity([]), real([str(needed)]))
 
 
+@pytest.mark.usefixtures("cluster")
+def test_a_sweep_on_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its command, on the cluster that is there; nothing is fitted in this process."""
+    import test_sweep
+    import tiny
+
+    from dom2 import fit
+
+    tiny.tag_random()
+    monkeypatch.setattr(fit, "fit", lambda *_, **__: pytest.fail("fitted here"))  # the workers import it anew
+    test_sweep.file(tmp_path, test_sweep.ONE)
+    ended = test_sweep.call(tmp_path, "--executor", "ray")
+    assert ended.exit_code == 0, ended.output
+    assert ended.stdout.splitlines()[-1].split()[:2] == ["tiny-random/bc", "done"]
+
+
 # From here on workers of Ray are killed: what is above finds them alive.
 
 
@@ -251,6 +267,7 @@ print(made.hash, len(nodes))
 def test_a_node_lost_in_mid_generate(undisturbed: Dataset, tmp_path: Path) -> None:
     words = [sys.executable, "-c", TWO_NODES, str(tmp_path / "nodes")]
     run = subprocess.run(words, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr[-2_000:]
     assert f"{undisturbed.hash} 1" in run.stdout.splitlines(), run.stdout[-3_000:] + run.stderr[-2_000:]
 
 

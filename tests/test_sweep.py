@@ -312,15 +312,6 @@ def test_search_and_its_ranges_belong_together(tmp_path: Path, monkeypatch: pyte
     assert "found [grid]" in call(tmp_path, "--search", "tpe").stderr
 
 
-def test_on_ray(tmp_path: Path) -> None:
-    pytest.importorskip("ray")
-    file(tmp_path, ONE)
-    ended = program(tmp_path, "runs", "--executor", "ray", "--jobs", "1")
-    out, errors = ended.communicate()
-    assert ended.returncode == 0, errors
-    assert out.splitlines()[-1].split()[:2] == ["tiny-random/bc", "done"]
-
-
 def test_what_moves_is_read_from_the_folders(tmp_path: Path) -> None:
     file(tmp_path, ONE)
     job = asked(tmp_path, ONE).runs()[0].job

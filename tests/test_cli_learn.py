@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from children import heeds_interrupts
 from click.testing import CliRunner, Result
 from tiny import tag_random
 
@@ -203,7 +204,9 @@ def test_ctrl_c_saves_and_exits_with_130(tmp_path: Path) -> None:
     fit(tmp_path / "run")
     script = "from dom2_cli.learn import main; main()"
     command = [sys.executable, "-c", script, "fit", "--resume", str(tmp_path / "run"), "--updates", "100000"]
-    process = subprocess.Popen([*command, "--checkpoint-every", "1"], stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        [*command, "--checkpoint-every", "1"], preexec_fn=heeds_interrupts, stderr=subprocess.PIPE
+    )
     deadline = time.monotonic() + 120
     while checkpoint.updates(tmp_path / "run") < 6 and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from children import heeds_interrupts
 from small_datasets import stored
 
 from dom2data import catalog
@@ -106,9 +107,8 @@ def test_killed_in_mid_generate(tmp_path: Path, undisturbed: str, how: tuple[str
 
 def test_interrupted_by_the_keyboard(tmp_path: Path, undisturbed: str) -> None:
     """Ctrl-C ends the workers, too: exit code 130, one line, and the run continues."""
-    # A shell that runs the tests in the background hands down a SIGINT that is ignored.
     process = subprocess.Popen([*GENERATE, "--root", tmp_path, *PROCESSES], start_new_session=True,
-                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+                               preexec_fn=heeds_interrupts,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
     wait_for_blocks(process, tmp_path, 1)  # type: ignore[arg-type]
     workers = workers_of(process)

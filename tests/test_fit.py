@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from children import heeds_interrupts
 from filelock import FileLock
 from tiny import CPU, NETWORKS, new_run, tag_random
 
@@ -159,7 +160,10 @@ def test_second_interrupt_stops_at_once(tmp_path: Path) -> None:
     )
     begun = new_run(tmp_path / "run", updates=100)
     result = subprocess.run(
-        [sys.executable, "-c", script, str(begun.folder)], capture_output=True, timeout=120
+        [sys.executable, "-c", script, str(begun.folder)],
+        preexec_fn=heeds_interrupts,
+        capture_output=True,
+        timeout=120,
     )
     assert result.returncode == -signal.SIGINT
     assert checkpoint.latest(begun.folder) is None

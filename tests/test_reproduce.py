@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from children import heeds_interrupts
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
@@ -268,12 +269,13 @@ def test_a_part_of_the_trajectories_is_a_dataset_with_its_lineage(tmp_path: Path
 ASKED = ["reproduce", "table1", "--scale", "smoke", "--only", "tag-random", "--algorithms", "bc,ma-cql"]
 
 
-def program(runs: Path, root: Path) -> subprocess.Popen[bytes]:
-    """``dom2 reproduce`` as its users call it, two jobs at once."""
-    words = [sys.executable, "-c", "from dom2_cli.learn import main; main()", *ASKED, "--jobs", "2"]
+def program(runs: Path, root: Path, workers: str) -> subprocess.Popen[bytes]:
+    """``dom2 reproduce`` as its users call it."""
+    words = [sys.executable, "-c", "from dom2_cli.learn import main; main()", *ASKED, "--jobs", workers]
     environment = os.environ | {"MINARI_DATASETS_PATH": str(root)}
-    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    return subprocess.Popen([*words, "--runs", str(runs)], env=environment, **quiet)
+    how: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    how["preexec_fn"] = heeds_interrupts
+    return subprocess.Popen([*words, "--runs", str(runs)], env=environment, **how)
 
 
 def here(runs: Path, root: Path) -> None:
@@ -286,26 +288,24 @@ def here(runs: Path, root: Path) -> None:
 def test_interrupted_and_killed_it_goes_on_to_the_same_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Interrupted when the fitting has begun, killed when it has gone on."""
+    """Interrupted when the fitting has begun, two at once; killed when it has gone on, one by one."""
     monkeypatch.undo()  # the scale as it is: the programs do not see another one
     whole, parts, root = tmp_path / "whole", tmp_path / "parts", tmp_path / "root"
     here(whole, root)
     fitted = parts / "smoke/tag-random/ma-cql"
-    for number in (signal.SIGINT, signal.SIGKILL):
+    for number, workers, code in ((signal.SIGINT, "2", 130), (signal.SIGKILL, "1", -signal.SIGKILL)):
         for _ in range(5):  # on a busy machine the program may be quicker than this one; then anew
             updates = checkpoint.updates(fitted) if fitted.exists() else -1
-            stopped = program(parts, root)
+            stopped = program(parts, root, workers)
             while stopped.poll() is None and (
                 not (fitted / "config.json").exists() or checkpoint.updates(fitted) <= updates
             ):
                 time.sleep(0.01)
-            if stopped.poll() is None:
+            stopped.send_signal(number)
+            if stopped.wait(60) != 0:
                 break
-            assert stopped.returncode == 0
             shutil.rmtree(fitted)
-        assert stopped.poll() is None, "it ended before it could be stopped"
-        stopped.send_signal(number)
-        assert stopped.wait(60) in ((0, 130) if number == signal.SIGINT else (-number,))
+        assert stopped.returncode == code  # not 0: it ended before it could be stopped
     tiny.released(parts)
     here(parts, root)
     for name in ("bc", "ma-cql"):

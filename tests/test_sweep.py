@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from children import heeds_interrupts
 from click.testing import CliRunner, Result
 from tiny import released, tag_random
 
@@ -58,7 +59,14 @@ def program(folder: Path, out: str, *more: str) -> subprocess.Popen[str]:
     words = [sys.executable, "-c", "from dom2_cli.learn import main; main()", "sweep"]
     words += [str(folder / "asked.toml"), "--out", str(folder / out), *(more or ("--jobs", "1"))]
     environment = os.environ | {"MINARI_DATASETS_PATH": str(ids.root())}
-    return subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        words,
+        env=environment,
+        preexec_fn=heeds_interrupts,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def until(reached: Callable[[], bool], running: subprocess.Popen[str]) -> None:
@@ -237,7 +245,7 @@ def test_a_run_that_another_process_holds_is_left_to_it(tmp_path: Path) -> None:
 
 def test_interrupted_and_killed_it_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     """Interrupted in the first run, killed when that has gone on, two at once."""
-    file(tmp_path, ONE.replace("updates = 6", "updates = 1000") + "[grid]\nlr = [0.01, 0.001]\n")
+    file(tmp_path, ONE.replace("updates = 6", "updates = 500") + "[grid]\nlr = [0.01, 0.001]\n")
     folder = tmp_path / "runs/tiny-random/bc,lr=0.01"
     for number, workers in ((signal.SIGINT, "1"), (signal.SIGKILL, "2")):
         updates = checkpoint.updates(folder) if folder.exists() else 0

@@ -215,10 +215,13 @@ def test_what_fails_is_tried_again_and_every_error_kept(
 
 
 def test_two_commands_at_once_make_each_run_once(tmp_path: Path) -> None:
+    """The second, in this process, comes upon the first at its first run."""
     file(tmp_path, GRID.replace("updates = 6", "updates = 60").replace("[0.01, 0.001]", "[0.1, 0.01, 0.001]"))
-    both = [program(tmp_path, "runs") for _ in range(2)]
-    texts = [each.communicate()[1] for each in both]
-    assert [each.returncode for each in both] == [0, 0], texts
+    first = program(tmp_path, "runs")
+    until((tmp_path / "runs/tiny-random/bc,lr=0.1/config.json").exists, first)
+    second = call(tmp_path)
+    errors = first.communicate()[1]
+    assert (first.returncode, second.exit_code) == (0, 0), (errors, second.output)
     folders = [path.parent for path in (tmp_path / "runs").rglob("config.json")]
     assert len(folders) == 6
     for folder in folders:

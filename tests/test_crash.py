@@ -16,33 +16,26 @@ from typing import Any
 
 import pytest
 from children import heeds_interrupts
+from click.testing import CliRunner
 from small_datasets import stored
 
+from dom2_cli.data import main
 from dom2data import catalog
 from dom2data.errors import UserError
 from dom2data.store import stage as stages
 from dom2data.subsample import subsample
 from dom2data.verify import files, verify
 
-COMMAND = [sys.executable, "-c", "from dom2_cli.data import main; main()"]
-GENERATE = [
-    *COMMAND,
-    "generate",
-    "--env",
-    "tag",
-    "--quality",
-    "random",
-    "--steps",
-    "500000",
-]  # 8 blocks: a while to hit
+WORDS = ["generate", "--env", "tag", "--quality", "random"]
+WORDS += ["--steps", "500000"]  # 8 blocks: a while to hit
+GENERATE = [sys.executable, "-c", "from dom2_cli.data import main; main()", *WORDS]
 NAME = "dom2/tag-random-v0"
 
 
 def generate(root: Path, *more: str) -> str:
-    run = subprocess.run(
-        [*GENERATE, "--root", root, "--json", *more], capture_output=True, text=True, check=False
-    )
-    assert run.returncode == 0, run.stderr
+    """The hash of what the same command makes in this process, which nobody disturbs."""
+    run = CliRunner().invoke(main, [*WORDS, "--root", str(root), "--json", *more])
+    assert run.exit_code == 0, run.output
     return json.loads(run.stdout)["hash"]
 
 
@@ -128,9 +121,9 @@ def test_two_at_once(tmp_path: Path, undisturbed: str) -> None:
     first = subprocess.Popen([*GENERATE, "--root", tmp_path], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     wait_for_blocks(first, tmp_path, 1)  # type: ignore[arg-type]
     first.send_signal(signal.SIGSTOP)  # it must not be over before the second has started
-    second = subprocess.run([*GENERATE, "--root", tmp_path], capture_output=True, text=True, check=False)
+    second = CliRunner().invoke(main, [*WORDS, "--root", str(tmp_path)])
     first.send_signal(signal.SIGCONT)
-    assert second.returncode == 1
+    assert second.exit_code == 1
     line = second.stderr.splitlines()[-1]
     assert line.startswith(
         "error: expected to be the only writer of dom2/tag-random-v0, found another process"
@@ -213,8 +206,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def one_line(*words: str) -> str:
-    run = subprocess.run([*COMMAND, *words], capture_output=True, text=True, check=False)
-    assert (run.returncode, run.stdout) == (1, ""), run.stderr
+    run = CliRunner().invoke(main, words)
+    assert (run.exit_code, run.stdout) == (1, ""), run.output
     (line,) = [text for text in run.stderr.splitlines() if text.startswith("error")]
     return line
 

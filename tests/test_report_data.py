@@ -149,8 +149,10 @@ def test_novelty_does_not_depend_on_the_number_of_steps_and_sees_copies() -> Non
 
 
 def test_command(tmp_path: Path) -> None:
+    stored(tmp_path / "root", [4, 3])
+
     def run(*words: str) -> object:
-        return CliRunner().invoke(data.main, ["report", tag_random(), *words])
+        return CliRunner().invoke(data.main, ["report", "small", "--root", str(tmp_path / "root"), *words])
 
     path = tmp_path / "page.html"
     assert run("--out", str(path)).exit_code == 0

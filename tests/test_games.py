@@ -73,7 +73,8 @@ def test_cloning_the_average_fails_and_a_critic_that_breaks_the_tie_does_not() -
     assert improved.mean > cloned.mean + 0.3
 
 
-def test_the_command() -> None:
+def test_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diagnose, "EPISODES", 8)
     words = ["diagnose", "--algorithm", "bc,madiff-c", "--game", "xor", "--updates", "2", "--seeds", "2"]
     result = CliRunner().invoke(learn.main, [*words, "--json"])
     assert result.exit_code == 0, result.output

@@ -173,21 +173,25 @@ RESULT = results.Result(
 )
 
 
-def test_report_is_one_file_with_everything_in_it(made: Grid, tmp_path: Path) -> None:
-    files = board.write(made, "dom2 reproduce table2", tmp_path)
-    found, text = page(files["html"]), files["html"].read_text()
+@pytest.fixture(scope="module")
+def written(made: Grid, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return board.write(made, "dom2 reproduce table2", tmp_path_factory.mktemp("report"))
+
+
+def test_report_is_one_file_with_everything_in_it(written: dict[str, Path]) -> None:
+    found, text = page(written["html"]), written["html"].read_text()
     assert found.open == []
     assert found.links
     assert all(link.startswith("data:image/") for link in found.links)
     assert "Its numbers mean nothing" in text
     assert "Not there yet: 1 of its cells" in text
     assert "1.8 ± 5.7" in text
-    markdown = files["md"].read_text()
+    markdown = written["md"].read_text()
     assert "Its numbers mean nothing" in markdown
     lines = [line for line in markdown.splitlines() if line.startswith("| random")]
     assert len(lines) == 2
     assert all(line.count("|") == 4 for line in lines)  # data, bc, ma-cql
-    document = json.loads(files["json"].read_text())
+    document = json.loads(written["json"].read_text())
     assert document["missing"] == {"tag-random omar": "missing"}
     assert "- no run: tag-random omar\n" in markdown
     assert "<li>no run: tag-random omar</li>" in text
@@ -231,20 +235,19 @@ def test_an_empty_grid_has_a_report_that_says_so(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs a browser")
 @pytest.mark.parametrize("width", [400, 1200])
-def test_report_in_a_browser(made: Grid, tmp_path: Path, width: int) -> None:
+def test_report_in_a_browser(written: dict[str, Path], tmp_path: Path, width: int) -> None:
     """The page draws, and nothing is wider than a phone's screen."""
-    files = board.write(made, "dom2 reproduce table2", tmp_path)
-    shot, profile = tmp_path / "shot.png", tmp_path / "profile"
+    probed, shot, profile = tmp_path / "probed.html", tmp_path / "shot.png", tmp_path / "profile"
     quiet = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"]
     quiet += ["--disable-background-networking", "--disable-component-update", f"--user-data-dir={profile}"]
     probe = "<script>document.title = document.documentElement.scrollWidth + '/' + innerWidth</script>"
-    files["html"].write_text(files["html"].read_text().replace("</body>", f"{probe}</body>"))
+    probed.write_text(written["html"].read_text().replace("</body>", f"{probe}</body>"))
     call = ["chromium", *quiet, f"--window-size={width},2000"]
-    subprocess.run([*call, f"--screenshot={shot}", files["html"].as_uri()], check=True, capture_output=True)
+    subprocess.run([*call, f"--screenshot={shot}", probed.as_uri()], check=True, capture_output=True)
     with Image.open(shot) as image:
         assert image.width == width
         assert len(image.convert("RGB").getcolors(1 << 24) or ()) > 50
-    dump = subprocess.run([*call, "--dump-dom", files["html"].as_uri()], check=True, capture_output=True)
+    dump = subprocess.run([*call, "--dump-dom", probed.as_uri()], check=True, capture_output=True)
     wide = re.search(r"<title>(\d+)/(\d+)</title>", dump.stdout.decode())
     assert wide is not None
     assert int(wide[1]) <= int(wide[2])

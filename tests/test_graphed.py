@@ -24,7 +24,8 @@ from dom2data.errors import UserError
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "ma-sfbc": {"behaviour_updates": 4, "critic_updates": 8},
-    "dom2": {"eta_warmup": 3},
+    "dom2": {"eta_warmup": 3, "n_steps": 2},
+    "ma-diffusion-ql": {"n_steps": 2},
 }
 UPDATES = {"ma-sfbc": 16, "ma-td3+bc": 16}
 """for several of each phase; 9 for those of one, one more than MADiff needs"""

@@ -44,10 +44,10 @@ def failing_after(writes: int, error: Exception, monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_same_dataset(url: str, tmp_path: Path) -> None:
-    there = plan(url)
+    there = plan(url, steps=1_500)
     executor = Processes(2) if url.startswith("s3") else Local()  # memory is not shared
     made = generate.generate(there, executor=executor)
-    assert made.hash == generate.generate(plan(tmp_path / "here")).hash
+    assert made.hash == generate.generate(plan(tmp_path / "here", steps=1_500)).hash
     assert verify(made)
     place = remote.Place(url)
     place.fs.invalidate_cache()
@@ -58,8 +58,8 @@ def test_the_same_dataset(url: str, tmp_path: Path) -> None:
 
 
 def test_streamed_from_there(url: str, tmp_path: Path) -> None:
-    generate.generate(plan(url))
-    generate.generate(plan(tmp_path / "here"))
+    generate.generate(plan(url, steps=1_500))
+    generate.generate(plan(tmp_path / "here", steps=1_500))
 
     def sampler(root: Path | str) -> Sampler:
         found = dataset.open("tag-random-medium", root)
@@ -102,8 +102,8 @@ def test_an_upload_there_is_not_continued(url: str) -> None:
     place = remote.Place(url)
     remote.write(place, b"another's", f"{place.folder(ID)}/{remote.UPLOADING}")
     with pytest.raises(UserError, match="found another recipe or an upload there"):
-        generate.generate(plan(url))
-    assert generate.generate(plan(url), force=True).n_episodes == 100
+        generate.generate(plan(url, steps=1_500))
+    assert generate.generate(plan(url, steps=1_500), force=True).n_episodes == 60
 
 
 def test_training_buffers_are_made_in_a_folder(url: str) -> None:

@@ -131,24 +131,28 @@ print(digest.hexdigest())
 """
 
 
-def digest(tmp_path, **environment: str) -> str:
-    """Of 50 episodes of tag and of four updates of each kind of learner, in a process of its own."""
-    made = subprocess.run(
+def begun(tmp_path, **environment: str) -> subprocess.Popen[str]:
+    """Will print the digest of 50 episodes of tag and of four updates of each kind of learner."""
+    return subprocess.Popen(
         [sys.executable, "-c", _DIGEST],
         env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)} | environment,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
     )
-    assert made.returncode == 0, made.stderr
-    return made.stdout.strip()
 
 
 def test_every_processor_gives_the_same_bytes(tmp_path, capsys):
     """Also those recorded, on an Intel Xeon; change them only together with ``recipes.ARITHMETIC``."""
+    others = {
+        name: begun(tmp_path / name.replace(" ", "-"), **told) for name, told in OTHER_PROCESSORS.items()
+    }
     exec(_DIGEST, {})
     found = {"this": capsys.readouterr().out.strip()}
-    for name, told in OTHER_PROCESSORS.items():
-        found[name] = digest(tmp_path / name.replace(" ", "-"), **told)
+    for name, other in others.items():
+        found[name], errors = other.communicate()
+        assert other.returncode == 0, errors
+        found[name] = found[name].strip()
     assert found == dict.fromkeys(found, RECORDED)
 
 

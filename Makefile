@@ -34,9 +34,10 @@ demo: $(STAMP)
 	$(DEMO)/dom2 evaluate demo/run --episodes 200
 	$(DEMO)/dom2 report demo/run
 
-# One thread each: two test processes share the cores, and torch's pool would fight over them.
+# One thread each: two test processes share the cores, and torch's pool would fight over them. Files in the
+# order of tests/conftest.py, the longest first.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow

@@ -13,6 +13,16 @@ from hypothesis import settings
 settings.register_profile("suite", deadline=None, derandomize=True)
 settings.load_profile("suite")
 
+LONGEST = (
+    "executors", "docs", "sweep", "reproduce", "dom2", "crash", "graphed", "portable", "fit", "cache"
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files begin first, so that no process is left alone with one of them at the end."""
+    places = {f"test_{name}.py": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _dataset_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:

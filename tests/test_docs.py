@@ -105,6 +105,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         invoke("dom2data generate --env tag --quality medium")
         invoke("dom2 fit --dataset tag-medium --out runs/tag-medium-v0-dom2")
         yield folder
+    if ray := sys.modules.get("ray"):  # a page's command has started it
+        ray.shutdown()
 
 
 @pytest.fixture(scope="module")

@@ -170,18 +170,8 @@ def test_a_cell_is_a_run_that_anyone_can_fit(tmp_path: Path) -> None:
     asked = grid(tmp_path, CELLS[:1])
     make(asked)
     words = ["fit", "--dataset", "tag-random-smoke", "--out", str(tmp_path / "own"), "--algorithm", "bc"]
-    words += [
-        "--actor-widths",
-        "8,8",
-        "--batch-size",
-        "16",
-        "--updates",
-        "8",
-        "--seeds",
-        "2",
-        "--threads",
-        "1",
-    ]
+    words += ["--actor-widths", "8,8", "--batch-size", "16", "--updates", "8"]
+    words += ["--seeds", "2", "--threads", "1"]
     result = CliRunner().invoke(main, words)
     assert result.exit_code == 0, result.output
     cell = checkpoint.load_weights(asked.jobs()[0].folder, torch.device("cpu"))[1]

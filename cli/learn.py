@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -160,7 +161,10 @@ def fit(
 
         status = fitting.fit(run, on_update, root, on_decode)
     if status == "interrupted":
-        raise UserError(f"interrupted and saved; dom2 fit --resume {run.folder} continues", INTERRUPTED)
+        elsewhere = f" --root {shlex.quote(str(root))}" if root else ""
+        raise UserError(
+            f"interrupted and saved; dom2 fit --resume {run.folder}{elsewhere} continues", INTERRUPTED
+        )
     result = {"run": str(run.folder), "updates": run.settings.updates, "status": status, "metrics": last}
     ui.print_json(result) if as_json else click.echo(ui.rows(fit_rows(result)))
     ui.note(f"next: dom2 evaluate {run.folder}")

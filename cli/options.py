@@ -35,11 +35,15 @@ class Where:
     address: str | None
     gpus: float = 0.0
 
+    def count(self, best: int) -> int:
+        """Jobs at once, ``best`` where no number was asked for."""
+        return self.workers or (1 if self.executor == "local" else best)
+
     def made(self, best: int, threads: bool = False) -> Executor:
         """The executor; ``best`` workers where none were asked for (on Ray, as many as it has cores)."""
         from dom2data import executors
 
-        workers = self.workers or (0 if self.executor == "ray" else 1 if self.executor == "local" else best)
+        workers = self.workers or (0 if self.executor == "ray" else self.count(best))
         return executors.choose(self.executor, workers, self.address, self.gpus, threads)
 
 

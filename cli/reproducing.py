@@ -110,7 +110,7 @@ def reproduce(
     cells = tuple(experiments.cells(target, only, part.columns, scale))
     place = ids.root(root)  # workers may be where the environment's variables are others
     grid = Grid(target, scale, cells, seeds or experiments.SCALES[scale].seeds, runs.absolute(), place)
-    where, workers = Where(executor, jobs, address, gpus), jobs or executors.cores()
+    where = Where(executor, jobs, address, gpus)
     todo = grid.jobs()
     known, other = reports.known(grid, earlier)
     stages = staged(grid, todo, known)
@@ -119,7 +119,7 @@ def reproduce(
     if other:
         ui.note(f"left out of the earlier reports, because they were made with other settings: {other} cells")
     if dry_run:
-        estimate(grid, todo, left, workers, as_json, stages)
+        estimate(grid, todo, left, where.count(executors.cores()), as_json, stages)
         return
     failed = carry_out(grid, left, known, where, retries) if left and not report_only else []
     finish(grid, part.command, out / target if out else grid.base / part.name, known, as_json)

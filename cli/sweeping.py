@@ -77,11 +77,15 @@ def sweep(
     asked.runs()  # what cannot be is refused before anything is made
     found = searching(asked, search, trials, metric, seed)
     where = Where(executor, jobs, address, gpus)
-    best = executors.cores()
+    if found and executor == "ray" and jobs is None:
+        raise UserError(
+            "expected --jobs with --search on Ray, found none; give how many runs to ask for at once"
+        )
+    workers = where.count(executors.cores())
     if dry_run:
-        plan(asked, found, jobs or best, as_json)
+        plan(asked, found, workers, as_json)
         return
-    worker = where.made(best)
+    worker = where.made(executors.cores())
     asked.out.mkdir(parents=True, exist_ok=True)
     if spec.absolute() != asked.out / SPEC:
         shutil.copyfile(spec, asked.out / SPEC)
@@ -89,7 +93,7 @@ def sweep(
         asked.prepare(progress)
     outcomes: dict[Path, Outcome] = {}
     try:
-        made(asked, found, worker, retries, jobs or best, outcomes)
+        made(asked, found, worker, retries, workers, outcomes)
     finally:
         document = written(asked, found, metric, outcomes)
     finish(asked, document, metric, as_json)
@@ -114,18 +118,21 @@ def plan(asked: Sweep, search: Search | None, workers: int, as_json: bool) -> No
     """What is there, what is missing, and how long that will take."""
     from dom2 import jobs, pace
 
-    runs = [run for trial in search.all() for run in trial.runs] if search else asked.runs()
+    trials = search.all() if search else []
+    runs = [run for trial in trials for run in trial.runs] if search else asked.runs()
     rows = [(run.job.folder.relative_to(asked.out).as_posix(), jobs.stage(run.job)) for run in runs]
-    left = [run.job for run, (_, stage) in zip(runs, rows, strict=True) if stage != "done"]
+    ended = {run.job.folder for trial in trials if trial.state != "running" for run in trial.runs}
+    left = [run.job for run in runs if jobs.stage(run.job) != "done" and run.job.folder not in ended]
     missing = asked.missing()
     ui.note("datasets to generate: " + (", ".join(missing) or "none"))
     if left or search:
         ui.note("timing a few updates of each algorithm that has no run here yet ...")
-    seconds = pace.remaining(left)
+    known = [run.job for run in runs]
+    seconds = pace.remaining(left, known)
     if search:
-        begun = Counter(trial.algorithm for trial in search.all())
+        begun = Counter(trial.algorithm for trial in trials)
         for name in search.ranges:
-            sampled = pace.remaining([run.job for run in search.sample(name)])
+            sampled = pace.remaining([run.job for run in search.sample(name)], known)
             seconds += sampled * (search.trials - begun[name])
     wall = max(sum(seconds) / workers, max(seconds, default=0.0))
     if as_json:
@@ -189,6 +196,10 @@ def written(
     shift, trials = asked.spec.shifts[0], search.all() if search else []
     each = [run for trial in trials for run in trial.runs] if search else asked.runs()
     rows = [sweeps.row(run, asked.out, outcomes.get(run.job.folder)) for run in each]
+    if any(row["evaluations"] for row in rows) and all(
+        sweeps.value(row, shift, metric) is None for row in rows
+    ):
+        metric = "return"  # an environment without published references has no score
     document: dict[str, Any] = {"metric": metric, "shift": shift}
     if search:
         listed = [
@@ -222,6 +233,8 @@ def finish(asked: Sweep, document: dict[str, Any], metric: str, as_json: bool) -
     counted = Counter(row["status"] for row in document["runs"])
     if counted["elsewhere"]:
         ui.note(f"{counted['elsewhere']} runs are with another process; the same command tells how they went")
+    if document["metric"] != metric:
+        ui.note(f"no {metric} is known in these environments: the best {document['metric']} comes first")
     ui.note(f"wrote {asked.out / RESULT}")
     if counted["failed"]:
         again = "these trials are over" if "trials" in document else "the same command tries them again"

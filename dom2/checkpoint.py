@@ -46,23 +46,25 @@ def save(run: Path, updates: int, weights: dict[str, Tensor], state: dict[str, A
 
 
 def latest(run: Path) -> Path | None:
-    """The folder of the newest whole checkpoint, or None before the first."""
+    """The folder of the newest whole checkpoint, or None before the first.
+
+    Raises UserError (code 3) when what names it is not a checkpoint's name.
+    """
     pointer = run / "checkpoint" / "latest"
-    return run / "checkpoint" / pointer.read_text() if pointer.exists() else None
+    if not pointer.exists():
+        return None
+    name = pointer.read_text()
+    if not name.isdecimal():
+        raise UserError(
+            f"{pointer}: expected a checkpoint's name, found {name!r}; fit the run again", CHECK_FAILED
+        )
+    return run / "checkpoint" / name
 
 
 def updates(run: Path) -> int:
-    """Updates made at the newest checkpoint; 0 before the first."""
+    """Updates made at the newest checkpoint; 0 before the first. Raises UserError like ``latest``."""
     folder = latest(run)
-    if folder is None:
-        return 0
-    if not folder.name.isdecimal():
-        found = repr(folder.name)
-        raise UserError(
-            f"{run / 'checkpoint/latest'}: expected a checkpoint's name, found {found}; fit the run again",
-            CHECK_FAILED,
-        )
-    return int(folder.name)
+    return 0 if folder is None else int(folder.name)
 
 
 def load_weights(run: Path, device: torch.device) -> tuple[int, dict[str, Tensor]]:

@@ -36,6 +36,7 @@ def write(run: Run, path: Path, root: Path | None = None) -> None:
     evaluations = evaluate.kept(run.folder)
     evaluation = next((each for each in evaluations if each["shift"] == "none"), None)
     animation, stills = pictures(run)
+    data = data_returns(run, root)
     loader = jinja2.FileSystemLoader([Path(__file__).parent, PAGES])
     template = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
     text = template.get_template("report.html").render(
@@ -45,7 +46,8 @@ def write(run: Run, path: Path, root: Path | None = None) -> None:
         updates=checkpoint.updates(run.folder),
         evaluation=evaluation,
         shifted=[(each, gap(each, evaluation)) for each in evaluations if each["shift"] != "none"],
-        histogram=histogram(data_returns(run, root), evaluation),
+        histogram=histogram(data, evaluation),
+        has_data=data is not None,
         curves=curves(run),
         animation=animation,
         stills=stills,

@@ -111,8 +111,8 @@ class Search:
         return found
 
     def sample(self, name: str) -> list[Asked]:
-        """The runs of a trial somewhere in the ranges, which are never made: for estimates."""
-        return self._runs(name, 0, corners(self.ranges[name])[0])
+        """The runs of a trial somewhere in the ranges, of a number that none has: for estimates."""
+        return self._runs(name, -1, corners(self.ranges[name])[0])
 
     def _lock(self) -> FileLock:
         """Held while trials are numbered or settled, so that two commands do neither at once."""

@@ -69,7 +69,8 @@ def choose(
     if address:
         raise UserError(f"expected --executor ray with --address, found {name}; give both or neither")
     if name == "local" and workers > 1:
-        raise UserError(f"expected one worker with --executor local, found {workers}; threads has many")
+        many = "threads" if threads else "processes"
+        raise UserError(f"expected one worker with --executor local, found {workers}; {many} has many")
     if name == "local":
         return Local()
     return Threads(workers) if name == "threads" else Processes(workers)

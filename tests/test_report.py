@@ -50,7 +50,9 @@ def page(path: Path) -> Page:
     return parsed
 
 
-def test_report_is_one_self_contained_file(finished: run.Run, tmp_path: Path) -> None:
+def test_report_is_one_self_contained_file(
+    finished: run.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     result = evaluate.evaluate(finished, episodes=5)
     (finished.folder / "evaluation.json").write_text(json.dumps(result))
     path = tmp_path / "report.html"
@@ -69,6 +71,10 @@ def test_report_is_one_self_contained_file(finished: run.Run, tmp_path: Path) ->
     assert "Not evaluated yet" not in text
     assert str(tmp_path) not in text
     assert "Shifted environments" not in text
+    assert "Returns of the evaluated agents and of the data; lines are means." in text
+    monkeypatch.setattr(report, "pictures", lambda run: (None, []))
+    report.write(finished, path, root=tmp_path / "elsewhere")
+    assert "evaluated agents; lines are means. The data are not there" in path.read_text()
 
 
 def test_every_metric_has_a_curve_whoever_s_it_is(finished: run.Run, tmp_path: Path) -> None:
@@ -101,12 +107,17 @@ def test_shifted_evaluations_stand_beside_the_standard_one(finished: run.Run, tm
         evaluate.file(finished.folder, result["shift"]).unlink()
 
 
-def test_report_before_evaluation_and_without_the_data(finished: run.Run, tmp_path: Path) -> None:
+def test_report_before_evaluation_and_without_the_data(
+    finished: run.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (finished.folder / "evaluation.json").unlink(missing_ok=True)
     path = tmp_path / "report.html"
     report.write(finished, path, root=tmp_path / "elsewhere")
     assert "Not evaluated yet" in path.read_text()
     assert "Histogram" not in path.read_text()
+    monkeypatch.setattr(report, "pictures", lambda run: (None, []))  # which take long
+    report.write(finished, path)
+    assert "Returns of the data; lines are means." in path.read_text()
 
 
 def test_nowhere_to_write_and_nothing_trained(finished: run.Run, tmp_path: Path) -> None:

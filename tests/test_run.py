@@ -85,5 +85,5 @@ def test_an_edited_run_names_its_file(tmp_path: Path, part: str, value: dict) ->
     (begun.folder / "checkpoint").mkdir()
     (begun.folder / "checkpoint" / "latest").write_text("")
     with pytest.raises(UserError, match="expected a checkpoint's name") as error:
-        checkpoint.updates(begun.folder)
+        checkpoint.load_weights(begun.folder, CPU)
     assert error.value.code == 3

@@ -18,7 +18,7 @@ from children import heeds_interrupts
 from click.testing import CliRunner, Result
 from tiny import released, tag_random
 
-from dom2 import checkpoint, evaluate, fit, jobs, progress, sweep
+from dom2 import checkpoint, evaluate, fit, jobs, pace, progress, sweep
 from dom2.search import Search
 from dom2.sweep import Sweep
 from dom2_cli.learn import main
@@ -151,7 +151,7 @@ def test_ranges_that_cannot_be_are_refused(tmp_path: Path, text: str, message: s
         Search(asked(tmp_path, HEAD.replace(', "ma-cql"', "") + text), 3, "score", 0)
 
 
-def test_from_a_file_to_a_table_and_nothing_twice(tmp_path: Path) -> None:
+def test_from_a_file_to_a_table_and_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file(tmp_path, GRID)
     planned = call(tmp_path, "--dry-run")
     assert planned.exit_code == 0, planned.output
@@ -176,6 +176,13 @@ def test_from_a_file_to_a_table_and_nothing_twice(tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in written} == written
     more = call(tmp_path, "--metric", "return", "--json")
     assert [row["run"] for row in json.loads(more.stdout)["runs"]] == [row["run"] for row in rows]
+    monkeypatch.setattr(sweep, "normalized", lambda env, values: None)  # as without published references
+    unscored = call(tmp_path, "--json")
+    assert [row["run"] for row in json.loads(unscored.stdout)["runs"]] == [row["run"] for row in rows]
+    assert "the best return comes first" in unscored.stderr
+    file(tmp_path, GRID.replace("0.001]", "0.001, 0.1]"))
+    monkeypatch.setattr(pace, "measured", None)  # which the logs of the runs that are there make needless
+    assert call(tmp_path, "--dry-run").exit_code == 0
 
 
 def test_other_settings_in_the_same_folder_are_refused(tmp_path: Path) -> None:
@@ -291,6 +298,8 @@ def test_a_search_goes_on_to_the_same_trials(tmp_path: Path) -> None:
     assert "found another seed (1, was 0)" in other.stderr
     planned = call(tmp_path / "parts", "--search", "tpe", "--trials", "5", "--dry-run", "--json")
     assert len(json.loads(planned.stdout)["runs"]) == 3
+    sampled = Search(asked(tmp_path / "parts", RANGES), 5, "score", 0).sample("bc")
+    assert not any(run.job.folder.exists() for run in sampled)  # else what it takes seems to be done
 
 
 def test_a_trial_that_fails_is_over_and_the_others_stand(
@@ -316,6 +325,10 @@ def test_search_and_its_ranges_belong_together(tmp_path: Path, monkeypatch: pyte
     assert "expected --search tpe with a table [search]" in call(tmp_path).stderr
     assert "expected --search tpe, found 'random'" in call(tmp_path, "--search", "random").stderr
     assert "expected --metric score or return" in call(tmp_path, "--metric", "loss").stderr
+    words = ["sweep", str(tmp_path / "asked.toml"), "--search", "tpe", "--executor", "ray", "--dry-run"]
+    assert "expected --jobs with --search on Ray" in CliRunner().invoke(main, words).stderr
+    words = ["sweep", str(tmp_path / "asked.toml"), "--search", "tpe", "--executor", "local", "--dry-run"]
+    assert "--jobs 1," in CliRunner().invoke(main, words).stdout
     monkeypatch.setitem(sys.modules, "optuna", None)
     missing = call(tmp_path, "--search", "tpe")
     assert (missing.exit_code, "pip install 'dom2[search]'" in missing.stderr) == (2, True)

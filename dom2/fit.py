@@ -20,7 +20,7 @@ from dom2.algorithms import Learner
 from dom2.graphed import Graphed, cuda_graph
 from dom2.metrics import Watch, reduce, sound
 from dom2.run import Run, Status, actual_device, held
-from dom2data import cache, envs, memory, named, stream, tables
+from dom2data import cache, envs, executors, memory, named, stream, tables
 from dom2data import dataset as datasets
 from dom2data.allocation import keep_freed_memory
 from dom2data.dataset import Dataset
@@ -271,6 +271,7 @@ class Interrupts:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._previous[number] = signal.signal(number, self._request)
+            self.requested |= executors.interrupted()  # a moment before
         return self
 
     def _request(self, number: int, frame: FrameType | None) -> None:

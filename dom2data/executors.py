@@ -11,11 +11,11 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent import futures
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import active_children, connection, get_context, parent_process
 from typing import Any, Protocol, TypeVar
 
@@ -28,6 +28,8 @@ RETRIES = 2
 """how often jobs are done again whose worker was killed"""
 NAMES = ("local", "threads", "processes", "ray")
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+_interrupts: list[int] = []
+"""those that a worker got while its job did not heed any; the parent sends them when it stops"""
 
 
 class Executor(Protocol):
@@ -81,6 +83,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def interrupted() -> bool:
+    """Whether this process is a worker that was told to stop before its job could heed it."""
+    return bool(_interrupts)
+
+
 @dataclass(frozen=True)
 class Local:
     """In this process, one job after another, in their order."""
@@ -106,7 +113,7 @@ class Threads:
             yield from Local().map(function, jobs)
             return
         with one_thread(), ThreadPoolExecutor(count) as pool:  # leaving waits for the jobs begun
-            yield from _busy(pool, count, function, deque(jobs), {})
+            yield from _busy(lambda job: pool.submit(function, job), count, deque(jobs), {})
 
 
 @dataclass(frozen=True)
@@ -140,7 +147,7 @@ class Processes:
         pool = ProcessPoolExecutor(count, get_context("spawn"), _start_worker)
         running: dict[Future[Result], Job] = {}
         try:
-            yield from _busy(pool, count, function, left, running)
+            yield from _busy(partial(_submit, pool, function), count, left, running)
         except BrokenProcessPool:
             left.extendleft(reversed(running.values()))
             raise
@@ -153,9 +160,8 @@ class Processes:
 
 
 def _busy(
-    pool: futures.Executor,
+    submit: Callable[[Job], Future[Result]],
     count: int,
-    function: Callable[[Job], Result],
     left: deque[Job],
     running: dict[Future[Result], Job],
 ) -> Generator[Result]:
@@ -163,13 +169,29 @@ def _busy(
     while left or running:
         # Never more than are being worked at: a job handed over can no longer be dropped.
         while left and len(running) < count:
-            running[pool.submit(function, left[0])] = left[0]
+            running[submit(left[0])] = left[0]
             left.popleft()
         for future in wait(running, return_when=FIRST_COMPLETED).done:
             if isinstance(future.exception(), BrokenProcessPool):
                 raise future.exception() or BrokenProcessPool
             del running[future]
             yield future.result()
+
+
+def _submit(pool: ProcessPoolExecutor, function: Callable[[Job], Result], job: Job) -> Future[Result]:
+    """A worker that this starts keeps interrupts back until it can heed them (``_start_worker``)."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return pool.submit(_begin, function, job)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _begin(function: Callable[[Job], Result], job: Job) -> Result:
+    """In a worker, which may have been interrupted while it imported what the job needs."""
+    if interrupted():
+        raise KeyboardInterrupt
+    return function(job)
 
 
 def _close(pool: ProcessPoolExecutor) -> None:
@@ -209,7 +231,9 @@ def one_thread() -> Iterator[None]:
 def _start_worker() -> None:
     os.environ.update(dict.fromkeys(_THREADS, "1"))  # before numpy, torch and numba are imported
     os.setpgrp()  # a terminal's Ctrl-C goes to the parent alone, which passes it on once
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a worker finishes its block, unless its job knows better
+    # A worker finishes its block, unless its job knows better, and begins no other.
+    signal.signal(signal.SIGINT, lambda number, _: _interrupts.append(number))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_die_with_parent, daemon=True).start()
 
 

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from functools import partial
@@ -99,6 +100,52 @@ def test_threads_begin_no_more_than_is_worked_at() -> None:
     with closing(Threads(2).map(begun.append, range(100))) as results:
         next(results)
     assert 1 <= len(begun) <= 4
+
+
+SLOW = """
+import os
+import time
+from multiprocessing import parent_process
+from pathlib import Path
+
+HERE = Path(__file__).parent
+if parent_process():
+    (HERE / f"importing-{os.getpid()}").touch()
+    time.sleep(0.5)
+
+def leave_behind(job):
+    (HERE / f"done-{job}").touch()
+"""
+
+
+@pytest.mark.parametrize("importing", [0, 1, 2])
+def test_interrupted_workers_begin_nothing(
+    importing: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Whether they were just started, or so many are at the imports of their first job."""
+    (tmp_path / "slow_to_import.py").write_text(SLOW)
+    monkeypatch.syspath_prepend(tmp_path)
+    import slow_to_import  # type: ignore[import-not-found]
+
+    def interrupt(*_: Any, **__: Any) -> None:
+        deadline = time.monotonic() + 60
+        while len(list(tmp_path.glob("importing-*"))) < importing and time.monotonic() < deadline:
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(executors, "wait", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        list(Processes(2).map(slow_to_import.leave_behind, range(2)))
+    assert not list(tmp_path.glob("done-*"))
+    assert capfd.readouterr().err == ""
+
+
+def test_a_job_heeds_an_interrupt_that_came_a_moment_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dom2 import fit
+
+    monkeypatch.setattr(executors, "_interrupts", [signal.SIGINT])
+    with fit.Interrupts() as interrupts:
+        assert interrupts.requested
 
 
 def test_torch_has_one_thread_meanwhile() -> None:

@@ -200,7 +200,8 @@ def carry_out(jobs: Sequence[Job], executor: executors.Executor, retries: int = 
 
     A job that fails is reported and the others go on; then those that might do better are tried again,
     ``retries`` times. The first interrupt saves and stops all of them; then the last outcomes are
-    ``interrupted``. What another process is at is left to it, as ``elsewhere``.
+    ``interrupted``, also of runs that it met at their ends. What another process is at is left to it, as
+    ``elsewhere``.
     """
     left = list(jobs)
     for more in range(retries, -1, -1):
@@ -232,25 +233,26 @@ def work(job: Job) -> Outcome:
     claim.parent.mkdir(parents=True, exist_ok=True)
     try:
         # Before anything of the run is looked at: two that begin the same one would destroy each other's.
-        with FileLock(claim, timeout=0):
-            return _work(job)
+        with FileLock(claim, timeout=0), fit.Interrupts() as interrupts:
+            outcome = _work(job, interrupts)
     except Timeout:
         return Outcome(job, "elsewhere", 0.0)
+    # Whatever became of it, nothing else is to begin; its folder tells whether it is done.
+    return outcome._replace(word="interrupted") if interrupts.requested else outcome
 
 
-def _work(job: Job) -> Outcome:
+def _work(job: Job, interrupts: fit.Interrupts) -> Outcome:
     started = time.monotonic()
     found: Run | None = None
     try:
-        with fit.Interrupts() as interrupts:
-            found = begin(job)
-            torch.set_num_threads(found.settings.threads)  # which its result depends on
-            if checkpoint.updates(found.folder) < found.settings.updates and not interrupts.requested:
-                fit.fit(found, root=job.root, interrupts=interrupts)
-            fitted = checkpoint.updates(found.folder) == found.settings.updates
-            for shift in pending(job) if fitted else ():
-                if not interrupts.requested:
-                    evaluate.keep(found.folder, evaluate.evaluate(found, job.episodes, shift=shift))
+        found = begin(job)
+        torch.set_num_threads(found.settings.threads)  # which its result depends on
+        if checkpoint.updates(found.folder) < found.settings.updates and not interrupts.requested:
+            fit.fit(found, root=job.root, interrupts=interrupts)
+        fitted = checkpoint.updates(found.folder) == found.settings.updates
+        for shift in pending(job) if fitted else ():
+            if not interrupts.requested:
+                evaluate.keep(found.folder, evaluate.evaluate(found, job.episodes, shift=shift))
         return Outcome(job, "interrupted" if pending(job) else "done", time.monotonic() - started)
     except UserError as error:
         if found is not None:  # else the folder is not this job's to write into

@@ -26,7 +26,7 @@ from dom2data.allocation import keep_freed_memory
 from dom2data.dataset import Dataset
 from dom2data.errors import FAILED, UserError
 from dom2data.read_ahead import ReadAhead
-from dom2data.sampler import Sampler, Thresholds
+from dom2data.sampler import Sampler, Thresholds, weights
 from dom2data.tables import Source, Tables
 from dom2data.windows import WindowSampler
 
@@ -82,14 +82,14 @@ def _train(
     batches = seeding.generators(run.seeds, seeding.BATCHES, device)
     assert run.settings.augment != "auto"  # ``run.resolved`` has put the algorithm's own in its place
     thresholds = Thresholds(run.settings.augment, run.settings.thresholds)
-    source = rows(run, dataset, device, root, on_decode)
+    source = rows(run, dataset, thresholds, device, root, on_decode)
     sampler = minibatches(algorithm, dataset, thresholds, run.settings.batch_size, batches, device, source)
     start = checkpoint.updates(run.folder)
     if start:
         state = checkpoint.load_state(run.folder)
-        weights = checkpoint.load_weights(run.folder, device)[1]
+        saved = checkpoint.load_weights(run.folder, device)[1]
         with checkpoint.belonging(run.folder):
-            algorithm.members.load_weights(weights)
+            algorithm.members.load_weights(saved)
             algorithm.members.load_state_dict(state["algorithm"])
             sampler.resume(state["batches"], start)  # an update takes one minibatch
     learn = Graphed(algorithm, cuda_graph).update if run.settings.graph else algorithm.update
@@ -171,13 +171,14 @@ def minibatches(
 def rows(
     run: Run,
     dataset: Dataset,
+    thresholds: Thresholds,
     device: torch.device,
     root: Path | None = None,
     on_decode: cache.Progress = cache.quiet,
 ) -> Source:
     """Where a run's settings say that its minibatches come from. Raises UserError where that has no room."""
     if run.settings.data == "mapped":
-        return cache.mapped(dataset, cache.folder(root), on_decode)
+        return cache.mapped(dataset, cache.folder(root), on_decode, weights(dataset, thresholds))
     if run.settings.data == "stream":
         return stream.Blocks(dataset, run.settings.stream_blocks)
     room(dataset)

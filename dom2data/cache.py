@@ -71,19 +71,38 @@ def quiet(done: int, chunks: int) -> None:
     """No progress."""
 
 
-def mapped(dataset: Dataset, caches: Path, progress: Progress = quiet) -> tables.Tables:
+def mapped(
+    dataset: Dataset, caches: Path, progress: Progress = quiet, weights: Int64 | None = None
+) -> tables.Tables:
     """The tables of a dataset as files below ``caches``, made where they are missing, and mapped.
 
     They are made chunk by chunk, each checked against its hash. In memory remain a few numbers for each
-    episode, and what the system keeps of the files as long as nothing else wants the room. Raises UserError:
-    code 3 for a damaged dataset, 1 when it cannot be reached or the disk is full.
+    episode, and what the system keeps of the files as long as nothing else wants the room. Whether that is
+    everything is told by their sizes, with a table for these ``weights`` [episodes] (None: all 1). Raises
+    UserError: code 3 for a damaged dataset, 1 when it cannot be reached or the disk is full.
     """
     spec, steps, rows = dataset.spec, len(dataset), len(dataset) + dataset.n_episodes
     number = np.dtype(tables.index_type(dataset)).newbyteorder("<").str
+    files = {
+        "observations": Rows((rows * spec.n_agents, spec.obs_dim), "<f4"),
+        "moves": Rows((steps * spec.n_agents, spec.act_dim + 2), "<f4"),
+    }
     place = Place(caches / dataset.hash, dataset.hash)
+    room = memory.available(
+        anonymous=False
+    )  # before any is mapped, whose pages would still count as available
+
+    def fit(*files: Rows) -> bool:
+        return room is None or sum(each.nbytes for each in files) < room
+
+    def index(weights: Int64) -> dict[str, Rows]:
+        transitions = Rows((int((weights * dataset.lengths).sum()),), number)
+        return {"steps": transitions, "rows": transitions}
+
+    whole = fit(*files.values(), *index(np.ones(1, np.int64) if weights is None else weights).values())
 
     def virtual(weights: Int64) -> tuple[Tensor, Tensor]:
-        transitions = Rows((int((weights * dataset.lengths).sum()),), number)
+        table = index(weights)
 
         def write(files: Sequence[BinaryIO]) -> None:
             for piece in tables.virtual_rows(dataset, weights):
@@ -91,7 +110,7 @@ def mapped(dataset: Dataset, caches: Path, progress: Progress = quiet) -> tables
                     file.write(np.ascontiguousarray(values).data)
 
         name = f"weights-{digest(np.ascontiguousarray(weights).data)[:16]}"
-        found, found_rows = place.files(name, {"steps": transitions, "rows": transitions}, write)
+        found, found_rows = place.files(name, table, write, whole or fit(*table.values()))
         return found.tensor, found_rows.tensor
 
     def to_go(gamma: float) -> Tensor:
@@ -102,17 +121,12 @@ def mapped(dataset: Dataset, caches: Path, progress: Progress = quiet) -> tables
                 piece = rewards[int(offsets[0]) : int(offsets[-1])].numpy()
                 files[0].write(tables.returns_to_go(piece, offsets - offsets[0], gamma).data)
 
-        (found,) = place.files(f"returns-{gamma!r}", {"returns": Rows((steps, spec.n_agents), "<f4")}, write)
+        returns = Rows((steps, spec.n_agents), "<f4")
+        (found,) = place.files(f"returns-{gamma!r}", {"returns": returns}, write, whole or fit(returns))
         return found.tensor
 
-    files = {
-        "observations": Rows((rows * spec.n_agents, spec.obs_dim), "<f4"),
-        "moves": Rows((steps * spec.n_agents, spec.act_dim + 2), "<f4"),
-    }
-    obs, moves = place.files("tables", files, lambda opened: _decode(dataset, opened, progress))
-
-    on_disk = None if obs.fits and moves.fits else (obs.file, moves.file)
-    return tables.Tables(obs.tensor, moves.tensor, virtual, to_go, on_disk)
+    obs, moves = place.files("tables", files, lambda opened: _decode(dataset, opened, progress), whole)
+    return tables.Tables(obs.tensor, moves.tensor, virtual, to_go, None if whole else (obs.file, moves.file))
 
 
 def _decode(dataset: Dataset, files: Sequence[BinaryIO], progress: Progress) -> None:
@@ -142,9 +156,15 @@ class Place:
         self.folder, self.hash = folder, content_hash
 
     def files(
-        self, name: str, files: Mapping[str, Rows], write: Callable[[Sequence[BinaryIO]], None]
+        self,
+        name: str,
+        files: Mapping[str, Rows],
+        write: Callable[[Sequence[BinaryIO]], None],
+        fits: bool,
     ) -> list[Mapped]:
         """Mapped files of one of its folders, which ``write`` fills where it is missing.
+
+        ``fits``: whether they have room in memory.
 
         Two processes may ask at once: one writes, the other waits for it. Raises UserError (code 1) when the
         disk is full or may not be written.
@@ -165,7 +185,7 @@ class Place:
                 "folder, or use --data stream",
                 FAILED,
             ) from error
-        return [Mapped(at / file, rows) for file, rows in files.items()]
+        return [Mapped(at / file, rows, fits) for file, rows in files.items()]
 
 
 def _complete(at: Path, note: Mapping[str, Any]) -> bool:
@@ -210,25 +230,23 @@ def _make(at: Path, note: Mapping[str, Any], write: Callable[[Sequence[BinaryIO]
 class Mapped:
     """A file as a ``tensor`` that must not be written to; ``fits``: whether all of it has room in memory."""
 
-    def __init__(self, file: Path, rows: Rows):
+    def __init__(self, file: Path, rows: Rows, fits: bool):
         self.file = file
         with file.open("rb") as opened:
             self._mapping = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
-        room = memory.available(anonymous=False)
-        self.fits = room is None or rows.nbytes < room
         if sys.platform == "linux":
-            self._advise()
+            self._advise(fits)
         values = np.frombuffer(self._mapping, rows.dtype).reshape(rows.shape)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The given NumPy array is not writ")
             self.tensor = torch.from_numpy(values)
 
-    def _advise(self) -> None:
+    def _advise(self, fits: bool) -> None:
         """Read and map all at once where it fits: page by page that takes as long as 10,000 minibatches.
 
         Where it does not, reading ahead of random rows would throw out others.
         """
-        if not self.fits:
+        if not fits:
             self._mapping.madvise(mmap.MADV_RANDOM)
             return
         try:

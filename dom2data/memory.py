@@ -11,15 +11,17 @@ _CONTROL_GROUPS = Path("/sys/fs/cgroup")
 def available(anonymous: bool = True) -> int | None:
     """Bytes until the machine or the control group is full; None where nothing says so.
 
-    ``anonymous``: of arrays, which ``RLIMIT_DATA`` limits as well, and not of files that are mapped.
+    ``anonymous``: of arrays, which may go to swap and which ``RLIMIT_DATA`` limits, and not of files that are
+    mapped.
     """
-    found = [_machine(), *_control_groups(), *([_limit()] if anonymous else [])]
+    found = [_machine(swap=anonymous), *_control_groups(), *([_limit()] if anonymous else [])]
     return min((each for each in found if each is not None), default=None)
 
 
-def _machine() -> int | None:
-    """Memory that is free or can be freed, and swap."""
-    lines = re.findall(r"^(?:MemAvailable|SwapFree):\s+(\d+) kB", _text(Path("/proc/meminfo")), re.MULTILINE)
+def _machine(swap: bool) -> int | None:
+    """Memory that is free or can be freed, and with ``swap`` what is free of that."""
+    names = "MemAvailable|SwapFree" if swap else "MemAvailable"
+    lines = re.findall(rf"^(?:{names}):\s+(\d+) kB", _text(Path("/proc/meminfo")), re.MULTILINE)
     return 1024 * sum(map(int, lines)) if lines else None
 
 

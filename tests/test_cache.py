@@ -17,7 +17,7 @@ from test_fit import same_weights
 from tiny import new_run
 
 from dom2 import fit
-from dom2data import cache, dataset, memory, read_ahead, share, tables
+from dom2data import cache, dataset, memory, read_ahead, sampler, share, tables
 from dom2data.dataset import Dataset
 from dom2data.errors import UserError
 from dom2data.read_ahead import ReadAhead
@@ -88,6 +88,17 @@ def test_read_ahead_in_the_order_of_the_file(
         again.sample()
         again.resume(states[begin], begin)
         assert all(equal(again.sample(), batch) for batch in drawn[begin:])
+
+
+def test_files_fit_together_or_not_at_all(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = dataset.open("small", root)
+    weighed = sampler.weights(small, Thresholds())
+    cache.mapped(small, cache.folder(root)).weigh(weighed, 4)
+    sizes = {path.name: path.stat().st_size for path in cache.folder(root).rglob("*") if path.is_file()}
+    obs, moves, index = (sizes[name] for name in ("observations", "moves", "steps"))
+    for room, fits in ((obs + moves + 2 * index + 1, True), (obs + moves + 2 * index, False)):
+        monkeypatch.setattr(memory, "available", lambda anonymous=True: room)  # noqa: B023
+        assert (cache.mapped(small, cache.folder(root), weights=weighed).files is None) == fits
 
 
 def test_mapped_windows_are_those_from_memory(root: Path) -> None:

@@ -28,7 +28,7 @@ FIRST = {
     ("files", "expected"),
     [
         ({}, None),
-        (MACHINE, 1024 * 1024),
+        (MACHINE, 1000 * 1024),  # a mapped file's pages do not go to swap
         (MACHINE | SECOND, 500_000),  # a group above this process's own
         (MACHINE | FIRST, 150_000),
         (SECOND | {"/proc/meminfo": "MemAvailable: 1 kB\n"}, 1024),
@@ -51,4 +51,6 @@ def test_the_limit_of_a_process_counts_for_arrays(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(memory, "_text", lambda file: files.get(str(file), ""))
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (400 * 1024, resource.RLIM_INFINITY))
     assert memory.available() == 100 * 1024
-    assert memory.available(anonymous=False) == 1024 * 1024
+    assert memory.available(anonymous=False) == 1000 * 1024
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (resource.RLIM_INFINITY,) * 2)
+    assert memory.available() == 1024 * 1024

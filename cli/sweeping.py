@@ -167,6 +167,9 @@ def made(
         ui.note(f"{len(runs)} runs: " + ", ".join(f"{n} {word}" for word, n in counted.items()))
         done(runs, "runs")
         return
+    # Trials that are over have their values, but an evaluation by hand may be in place of the runs' own.
+    over = [run for trial in search.all() if trial.state == "complete" for run in trial.runs]
+    done([run for run in over if jobs.stage(run.job) == "fitted"], "runs to evaluate again")
     # As many trials as keep all workers busy: a trial is a run on each dataset.
     while batch := search.take(max(1, workers // len(asked.spec.datasets))):
         numbers = ", ".join(str(trial.number) for trial in batch)

@@ -57,6 +57,8 @@ class Job:
     episodes: int
     command: tuple[str, ...] = ()
     """what is recorded as having asked for the run"""
+    longer: bool = False
+    """whether an evaluation by more episodes will do as well"""
 
 
 class Outcome(NamedTuple):
@@ -189,10 +191,14 @@ def unlike(job: Job, found: Run) -> list[str]:
 
 def pending(job: Job) -> list[str]:
     """Shifts without an evaluation of the last update, by as many episodes, in the standard way."""
-    kept = {each["shift"]: each for each in evaluate.kept(job.folder)}
-    wanted = (job.settings["updates"], job.episodes, evaluate.STANDARD)
-    found = {s: (each["updates"], each["episodes"], evaluate.way(each)) for s, each in kept.items()}
-    return [shift for shift in job.shifts if found.get(shift) != wanted]
+
+    def will_do(found: dict[str, Any]) -> bool:
+        episodes, last = found["episodes"], found["updates"] == job.settings["updates"]
+        enough = episodes >= job.episodes if job.longer else episodes == job.episodes
+        return last and enough and evaluate.way(found) == evaluate.STANDARD
+
+    there = {each["shift"] for each in evaluate.kept(job.folder) if will_do(each)}
+    return [shift for shift in job.shifts if shift not in there]
 
 
 def carry_out(jobs: Sequence[Job], executor: executors.Executor, retries: int = 0) -> Generator[Outcome]:

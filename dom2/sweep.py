@@ -115,6 +115,7 @@ class Sweep:
             shifts=self.spec.shifts,
             episodes=self.spec.episodes,
             command=("sweep",),
+            longer=True,
         )
         return Asked(job, {key: values[key] for key in varied})
 

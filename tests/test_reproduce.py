@@ -130,7 +130,7 @@ def test_an_evaluation_made_otherwise_does_not_count(tmp_path: Path) -> None:
     make(asked)
     (job,) = asked.jobs()
     found = evaluate.kept(job.folder)[0]
-    for other in ({"candidates": 10}, {"seed": 7}, {"mismatch": [{"fact": "dt"}]}):
+    for other in ({"candidates": 10}, {"seed": 7}, {"mismatch": [{"fact": "dt"}]}, {"episodes": 99}):
         evaluate.keep(job.folder, found | other)
         assert (jobs.stage(job), jobs.pending(job)) == ("fitted", ["none"])
     assert jobs.work(job).word == "done"

@@ -76,6 +76,7 @@ def sweep(
         raise UserError(f"expected --metric {' or '.join(METRICS)}, found {metric!r}")
     asked.runs()  # what cannot be is refused before anything is made
     found = searching(asked, search, trials, metric, seed)
+    require_own(asked, found, spec)
     where = Where(executor, jobs, address, gpus)
     if found and executor == "ray" and jobs is None:
         raise UserError(
@@ -112,6 +113,20 @@ def searching(asked: Sweep, name: str | None, trials: int, metric: str, seed: in
     if asked.spec.grid:
         raise UserError("expected a table [search] with --search, found [grid]; leave out one of the two")
     return Search(asked, trials, metric, seed)
+
+
+def require_own(asked: Sweep, search: Search | None, spec: Path) -> None:
+    """Raises UserError where the folder is that of another sweep, whose file and record would be replaced."""
+    from dom2 import sweep as sweeps
+
+    if not (asked.out / SPEC).exists():
+        return
+    runs = [run for trial in search.all() for run in trial.runs] if search else asked.runs()
+    if reason := sweeps.another(runs, asked.out):
+        raise UserError(
+            f"{asked.out}: expected the sweep that was begun there, found another in {spec} ({reason}); "
+            "choose another --out"
+        )
 
 
 def plan(asked: Sweep, search: Search | None, workers: int, as_json: bool) -> None:

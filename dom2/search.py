@@ -107,7 +107,8 @@ class Search:
         if (self.asked.out / FILE).exists():
             for name in self.ranges:
                 with self._lock():
-                    found += self._trials(self._study(name), name)
+                    if (study := self._study(name, begin=False)) is not None:
+                        found += self._trials(study, name)
         return found
 
     def sample(self, name: str) -> list[Asked]:
@@ -119,10 +120,13 @@ class Search:
         self.asked.out.mkdir(parents=True, exist_ok=True)
         return FileLock(self.asked.out / f".{FILE}.lock")
 
-    def _study(self, name: str) -> Any:
+    def _study(self, name: str, begin: bool = True) -> Any:
+        """Of an algorithm; where there is none, it is begun, or None without ``begin``."""
         optuna = _optuna()
         backend = optuna.storages.journal.JournalFileBackend(str(self.asked.out / FILE))
         storage = optuna.storages.JournalStorage(backend)
+        if not begin and name not in optuna.get_all_study_names(storage):
+            return None
         study = optuna.create_study(
             study_name=name, storage=storage, direction="maximize", load_if_exists=True
         )

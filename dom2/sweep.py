@@ -16,6 +16,7 @@ import numpy as np
 from dom2 import algorithms, checkpoint, config, evaluate, fit, jobs, progress, track
 from dom2.jobs import Job, Outcome
 from dom2.run import Settings
+from dom2.run import read as read_run
 from dom2.tables import normalized
 from dom2data import dataset as datasets
 from dom2data import generate, ids, recipes
@@ -225,6 +226,21 @@ def kind(data: str, root: Path) -> tuple[str, str | None]:
         return standard
     found = datasets.open(ids.resolve(data, root), root)
     return found.env, found.quality
+
+
+def another(runs: Sequence[Asked], out: Path) -> str:
+    """How the runs below a folder are those of another sweep; nothing where one of these is among them."""
+    there = {file.parent for file in out.glob("*/*/config.json")}
+    reason = "it asks for none of the runs there" if there else ""
+    for job in (each.job for each in runs if each.job.folder in there):
+        try:
+            unlike = jobs.unlike(job, read_run(job.folder))
+        except UserError:  # none that can be read: whoever does the job will say so
+            return ""
+        if not unlike:
+            return ""
+        reason = f"{job.folder.relative_to(out).as_posix()}: {unlike[0]}"
+    return reason
 
 
 def row(asked: Asked, out: Path, outcome: Outcome | None = None) -> dict[str, Any]:

@@ -186,15 +186,16 @@ def test_from_a_file_to_a_table_and_nothing_twice(tmp_path: Path, monkeypatch: p
 
 
 def test_other_settings_in_the_same_folder_are_refused(tmp_path: Path) -> None:
-    file(tmp_path, ONE)
+    file(tmp_path, HEAD + SMALL)
     assert call(tmp_path).exit_code == 0
-    file(tmp_path, ONE + "lr = 0.5\n")
+    file(tmp_path, HEAD + SMALL + "lr = 0.5\n")  # of ma-cql
     refused = call(tmp_path)
     assert refused.exit_code == 1
+    assert "[1/1] tiny-random/ma-cql failed: " in refused.stderr
     assert "lr: expected 0.5, found " in refused.stderr
     assert "failed (reasons above" in refused.stderr
     assert "tried again" not in refused.stderr
-    assert not (tmp_path / "runs/tiny-random/bc/error.txt").exists()
+    assert not (tmp_path / "runs/tiny-random/ma-cql/error.txt").exists()
 
 
 @pytest.mark.parametrize("times", [1, 2])

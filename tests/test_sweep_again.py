@@ -72,3 +72,50 @@ def test_an_evaluation_by_hand_with_more_episodes_will_do_another_is_replaced(
         (found,) = evaluate.kept(folder)
         assert (found["episodes"], found["seed"]) == (kept, 0)
     assert after == before
+
+
+OTHERS = [
+    (TWO.replace("0.01, 0.001", "0.5"), (), 2, "it asks for none of the runs there"),
+    (TWO.replace("= 16", "= 8"), (), 2, "lr=0.001: batch_size: expected 8, found 16"),
+    (RANGES, ("--search", "tpe", "--trials", "1"), 2, "it asks for none"),
+]
+ADDED = [
+    TWO.replace("[0.01, 0.001]", "[0.5, 0.001]"),
+    TWO.replace('["bc"]', '["bc", "ma-cql"]') + "[settings.ma-cql]\ncritic_widths = [8, 8]\n",
+    TWO.replace("updates = 6", "updates = 7"),
+]
+
+
+def test_another_sweep_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    """What is added to a file makes no other of it."""
+    file(tmp_path, TWO)
+    assert call(tmp_path).exit_code == 0
+    kept = {name: (tmp_path / "runs" / name).read_bytes() for name in ("spec.toml", "sweep.json")}
+    for text, more, code, message in OTHERS:
+        file(tmp_path, text)
+        refused = call(tmp_path, *more)
+        assert (refused.exit_code, message in refused.stderr) == (code, True), refused.output
+        assert "choose another --out" in refused.stderr
+    assert kept == {name: (tmp_path / "runs" / name).read_bytes() for name in kept}
+    for text in ADDED:
+        file(tmp_path, text)
+        assert call(tmp_path).exit_code == 0
+        assert (tmp_path / "runs/spec.toml").read_text() == text
+
+
+def test_another_search_leaves_nothing_in_the_folder_of_the_first(tmp_path: Path) -> None:
+    more = ("--search", "tpe", "--trials", "1")
+    file(tmp_path, RANGES)
+    assert call(tmp_path, *more).exit_code == 0
+    files = [tmp_path / "runs" / name for name in ("spec.toml", "sweep.json")]
+    kept = [path.read_bytes() for path in files]
+    for text, code in (
+        (RANGES.replace('"bc"', '"ma-cql"'), 2),
+        (RANGES.replace("1e-1", "1e-2"), 3),
+        (ONE, 2),
+    ):
+        file(tmp_path, text)
+        refused = call(tmp_path, *(more if text != ONE else ()))
+        assert (refused.exit_code, "choose another --out" in refused.stderr) == (code, True), refused.output
+        assert [path.read_bytes() for path in files] == kept
+    assert '"ma-cql"' not in (tmp_path / "runs/search.journal").read_text()

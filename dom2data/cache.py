@@ -88,9 +88,7 @@ def mapped(
         "moves": Rows((steps * spec.n_agents, spec.act_dim + 2), "<f4"),
     }
     place = Place(caches / dataset.hash, dataset.hash)
-    room = memory.available(
-        anonymous=False
-    )  # before any is mapped, whose pages would still count as available
+    room = memory.available(anonymous=False)  # before any is mapped, whose pages still count as available
 
     def fit(*files: Rows) -> bool:
         return room is None or sum(each.nbytes for each in files) < room

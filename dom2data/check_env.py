@@ -152,7 +152,7 @@ class Trial:
                 )
         observations, rewards, terminated, truncated, _ = results
         self._observations(observations)
-        self._rewards(rewards)
+        self._rewards(rewards, present)
         if ghosts := [a for a in self.env.agents if terminated.get(a) or truncated.get(a)]:
             self._note("gone", f"expected {ghosts[0]} to leave env.agents when it ends, found it there")
         if lost := [a for a in present if a not in self.env.agents and not (terminated[a] or truncated[a])]:
@@ -191,11 +191,11 @@ class Trial:
                 self._note("inside", f"{agent}: expected observations in {space}, found "
                            f"{array.min():g} to {array.max():g}; widen the space or clip")  # fmt: skip
 
-    def _rewards(self, rewards: dict[Any, Any]) -> None:
+    def _rewards(self, rewards: dict[Any, Any], present: list[Any]) -> None:
         for agent, reward in rewards.items():
             if not (np.isscalar(reward) or np.ndim(reward) == 0) or not np.isfinite(float(reward)):
                 self._note("reward", f"{agent}: expected a finite number as reward, found {reward}")
-        if self.spec.reward == "shared" and len(set(map(float, rewards.values()))) > 1:
+        if self.spec.reward == "shared" and len({float(rewards[a]) for a in present if a in rewards}) > 1:
             self._note(
                 "shared", f"expected one reward for all (shared_reward is set), found {rewards}; unset it"
             )

@@ -20,6 +20,7 @@ from dom2_policies import td3
 from dom2_policies.policy import Actor, save_actor
 from dom2data import collect, envs, ragged, training
 from dom2data import generate as make
+from dom2data.check_env import check
 from dom2data.dataset import Dataset
 from dom2data.envs import foreign
 from dom2data.envs.foreign import ForeignEnv
@@ -149,6 +150,17 @@ def test_an_agent_that_leaves_is_shown_zeros_until_the_episode_ends(tmp_path: Pa
     assert all(step.obs[0, 1].any() and step.rewards[0, 1] for step in steps)
     assert [bool(step.truncated[0]) for step in steps] == [False] * 19 + [True]
     assert not steps[-1].terminated[0]
+
+
+def test_a_shared_reward_is_that_of_the_agents_who_are_left(tmp_path: Path) -> None:
+    file = tmp_path / "leaves.py"
+    file.write_text(meeting.code() + LEAVES + "\nMeet.shared_reward = True\n")
+    env = ForeignEnv(f"{file}:leaves")
+    env.reset(3)
+    rewards = np.stack([env.step(np.zeros((1, 2, 1), np.float32)).rewards[0] for _ in range(20)])
+    assert (rewards < 0).all()
+    np.testing.assert_array_equal(rewards[:, 0], rewards[:, 1])
+    assert check(f"{file}:leaves", episodes=1)[1] == []
 
 
 def test_what_lasts_longer_than_the_horizon_is_truncated(tmp_path: Path) -> None:

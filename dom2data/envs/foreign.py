@@ -8,7 +8,8 @@ the project needs is read off it (docs/your-environment.md):
 * observations: Boxes of floats, flattened; shorter ones are padded with zeros to the widest.
 * actions: Boxes of floats of one size with finite bounds, mapped from [-1, 1].
 * ``horizon``, or ``max_cycles``: the longest episode in steps; what lasts longer is truncated there.
-* ``shared_reward`` (optional): every agent always gets the same reward, which is the team's.
+* ``shared_reward`` (optional): all agents present always get the same reward. It is the team's, and so also
+  that of agents that have left.
 """
 
 from __future__ import annotations
@@ -219,8 +220,11 @@ class ForeignEnv:
         rewards = np.array([earned.get(agent, 0.0) for agent in self._agents], np.float32)
         if not np.isfinite(rewards).all():
             raise self._failure(row, "finite rewards", f"{earned}")
-        if self.spec.reward == "shared" and np.ptp(rewards):
-            raise self._failure(row, "one reward for all (shared_reward)", f"{earned}")
+        if self.spec.reward == "shared":
+            shared = rewards[[agent in present for agent in self._agents]]
+            if np.ptp(shared):
+                raise self._failure(row, "one reward for all (shared_reward)", f"{earned}")
+            rewards[:] = shared[0]
         return rewards
 
     def _see(self, row: int, observations: dict[Any, Any]) -> None:

@@ -209,14 +209,19 @@ def _odd(array: NDArray[Any]) -> int:
 
 
 def determinism(name: str, spec: EnvSpec, seed: int) -> Iterator[str]:
-    """Two instances, the same seed and actions: the same observations, rewards and ends, twice in a row."""
-    one, other = Recorded(name, spec), Recorded(name, spec)
+    """The same seed and actions give the same observations, rewards and ends in two new instances, and then
+    in one that has played and a new one; another seed begins otherwise.
+    """
     hint = "draw everything from a generator that reset(seed) makes"
-    for episode in (0, 1):
-        at = one.differs(other, seed + episode)
+    rounds = (
+        ("equal episodes for equal seeds", hint),
+        ("a second episode as a new instance plays it", "let reset(seed) set everything anew"),
+    )
+    one = Recorded(name, spec)
+    for episode, (expected, remedy) in enumerate(rounds):
+        at = one.differs(Recorded(name, spec), seed + episode)
         if at is not None:
-            again = " of a second episode" if episode else ""
-            yield f"expected equal episodes for equal seeds, found a difference at step {at}{again}; {hint}"
+            yield f"expected {expected}, found a difference at step {at}; {remedy}"
             return
     if one.same_start(seed, seed + 1):
         yield f"expected other starts for other seeds, found the same for {seed} and {seed + 1}; {hint}"

@@ -57,6 +57,8 @@ FAULTS = {
     "one start": (("default_rng(seed)", "default_rng(0)"), "expected other starts for other seeds"),
     "unseeded steps": (("self.places += ", "self.places += 0.01 * np.random.default_rng().normal() + "),
                        "found a difference at step 1"),
+    "something left over": (("self.places = ", "self.places = getattr(self, 'places', 0) / 9 + "),
+                            "expected a second episode as a new instance plays it, found a diff"),
     "actions modified": (("self.steps += 1\n", "self.steps += 1; actions['left'] *= 2\n"),
                          "expected actions to be left alone"),
     "an exception": (("self.steps += 1", "self.steps += 1 if self.steps < 3 else None"),

@@ -156,9 +156,10 @@ def spec(name: str, env: ParallelEnv | None = None) -> EnvSpec:
 class ForeignEnv:
     """E separate environments of one name (``dom2data.spec.VectorEnv``).
 
-    Every episode begins with ``reset(seed=...)``. A row whose episode is over keeps its last observation and
-    its flags, and earns nothing, until it is reset. Raises UserError (code 1), naming seed and step, when an
-    environment raises, or returns numbers that are not finite.
+    Every episode begins with ``reset(seed=...)``, and none before it is asked for: the first of a row is that
+    of a fresh instance. A row whose episode is over keeps its last observation and its flags, and earns
+    nothing, until it is reset. Raises UserError (code 1), naming seed and step, when an environment raises,
+    or returns numbers that are not finite.
     """
 
     def __init__(self, name: str, num_envs: int = 1, seed: Any = 0):
@@ -169,9 +170,8 @@ class ForeignEnv:
         self._obs = np.zeros((num_envs, self.spec.n_agents, self.spec.obs_dim), np.float32)
         self._time = np.zeros(num_envs, np.int64)
         self._seeds = np.zeros(num_envs, np.int64)
-        self._terminated, self._truncated = np.zeros((2, num_envs), bool)
+        self._terminated, self._truncated = np.zeros(num_envs, bool), np.ones(num_envs, bool)
         self._rng = np.random.default_rng(seed)
-        self.reset()
 
     def reset(self, seed: Any = None, mask: Bool | None = None) -> Float32:
         """New episodes in the rows of ``mask`` [E] (all by default); returns obs [E, N, O]."""

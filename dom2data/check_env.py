@@ -31,9 +31,12 @@ _API_CYCLES = 100
 def check(name: str, episodes: int = 5, seed: int = 0) -> tuple[dict[str, Any], list[str]]:
     """Facts about the environment of that name, and one line for each kind of thing that is wrong.
 
-    Raises UserError when the name leads nowhere (see ``foreign.load``), ValueError for an unknown one.
+    Raises UserError when the name leads nowhere (see ``foreign.load``) or to a file that was edited since it
+    was imported, ValueError for an unknown one.
     """
     named.remember(name)
+    if envs.is_foreign(name):
+        foreign.require_unedited(name)
     spec: EnvSpec | None = None if envs.is_foreign(name) else envs.spec(name)
     env = _build(name)
     findings = [] if spec else list(foreign.problems(env))

@@ -54,13 +54,12 @@ def collect_block(job: Job) -> dict[str, NDArray[Any]]:
 
     keep_freed_memory()
 
-    spec = envs.spec(job.env)
     seeds = np.random.SeedSequence(job.seed, spawn_key=(job.block,)).spawn(2 * len(job.policies))
     parts = []
     for part, (checkpoint, episodes) in enumerate(zip(job.policies, job.episodes, strict=True)):
         if episodes:
             env = envs.make(job.env, num_envs=episodes)
-            act = _policy(checkpoint, spec, job.noise, Draws(seed_of(seeds[2 * part + 1])))
+            act = _policy(checkpoint, env.spec, job.noise, Draws(seed_of(seeds[2 * part + 1])))
             parts.append(play(env, env.reset(seed=seeds[2 * part]), act))
     rows = parts[0]
     if len(parts) > 1:
@@ -69,7 +68,7 @@ def collect_block(job: Job) -> dict[str, NDArray[Any]]:
     if envs.is_foreign(job.env):
         order = interleaved(job.episodes)
         rows, source = Rows._make(array[order] for array in rows), source[order]
-    return flatten(spec, rows, source)
+    return flatten(env.spec, rows, source)
 
 
 def interleaved(counts: Sequence[int]) -> NDArray[np.int64]:

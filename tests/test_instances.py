@@ -6,8 +6,11 @@ from pathlib import Path
 
 import meeting
 import numpy as np
+import pytest
 
 from dom2data import collect, envs
+from dom2data.check_env import check
+from dom2data.errors import UserError
 
 NOTED = """
 
@@ -44,3 +47,16 @@ def test_a_row_without_an_episode_is_over(tmp_path: Path) -> None:
     step = env.step(np.zeros((2, 2, 1), np.float32))
     assert step.truncated.all()
     assert not step.rewards.any()
+
+
+def test_an_edited_file_wants_another_python(tmp_path: Path) -> None:
+    """What has begun keeps code and fingerprint, and nothing begins with the old code."""
+    name = meeting.written(tmp_path)
+    imported = envs.spec(name).fingerprint
+    meeting.written(tmp_path, ("distance < 0.05", "distance < 0.06"))
+    for begin in (envs.spec, check):
+        with pytest.raises(UserError, match=r"meet\.py as it was imported, found it edited since; restart"):
+            begin(name)
+    assert envs.make(name).spec.fingerprint == imported
+    meeting.written(tmp_path)
+    assert envs.spec(name).fingerprint == imported

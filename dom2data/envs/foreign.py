@@ -56,6 +56,7 @@ def load(name: str) -> tuple[ModuleType, Callable[[], Any]]:
                 sys.path.append(os.getcwd())
             importlib.invalidate_caches()
             module = importlib.import_module(source)
+        _imported(module)
     except Exception as error:
         raise UserError(
             f"expected a module or file {source!r} that can be imported, found {told(error)}; "
@@ -78,6 +79,26 @@ def _module_of(path: Path) -> ModuleType:
     sys.modules[name] = module  # dataclasses look their module up there
     spec.loader.exec_module(module)
     return module
+
+
+def _digest(module: ModuleType) -> str:
+    """16 hexadecimal digits of the hash of a module's file, none where there is no file."""
+    file = Path(getattr(module, "__file__", None) or "")
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else ""
+
+
+_imported = cache(_digest)
+"""That of the file which was imported: until Python ends its code runs, whatever becomes of the file."""
+
+
+def require_unedited(name: str) -> None:
+    """Raises UserError where the file that a name means is no longer the one that was imported here."""
+    module, _ = load(name)
+    if _digest(module) != _imported(module):
+        raise UserError(
+            f"expected {module.__file__} as it was imported, found it edited since; restart Python, which "
+            "runs the old code until then"
+        )
 
 
 def build(name: str) -> ParallelEnv:
@@ -122,9 +143,12 @@ def problems(env: ParallelEnv) -> Iterator[str]:
 def spec(name: str, env: ParallelEnv | None = None) -> EnvSpec:
     """The spec of an environment (of ``env``, if it is built already).
 
-    Raises UserError with the first of its ``problems``.
+    Raises UserError with the first of its ``problems`` and, where nothing is built yet, like
+    ``require_unedited``: what runs goes on with the code that it began with.
     """
-    env = env or build(name)
+    if env is None:
+        require_unedited(name)
+        env = build(name)
     for problem in problems(env):
         raise UserError(f"{name}: {problem} (`dom2data check-env {name}` tells all)")
     module, make = load(name)
@@ -143,7 +167,7 @@ def spec(name: str, env: ParallelEnv | None = None) -> EnvSpec:
         facts={
             "name": title,
             "make": f"{source.stem}:{name.rpartition(':')[2]}",
-            "source": hashlib.sha256(source.read_bytes()).hexdigest()[:16],
+            "source": _imported(module),
             "observations": "; ".join(str(env.observation_space(agent)) for agent in agents),
             "actions": "; ".join(str(env.action_space(agent)) for agent in agents) + ", mapped from [-1, 1]",
             "horizon": horizon,

@@ -204,8 +204,8 @@ def evaluate(
     name = run.document["dataset"]["env"]
     mismatch = runs.mismatch(run.spec, name, allow_mismatch)
     named.environment(name)  # an allowed mismatch is no leave to run code
-    env = envs.make(name, num_envs=episodes, shift=shift)
-    algorithm = trained(run)
-    played = play(algorithm, run.settings.seeds, env, seed, candidates)
+    with envs.closing(envs.make(name, num_envs=episodes, shift=shift)) as env:
+        algorithm = trained(run)
+        played = play(algorithm, run.settings.seeds, env, seed, candidates)
     updates = algorithm.members.updates
     return report(run, played, env, candidates, seed, updates) | {"mismatch": mismatch}

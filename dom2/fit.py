@@ -109,7 +109,7 @@ def check(document: dict[str, Any], dataset: Dataset) -> None:
     run = Run(Path(), document)
     untrained(run)
     if run.settings.eval_every:
-        envs.make(dataset.env, num_envs=1)
+        envs.close(envs.make(dataset.env, num_envs=1))
     if run.settings.data == "memory":
         room(dataset)
 
@@ -243,8 +243,8 @@ def save(run: Run, algorithm: Learner, sampler: Minibatches, update: int) -> Non
 
 
 def _evaluation(run: Run, algorithm: Learner) -> list[float]:
-    env = envs.make(run.document["dataset"]["env"], num_envs=run.settings.eval_episodes)
-    played = evaluate.play(algorithm, run.settings.seeds, env, purpose=seeding.WATCHING)
+    with envs.closing(envs.make(run.document["dataset"]["env"], num_envs=run.settings.eval_episodes)) as env:
+        played = evaluate.play(algorithm, run.settings.seeds, env, purpose=seeding.WATCHING)
     return played.returns.mean(axis=1).tolist()
 
 

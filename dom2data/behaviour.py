@@ -82,7 +82,8 @@ def replay_buffer(
             f"expected a medium level of {name}, found none; `dom2data train --env {name}` finds one"
         )
     training = begin(name, seed)
-    checkpoint = learn(training, "medium", state, level, progress)[-1]
+    with envs.closing(training.env):
+        checkpoint = learn(training, "medium", state, level, progress)[-1]
     n, buffer = len(training.buffer), training.buffer
     if buffer.added > n:
         raise UserError(f"{name}: expected the medium level within {buffer.capacity} episodes, found the "
@@ -112,10 +113,11 @@ def train(
         prey, policies["prey"] = the_prey(name, how, seed, out, progress)
     training = begin(name, seed, prey)
     level = medium_level(name)
-    candidates = learn(training, "expert", out / STATE, level, progress)
+    with envs.closing(training.env):
+        candidates = learn(training, "expert", out / STATE, level, progress)
     best = candidates[-1]
-    env = envs.make(name, how.num_envs, prey=prey)
-    measured = references(env, best.actor, how.reference_episodes, seed)
+    with envs.closing(envs.make(name, how.num_envs, prey=prey)) as env:
+        measured = references(env, best.actor, how.reference_episodes, seed)
     if best.mean <= measured["random"]:
         raise UserError(f"{name}: expected an expert above uniform actions ({measured['random']:.2f}), found "
                         f"{best.mean:.2f} after {how.steps} steps; try another seed", FAILED)  # fmt: skip
@@ -231,7 +233,8 @@ def measure(name: str, episodes: int | None, seed: int, folder: Path = zoo.FOLDE
     how = recipe(name)
     recipes.require_prey(name, folder)
     expert = load_actor(zoo.path(name, "expert", folder), zoo.entry(name, folder)["noise"])
-    return references(envs.make(name, how.num_envs), expert, episodes or how.reference_episodes, seed)
+    with envs.closing(envs.make(name, how.num_envs)) as env:
+        return references(env, expert, episodes or how.reference_episodes, seed)
 
 
 def store(actor: Actor, out: Path, stem: str, facts: dict[str, Any]) -> dict[str, Any]:

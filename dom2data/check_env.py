@@ -38,17 +38,17 @@ def check(name: str, episodes: int = 5, seed: int = 0) -> tuple[dict[str, Any], 
     if envs.is_foreign(name):
         foreign.require_unedited(name)
     spec: EnvSpec | None = None if envs.is_foreign(name) else envs.spec(name)
-    env = _build(name)
-    findings = [] if spec else list(foreign.problems(env))
-    if findings:
-        return {"environment": name}, findings
-    spec = spec or foreign.spec(name, env)
-    findings += api(name)
-    trial = Trial(name, spec, seed)
-    for _ in range(episodes):
-        trial.play()
-        if trial.broken:
-            break
+    with _opened(name) as env:
+        findings = [] if spec else list(foreign.problems(env))
+        if findings:
+            return {"environment": name}, findings
+        spec = spec or foreign.spec(name, env)
+        findings += api(name)
+        trial = Trial(env, spec, seed)
+        for _ in range(episodes):
+            trial.play()
+            if trial.broken:
+                break
     findings += trial.findings
     if not trial.broken:
         findings += determinism(name, spec, seed)
@@ -66,12 +66,12 @@ def check(name: str, episodes: int = 5, seed: int = 0) -> tuple[dict[str, Any], 
     }, findings
 
 
-def _build(name: str) -> ParallelEnv:
+def _opened(name: str) -> contextlib.AbstractContextManager[ParallelEnv]:
     if envs.is_foreign(name):
-        return foreign.build(name)
+        return foreign.opened(name)
     from dom2data.envs.parallel import ParallelView
 
-    return ParallelView(name)
+    return contextlib.closing(ParallelView(name))
 
 
 def api(name: str) -> Iterator[str]:
@@ -79,10 +79,9 @@ def api(name: str) -> Iterator[str]:
     from pettingzoo.test import parallel_api_test
 
     try:
-        env = _build(name)
-        for i, agent in enumerate(env.possible_agents):
-            env.action_space(agent).seed(i)
-        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        with _opened(name) as env, contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            for i, agent in enumerate(env.possible_agents):
+                env.action_space(agent).seed(i)
             warnings.simplefilter("ignore")
             parallel_api_test(env, num_cycles=_API_CYCLES)
     except Exception as error:
@@ -98,8 +97,8 @@ def _line(error: BaseException) -> str:
 class Trial:
     """Episodes of uniform actions in one environment; ``findings`` has the first line of each kind."""
 
-    def __init__(self, name: str, spec: EnvSpec, seed: int):
-        self.env, self.spec, self.seed = _build(name), spec, seed
+    def __init__(self, env: ParallelEnv, spec: EnvSpec, seed: int):
+        self.env, self.spec, self.seed = env, spec, seed
         self.rng = np.random.default_rng(seed)
         self.lengths: list[int] = []
         self.broken = False
@@ -220,21 +219,23 @@ def determinism(name: str, spec: EnvSpec, seed: int) -> Iterator[str]:
         ("equal episodes for equal seeds", hint),
         ("a second episode as a new instance plays it", "let reset(seed) set everything anew"),
     )
-    one = Recorded(name, spec)
-    for episode, (expected, remedy) in enumerate(rounds):
-        at = one.differs(Recorded(name, spec), seed + episode)
-        if at is not None:
-            yield f"expected {expected}, found a difference at step {at}; {remedy}"
-            return
-    if one.same_start(seed, seed + 1):
-        yield f"expected other starts for other seeds, found the same for {seed} and {seed + 1}; {hint}"
+    with _opened(name) as played:
+        one = Recorded(played, spec)
+        for episode, (expected, remedy) in enumerate(rounds):
+            with _opened(name) as new:
+                at = one.differs(Recorded(new, spec), seed + episode)
+            if at is not None:
+                yield f"expected {expected}, found a difference at step {at}; {remedy}"
+                return
+        if one.same_start(seed, seed + 1):
+            yield f"expected other starts for other seeds, found the same for {seed} and {seed + 1}; {hint}"
 
 
 class Recorded:
     """An instance that plays the same actions whenever it is given the same seed."""
 
-    def __init__(self, name: str, spec: EnvSpec):
-        self.env, self.spec = _build(name), spec
+    def __init__(self, env: ParallelEnv, spec: EnvSpec):
+        self.env, self.spec = env, spec
         self.spaces = [self.env.action_space(agent) for agent in self.env.possible_agents]
 
     def differs(self, other: Recorded, seed: int) -> int | None:

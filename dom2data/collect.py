@@ -58,9 +58,9 @@ def collect_block(job: Job) -> dict[str, NDArray[Any]]:
     parts = []
     for part, (checkpoint, episodes) in enumerate(zip(job.policies, job.episodes, strict=True)):
         if episodes:
-            env = envs.make(job.env, num_envs=episodes)
-            act = _policy(checkpoint, env.spec, job.noise, Draws(seed_of(seeds[2 * part + 1])))
-            parts.append(play(env, env.reset(seed=seeds[2 * part]), act))
+            with envs.closing(envs.make(job.env, num_envs=episodes)) as env:
+                act = _policy(checkpoint, env.spec, job.noise, Draws(seed_of(seeds[2 * part + 1])))
+                parts.append(play(env, env.reset(seed=seeds[2 * part]), act))
     rows = parts[0]
     if len(parts) > 1:
         rows = Rows._make(np.concatenate(arrays) for arrays in zip(*parts, strict=True))

@@ -7,6 +7,13 @@ from pathlib import Path
 
 PAGE = Path(__file__).resolve().parent.parent / "docs/your-environment.md"
 
+HELD = (
+    "def __init__(self):",
+    "held = []\n\n    def close(self):\n        self.held.remove(self)\n\n"
+    "    def __init__(self):\n        self.held.append(self)",
+)
+"""A change: the class has the list ``held`` of its instances that are not closed."""
+
 
 def code() -> str:
     """The page's first block of Python."""

@@ -100,8 +100,9 @@ def test_resetting_some_rows_leaves_the_others(meet: str) -> None:
     assert (after[1] != before[1]).any()
 
 
-def test_policies_are_trained_and_play(meet: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_policies_are_trained_and_play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """``dom2data train --env module:make``, short; ``generate --checkpoints`` takes what it writes."""
+    meet = meeting.written(tmp_path, meeting.HELD)
     learner = td3.Config(hidden=16, batch_size=64, random_steps=300, steps_per_update=50)
     short = training.Recipe(learner, steps=4_000, num_envs=20, waves_per_evaluation=1, evaluation_episodes=20,
                             reference_episodes=20)  # fmt: skip
@@ -116,6 +117,10 @@ def test_policies_are_trained_and_play(meet: str, tmp_path: Path, monkeypatch: p
         made = generated(meet, tmp_path / "root", quality, checkpoints_in=tmp_path / "zoo")
         assert verify(made)
         assert made.manifest["policies"].keys() == ({"expert"} if quality == "expert" else {"medium"})
+    words = ["references", "--env", meet, "--checkpoints", str(tmp_path / "zoo")]
+    measured = CliRunner().invoke(data.main, words)
+    assert measured.exit_code == 0, measured.output
+    assert foreign.load(meet)[0].Meet.held == []
 
 
 LEAVES = """
@@ -354,7 +359,7 @@ def test_samplers_stop_at_terminations_alone(tmp_path: Path, meet: str) -> None:
 
 def test_from_the_command_line_to_an_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a module's name, looked for in the current folder."""
-    meeting.written(tmp_path)
+    meeting.written(tmp_path, meeting.HELD)
     (tmp_path / "meet.py").rename(tmp_path / "meet_here.py")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "root"))
@@ -371,3 +376,4 @@ def test_from_the_command_line_to_an_evaluation(tmp_path: Path, monkeypatch: pyt
     evaluated = json.loads(run(learn.main, "evaluate runs/a --episodes 3 --json"))
     assert evaluated["env"] == "meet_here:make"
     assert -60 < evaluated["return"]["mean"] < 0
+    assert foreign.load("meet_here:make")[0].Meet.held == []

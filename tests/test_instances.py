@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import meeting
 import numpy as np
 import pytest
 
-from dom2data import collect, envs
+from dom2data import collect, envs, named
 from dom2data.check_env import check
+from dom2data.envs import foreign
+from dom2data.envs.joint import JointEnv
+from dom2data.envs.parallel import ParallelView
 from dom2data.errors import UserError
 
 NOTED = """
@@ -60,3 +65,46 @@ def test_an_edited_file_wants_another_python(tmp_path: Path) -> None:
     assert envs.make(name).spec.fingerprint == imported
     meeting.written(tmp_path)
     assert envs.spec(name).fingerprint == imported
+
+
+def joint(name: str) -> None:
+    named.remember(name)
+    env = JointEnv(name)
+    env.reset(seed=0, options={"rows": 3})
+    env.close()
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        envs.spec,
+        check,
+        lambda name: collect.collect_block(collect.Job(name, (None,), (3,), 0.0, 0, 0)),
+        lambda name: envs.close(envs.make(name, 2, shift="noise")),
+        lambda name: ParallelView(name).close(),
+        joint,
+    ],
+    ids=["spec", "check", "block", "shifted", "parallel", "joint"],
+)
+def test_instances_are_closed(tmp_path: Path, use: Callable[[str], Any]) -> None:
+    name = meeting.written(tmp_path, meeting.HELD)
+    use(name)
+    assert foreign.load(name)[0].Meet.held == []
+
+
+@pytest.mark.parametrize("fault", ["self.steps += 1", "self.possible_agents, self.agents ="])
+def test_instances_are_closed_when_one_fails(tmp_path: Path, fault: str) -> None:
+    """There are three: in the first step, or while the third is built."""
+    change = (fault, f"if len(self.held) > 2: raise KeyError\n        {fault}")
+    name = meeting.written(tmp_path, meeting.HELD, change)
+    with pytest.raises(UserError, match="found KeyError"):
+        collect.collect_block(collect.Job(name, (None,), (3,), 0.0, 0, 0))
+    assert len(foreign.load(name)[0].Meet.held) == (fault != "self.steps += 1")  # the one that never was
+
+
+def test_an_instance_that_does_not_close_is_one_line(tmp_path: Path) -> None:
+    broken = ("self.held.remove(self)", "self.window.close()")
+    name = meeting.written(tmp_path, meeting.HELD, broken)
+    with pytest.raises(UserError, match=r"meet\.py:make to close, found AttributeError: .*; mend") as error:
+        envs.spec(name)
+    assert error.value.code == 1

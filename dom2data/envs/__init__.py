@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any, overload
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from dom2_policies import zoo
 
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
     from dom2data.envs.halfcheetah import HalfCheetahEnv
     from dom2data.envs.particle import ParticleEnv, Scenario
     from dom2data.spec import EnvSpec, VectorEnv
+
+AnEnv = TypeVar("AnEnv", bound="VectorEnv")
 
 NAMES = ("tag", "world", "spread", "halfcheetah")
 """The four tasks of the published datasets, all of them with behaviour policies."""
@@ -131,6 +135,22 @@ def _standard(
 
     own = frozen.load(zoo.path(name, "prey"))
     return ParticleEnv(scenario, num_envs, seed, own, _prey_id(name, scenario))
+
+
+def close(env: VectorEnv) -> None:
+    """Close a user's own environments, also under a shift; ours hold nothing open."""
+    env = getattr(env, "env", env)
+    if hasattr(env, "close"):
+        env.close()
+
+
+@contextmanager
+def closing(env: AnEnv) -> Iterator[AnEnv]:
+    """``env`` itself, closed in the end."""
+    try:
+        yield env
+    finally:
+        close(env)
 
 
 def unguarded(name: str, num_envs: int = 1, seed: Any = 0) -> ParticleEnv:

@@ -21,6 +21,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
@@ -116,6 +117,19 @@ def build(name: str) -> ParallelEnv:
     return env
 
 
+@contextmanager
+def opened(name: str) -> Iterator[ParallelEnv]:
+    """``build``, closed in the end. Raises UserError also when closing it fails."""
+    env = build(name)
+    try:
+        yield env
+    finally:
+        try:
+            env.close()
+        except Exception as error:
+            raise UserError(f"expected {name} to close, found {told(error)}; mend close()", FAILED) from error
+
+
 def problems(env: ParallelEnv) -> Iterator[str]:
     """What in an environment's declarations keeps it from being used, one line each."""
     agents = list(getattr(env, "possible_agents", None) or ())
@@ -148,7 +162,8 @@ def spec(name: str, env: ParallelEnv | None = None) -> EnvSpec:
     """
     if env is None:
         require_unedited(name)
-        env = build(name)
+        with opened(name) as env:
+            return spec(name, env)
     for problem in problems(env):
         raise UserError(f"{name}: {problem} (`dom2data check-env {name}` tells all)")
     module, make = load(name)
@@ -187,8 +202,10 @@ class ForeignEnv:
     """
 
     def __init__(self, name: str, num_envs: int = 1, seed: Any = 0):
-        self._envs = [build(name) for _ in range(num_envs)]
-        self.name, self.num_envs, self.spec = name, num_envs, spec(name, self._envs[0])
+        with ExitStack() as stack:
+            self._envs = [stack.enter_context(opened(name)) for _ in range(num_envs)]
+            self.name, self.num_envs, self.spec = name, num_envs, spec(name, self._envs[0])
+            self._opened = stack.pop_all()
         self._agents = list(self._envs[0].possible_agents)
         self._spaces = [self._envs[0].action_space(agent) for agent in self._agents]
         self._obs = np.zeros((num_envs, self.spec.n_agents, self.spec.obs_dim), np.float32)
@@ -221,6 +238,10 @@ class ForeignEnv:
     def observe(self) -> Float32:
         """A copy of the present observations [E, N, O]."""
         return self._obs.copy()
+
+    def close(self) -> None:
+        """Close all of them. Raises UserError (code 1) where one fails."""
+        self._opened.close()
 
     def _step(self, row: int, actions: Float32) -> Float32:
         env = self._envs[row]

@@ -76,6 +76,7 @@ class JointEnv(gymnasium.Env[Any, Any]):
         if not 0 <= self._row < rows:
             raise ValueError(f"expected a row in [0, {rows}), found {self._row}")
         if self._env.num_envs != rows:
+            envs.close(self._env)
             self._env = envs.make(self.name, num_envs=rows)
         key = tuple(int(word) for word in how.get("spawn_key", ()))
         started = self._env.reset(None if seed is None else np.random.SeedSequence(seed, spawn_key=key))
@@ -96,6 +97,10 @@ class JointEnv(gymnasium.Env[Any, Any]):
         from dom2data.envs.render import draw
 
         return draw(self._env, self._row) if self.render_mode == "rgb_array" else None
+
+    def close(self) -> None:
+        """Close a user's own environment; ours hold nothing open."""
+        envs.close(self._env)
 
     def _by_agent(self, obs: NDArray[np.float32]) -> ByAgent:
         spec = self.agents

@@ -79,7 +79,8 @@ class ParallelView(ParallelEnv):
         return self._env.observe()[0].reshape(-1)
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Close a user's own environment; ours hold nothing open."""
+        envs.close(self._env)
 
     def _by_agent(self, obs: NDArray[np.float32], agents: list[str] | None = None) -> Dict:
         return {

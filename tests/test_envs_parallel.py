@@ -25,6 +25,11 @@ def test_pettingzoo_seed(name):
     parallel_seed_test(lambda: ParallelView(name), num_cycles=30)
 
 
+def test_without_a_seed_no_two_are_alike():
+    (one, _), (other, _) = (ParallelView("tag").reset() for _ in range(2))
+    assert (one["predator_0"] != other["predator_0"]).any()
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_same_episode_as_the_batched_environment(name):
     view, env = ParallelView(name), envs.make(name, num_envs=1)

@@ -137,6 +137,19 @@ def test_the_joint_environment_is_gymnasiums(name: str) -> None:
     assert JointEnv(name, render_mode="rgb_array").render().shape[2] == 3  # type: ignore[union-attr]
 
 
+def test_without_a_seed_episodes_follow_from_the_last_one_given() -> None:
+    """Also when the number of rows changes; without any, no two environments are alike."""
+
+    def starts(seed: int | None) -> list[bytes]:
+        env = JointEnv("tag")
+        rows = [env.reset(seed=seed, options={"rows": 2})[0]]
+        rows += [env.reset(options={"rows": n})[0] for n in (2, 1, 2)]
+        return [row["predator_0"].tobytes() for row in rows]
+
+    assert starts(3) == starts(3)
+    assert len({*starts(3), *starts(None), *starts(None)}) == 12
+
+
 def test_zarr_is_for_reading(root: Path) -> None:
     found = in_zarr(stored(root, RAGGED), root)
     for write in (found.storage.update_metadata, found.storage.update_episodes):

@@ -55,7 +55,7 @@ class JointEnv(gymnasium.Env[Any, Any]):
             raise ValueError(f"expected a render_mode (None or rgb_array), found {render_mode!r}")
         named.environment(name)  # Minari takes the name from the data
         self.name, self.render_mode = name, render_mode
-        self._env: VectorEnv = envs.make(name)
+        self._env: VectorEnv = envs.make(name, seed=None)
         self._row = 0
         self.agents = self._env.spec
         self.observation_space = observation_space(self.agents)
@@ -64,7 +64,7 @@ class JointEnv(gymnasium.Env[Any, Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[ByAgent, dict[str, Any]]:
-        """A new episode.
+        """A new episode; without a ``seed`` it follows from the last one given, or else from nothing known.
 
         Stored episodes were begun many at a time from one seed. ``options`` say which of them this is:
         ``spawn_key`` of the SeedSequence, ``rows`` begun together, and the ``row``. With the ``seed`` and the
@@ -77,7 +77,7 @@ class JointEnv(gymnasium.Env[Any, Any]):
             raise ValueError(f"expected a row in [0, {rows}), found {self._row}")
         if self._env.num_envs != rows:
             envs.close(self._env)
-            self._env = envs.make(self.name, num_envs=rows)
+            self._env = envs.make(self.name, num_envs=rows, seed=int(self.np_random.integers(2**63)))
         key = tuple(int(word) for word in how.get("spawn_key", ()))
         started = self._env.reset(None if seed is None else np.random.SeedSequence(seed, spawn_key=key))
         return self._by_agent(started), {"rewards": np.zeros(self.agents.n_agents, np.float32)}

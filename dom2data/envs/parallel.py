@@ -30,7 +30,7 @@ class ParallelView(ParallelEnv):
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"expected a render_mode (None or rgb_array), found {render_mode!r}")
         self.render_mode = render_mode
-        self._env = envs.make(name, num_envs=1)
+        self._env = envs.make(name, num_envs=1, seed=None)
         spec = self._env.spec
         self.metadata = METADATA | {"name": f"dom2_{name}"}
         self.possible_agents = list(spec.agent_names)
@@ -50,7 +50,10 @@ class ParallelView(ParallelEnv):
         return self.action_spaces[agent]
 
     def reset(self, seed: int | None = None, options: Dict | None = None) -> tuple[Dict, Dict]:
-        """Observations and empty infos of a new episode; ``options`` are ignored."""
+        """Observations and empty infos of a new episode; ``options`` are ignored.
+
+        Without a ``seed`` it follows from the last one given, if there was one, else from nothing known.
+        """
         self.agents = list(self.possible_agents)
         return self._by_agent(self._env.reset(seed)[0]), {agent: {} for agent in self.agents}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import meeting
 import numpy as np
 import pytest
 from pettingzoo.test import parallel_api_test, parallel_seed_test
@@ -46,6 +47,25 @@ def test_same_episode_as_the_batched_environment(name):
         np.testing.assert_array_equal(list(rewards.values()), step.rewards[0])
         assert all(truncations.values()) == (t == env.spec.horizon - 1)
     assert view.agents == []
+
+
+def test_a_termination_is_told_and_ends_the_episode(tmp_path):
+    view = ParallelView(meeting.written(tmp_path, ("distance < 0.05", "self.steps == 3")))
+    view.reset(seed=0)
+    joint = dict.fromkeys(view.possible_agents, np.zeros(1, np.float32))
+    ends = [view.step(joint)[2:4] for _ in range(3)]
+    told = [tuple(set(values.values()) for values in each) for each in ends]
+    assert told == [({False}, {False})] * 2 + [({True}, {False})]
+    assert view.agents == []
+
+
+def test_a_step_without_an_episode_is_refused():
+    view = ParallelView("tag")
+    joint = dict.fromkeys(view.possible_agents, np.ones(2, np.float32))
+    before = view.state()
+    with pytest.raises(ValueError, match="expected an episode to go on with"):
+        view.step(joint)
+    np.testing.assert_array_equal(view.state(), before)
 
 
 @pytest.mark.parametrize("name", ALL)

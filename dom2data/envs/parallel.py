@@ -20,7 +20,7 @@ class ParallelView(ParallelEnv):
     """``pettingzoo.ParallelEnv`` over one row of ``dom2data.envs.make(name)``.
 
     Observations are float32 vectors, actions float32 vectors in [-1, 1]^A; the frozen prey is part of the
-    environment, not an agent. Every episode ends by its time limit (truncation).
+    environment, not an agent. Episodes end for all agents at once; ours by their time limit (truncation).
     ``render_mode="rgb_array"`` makes ``render()`` return uint8 [400, 400, 3].
     """
 
@@ -58,18 +58,23 @@ class ParallelView(ParallelEnv):
         return self._by_agent(self._env.reset(seed)[0]), {agent: {} for agent in self.agents}
 
     def step(self, actions: Dict) -> tuple[Dict, Dict, Dict, Dict, Dict]:
-        """PettingZoo's five dictionaries. Raises KeyError when an agent's action is missing."""
+        """PettingZoo's five dictionaries.
+
+        Raises KeyError when an agent's action is missing, ValueError outside an episode.
+        """
+        if not self.agents:
+            raise ValueError("expected an episode to go on with, found none; reset() begins one")
         joint = np.stack([np.asarray(actions[agent], np.float32) for agent in self.possible_agents])
         step = self._env.step(joint[None])
-        agents, ended = self.agents, bool(step.truncated[0])
+        agents, terminated, truncated = self.agents, bool(step.terminated[0]), bool(step.truncated[0])
         rewards = {agent: float(r) for agent, r in zip(agents, step.rewards[0], strict=True)}
-        if ended:
+        if terminated or truncated:
             self.agents = []
         return (
             self._by_agent(step.obs[0], agents),
             rewards,
-            dict.fromkeys(agents, False),
-            dict.fromkeys(agents, ended),
+            dict.fromkeys(agents, terminated),
+            dict.fromkeys(agents, truncated),
             {agent: {} for agent in agents},
         )
 

@@ -12,6 +12,7 @@ import torch
 
 from dom2_policies import td3
 from dom2_policies.policy import Actor, Policy, Uniform, acting
+from dom2data import envs
 from dom2data.allocation import keep_freed_memory
 from dom2data.prey import PreyRecipe
 from dom2data.rollout import play, rollout, seed_of, team_returns
@@ -72,13 +73,12 @@ RECIPES = {
     "world": _WORLD,
     "spread": _SPREAD,
     "halfcheetah": _HALFCHEETAH,
-    "halfcheetah-mamujoco": _HALFCHEETAH,
 }
 
 
 def recipe(name: str) -> Recipe:
-    """The training recipe of an environment; one for few slow rows where none was made for it."""
-    return RECIPES.get(name) or (_SPREAD if name.startswith("spread-") else _OTHER)
+    """The training recipe of an environment or its task; one for few slow rows where none was made for it."""
+    return RECIPES.get(envs.task(name), _OTHER)
 
 
 @dataclass(frozen=True)

@@ -153,6 +153,14 @@ def test_without_a_published_level_medium_lies_between_random_and_expert(tiny, t
         behaviour.train("tag", 0, tmp_path)
 
 
+def test_a_variant_is_trained_as_its_task_and_a_file_of_like_name_is_not():
+    for name in (*envs.NAMES, *envs.VARIANTS):
+        assert training.recipe(name) is training.RECIPES[envs.task(name)]
+    other = training.recipe("my.py:make")
+    assert other not in training.RECIPES.values()
+    assert training.recipe("spread-custom.py:make") is training.recipe("spread-10:make") is other
+
+
 def test_actors_see_the_beginning_of_what_critics_see(monkeypatch):
     how = training.RECIPES["halfcheetah"]
     short = dataclasses.replace(how.learner, random_steps=500, batch_size=32, steps_per_update=500)

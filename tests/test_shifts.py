@@ -25,7 +25,7 @@ from dom2data.spec import Step
 
 torch.set_num_threads(1)
 ROWS, STEPS = 4, 12
-READY = ("tag", "spread", "spread-4", "spread-6-landmarks", "halfcheetah", "halfcheetah-mamujoco")
+READY = ("tag", "world", "spread", "spread-4", "spread-6-landmarks", "halfcheetah", "halfcheetah-mamujoco")
 EVERY = [(env, name) for env in READY for name in shifts.applying(env)]
 
 TRUE_DEFAULTS = {"power": ((0.9, 0.9),), "friction": ((0.8, 0.8),), "density": ((1000.0, 1000.0),)}

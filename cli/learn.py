@@ -161,13 +161,16 @@ def fit(
 
         status = fitting.fit(run, on_update, root, on_decode)
     if status == "interrupted":
-        elsewhere = f" --root {shlex.quote(str(root))}" if root else ""
-        raise UserError(
-            f"interrupted and saved; dom2 fit --resume {run.folder}{elsewhere} continues", INTERRUPTED
-        )
+        raise UserError(f"interrupted and saved; {resuming(run, root)} continues", INTERRUPTED)
     result = {"run": str(run.folder), "updates": run.settings.updates, "status": status, "metrics": last}
     ui.print_json(result) if as_json else click.echo(ui.rows(fit_rows(result)))
     ui.note(f"next: dom2 evaluate {run.folder}")
+
+
+def resuming(run: Run, root: Path | None) -> str:
+    """The command that goes on with a run."""
+    elsewhere = ["--root", str(root)] if root else []
+    return shlex.join(["dom2", "fit", "--resume", str(run.folder), *elsewhere])
 
 
 def announce(run: Run) -> None:

@@ -203,7 +203,7 @@ def qualities(listed: Sequence[Entry]) -> list[Picture]:
         points(axes, range(len(whole)), means, marker=marker, color=colour, label=label)
     axes.set_xticks(range(len(whole)), [quality.replace("-", "-\n") for quality in whole], fontsize=8)
     axes.set_ylabel("mean normalised score")
-    axes.legend(frameon=False, fontsize=7)
+    figure.legend(frameon=False, fontsize=7, loc="outside right upper")
     return [(f"By quality, averaged over {', '.join(tasks)}", svg(figure))]
 
 

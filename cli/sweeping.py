@@ -135,14 +135,15 @@ def plan(asked: Sweep, search: Search | None, workers: int, as_json: bool) -> No
 
     trials = search.all() if search else []
     runs = [run for trial in trials for run in trial.runs] if search else asked.runs()
-    rows = [(run.job.folder.relative_to(asked.out).as_posix(), jobs.stage(run.job)) for run in runs]
+    known = [run.job for run in runs]
+    rows = [(job.folder.relative_to(asked.out).as_posix(), jobs.stage(job)) for job in known]
     ended = {run.job.folder for trial in trials if trial.state != "running" for run in trial.runs}
-    left = [run.job for run in runs if jobs.stage(run.job) != "done" and run.job.folder not in ended]
+    stages = zip(known, rows, strict=True)
+    left = [job for job, (_, stage) in stages if stage != "done" and job.folder not in ended]
     missing = asked.missing()
     ui.note("datasets to generate: " + (", ".join(missing) or "none"))
     if left or search:
         ui.note("timing a few updates of each algorithm that has no run here yet ...")
-    known = [run.job for run in runs]
     seconds = pace.remaining(left, known)
     if search:
         begun = Counter(trial.algorithm for trial in trials)

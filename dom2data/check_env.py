@@ -35,9 +35,11 @@ def check(name: str, episodes: int = 5, seed: int = 0) -> tuple[dict[str, Any], 
     was imported, ValueError for an unknown one.
     """
     named.remember(name)
+    spec: EnvSpec | None = None
     if envs.is_foreign(name):
         foreign.require_unedited(name)
-    spec: EnvSpec | None = None if envs.is_foreign(name) else envs.spec(name)
+    else:
+        spec = envs.spec(name)
     with _opened(name) as env:
         findings = [] if spec else list(foreign.problems(env))
         if findings:

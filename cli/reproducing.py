@@ -162,11 +162,12 @@ class Part:
 def staged(grid: Grid, jobs: Sequence[Job], known: dict[Cell, list[Entry]]) -> dict[Path, Any]:
     """How far each job is, by folder; ``earlier`` where a report knows what there is no run of."""
     from dom2.jobs import stage
+    from dom2.tables import whole
 
     stages: dict[Path, Any] = {job.folder: stage(job) for job in jobs}
-    for folder in map(grid.folder, known):
-        if stages[folder] == "missing":
-            stages[folder] = "earlier"
+    for cell, entries in known.items():
+        if stages[grid.folder(cell)] == "missing" and whole(grid, entries):
+            stages[grid.folder(cell)] = "earlier"
     return stages
 
 

@@ -34,12 +34,13 @@ REPEATS = 16
 
 
 class Matrix(NamedTuple):
-    """A table as the paper lays it out: qualities down, algorithms across."""
+    """A table of one environment: algorithms down, of which there are many, and qualities across."""
 
     title: str
-    columns: list[str]
-    rows: list[tuple[str, Entry, list[Entry | None], list[str], bool]]
-    """quality, an entry that knows the data, one for each column, the best columns, whether certain"""
+    qualities: list[tuple[str, Entry]]
+    """with an entry that knows the data"""
+    rows: list[tuple[str, list[tuple[Entry | None, str]]]]
+    """an algorithm's entries, each with its mark: ``best``, ``certain`` or nothing"""
 
 
 class Found(NamedTuple):
@@ -106,7 +107,7 @@ def render(name: str, board: Board) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "signed": signed, "interval": interval}
+    environment.filters |= {"number": number, "signed": signed, "interval": interval, "short": short}
     environment.globals |= {"environment": figures.environment, "STAGES": STAGES}
     unnamed = sum(not each["fingerprint"] for each in board.document["entries"])
     return environment.get_template(name).render(board._asdict(), unnamed=unnamed)
@@ -125,19 +126,31 @@ def interval(ends: Sequence[float] | None, digits: int = 1) -> str:
     return "–" if ends is None else " to ".join(f"{end:.{digits}f}".replace("-", "−") for end in ends)
 
 
+def short(dataset_id: str) -> str:
+    """An id without the namespace that all of ours have."""
+    return dataset_id.removeprefix("dom2/")
+
+
 def matrices(listed: Sequence[Entry]) -> list[Matrix]:
     """One for each environment, shift and fraction."""
-    columns, found = tables.labels(listed), []
-    by_row = tables.rows(listed)
+    labels, by_row, found = tables.labels(listed), tables.rows(listed), []
     for env, shift, fraction in dict.fromkeys((e.env, e.shift, e.fraction) for e in listed):
-        chosen = {key: row for key, row in by_row.items() if key == (env, key[1], fraction, shift)}
-        shown = [c for c in columns if any(c in row for row in chosen.values())]
-        body = [
-            (quality, next(iter(row.values())), [row.get(c) for c in shown], *tables.best(row))
-            for (_, quality, _, _), row in chosen.items()
+        chosen = {key[1]: row for key, row in by_row.items() if key == (env, key[1], fraction, shift)}
+        marks = {quality: marked(row) for quality, row in chosen.items()}
+        rows = [
+            (label, [(row.get(label), marks[quality].get(label, "")) for quality, row in chosen.items()])
+            for label in labels
+            if any(label in row for row in chosen.values())
         ]
-        found.append(Matrix(f"{env}, {figures.environment(shift, fraction)}", shown, body))
+        known = [(quality, next(iter(row.values()))) for quality, row in chosen.items()]
+        found.append(Matrix(f"{env}, {figures.environment(shift, fraction)}", known, rows))
     return found
+
+
+def marked(row: dict[str, Entry]) -> dict[str, str]:
+    """What ``tables.best`` says, by label."""
+    best, certain = tables.best(row)
+    return dict.fromkeys(best, "certain" if certain else "best")
 
 
 def sections(
@@ -151,13 +164,13 @@ def sections(
     }
     heading, draw_own = own.get(kind, ("Returns as pictures", figures.returns))
     done = {} if kind == "sweep" else {grid.base / each.folder: each for each in here}
-    logs = [(each.dataset.split("/")[1], each.label, results.read(folder)) for folder, each in done.items()]
+    logs = [(short(each.dataset), each.label, results.read(folder)) for folder, each in done.items()]
     found = [
         (heading, draw_own(listed)),
         ("By quality", figures.qualities(listed) if kind in ("scores", "fractions") else []),
         ("Performance profiles", figures.profiles(listed) if kind == "scores" else []),
         ("Standard and shifted", figures.gaps(listed)),
-        ("While training", figures.curves(logs)),
+        ("While training", figures.curves(logs, tables.labels(listed))),
     ]
     return [(title, pictures) for title, pictures in found if pictures]
 

@@ -18,7 +18,7 @@ from dom2.experiments import Cell
 from dom2.jobs import setup
 from dom2.reproduce import Grid
 from dom2.results import agree
-from dom2.tables import Entry, facts
+from dom2.tables import Entry, facts, whole
 from dom2data import dataset as datasets
 from dom2data.errors import CHECK_FAILED, UserError
 
@@ -59,8 +59,8 @@ def _solutions(counts: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def known(grid: Grid, reports: Sequence[Path]) -> tuple[dict[Cell, list[Entry]], int]:
-    """Entries of the cells that reports know under every shift of the grid's target, by whatever label;
-    where two know a cell, the later one is believed.
+    """Entries of the cells that reports know, by whatever label, under the shifts of the grid's target that
+    they know; where two know the same, the later one is believed.
 
     Also how many cells were left out because their runs were made otherwise: with other settings, updates,
     seeds or episodes than the grid asks for. Raises UserError like ``read``.
@@ -82,16 +82,16 @@ def known(grid: Grid, reports: Sequence[Path]) -> tuple[dict[Cell, list[Entry]],
             found.setdefault(folder, {})[each.shift] = each
         elif otherwise := labelled.get((*data, each.label)):
             other.add(otherwise)
-    complete = {folder: [by[s] for s in shifts] for folder, by in found.items() if by.keys() == set(shifts)}
-    whole = {cell: complete[folder] for cell in grid.cells if (folder := grid.folder(cell)) in complete}
-    return whole, len(other - whole.keys())
+    ordered = {folder: [by[s] for s in shifts if s in by] for folder, by in found.items()}
+    kept = {cell: ordered[folder] for cell in grid.cells if (folder := grid.folder(cell)) in ordered}
+    return kept, len(other - kept.keys())
 
 
 def check(grid: Grid, known: Mapping[Cell, Sequence[Entry]]) -> None:
     """Raises UserError (code 3), naming both, where a report is of other data or another environment than the
     datasets here, which must be there, and of which the other cells would be made."""
     found = [fact for entries in known.values() for each in entries for fact in facts(grid, each)]
-    for name in dict.fromkeys(grid.share(cell) for cell in grid.cells if cell not in known):
+    for name in dict.fromkeys(grid.share(cell) for cell in grid.cells if not whole(grid, known.get(cell))):
         data = datasets.open(name, grid.root)
         found += [(name, "dataset", data.id, data.id), (data.id, "hash", data.hash, data.id)]
         found.append((data.env, "fingerprint", data.spec.fingerprint, data.id))

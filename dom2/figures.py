@@ -37,7 +37,13 @@ def style(label: str, labels: Sequence[str]) -> tuple[str, str]:
 def line(label: str, labels: Sequence[str]) -> dict[str, Any]:
     """Colour and dashes of a column's line: more columns than colours go on with another kind of line."""
     place = _place(label, labels)
-    return {"color": _COLOURS[place % len(_COLOURS)], "ls": _DASHES[place // len(_COLOURS) % len(_DASHES)]}
+    dashes = _DASHES[place // len(_COLOURS) % len(_DASHES)]
+    return {"color": _COLOURS[place % len(_COLOURS)], "ls": dashes, "lw": 2.0 if label == "dom2" else 1.2}
+
+
+def marked_line(label: str, labels: Sequence[str]) -> dict[str, Any]:
+    """A column's line with its marker."""
+    return line(label, labels) | {"marker": style(label, labels)[1]}
 
 
 def _place(label: str, labels: Sequence[str]) -> int:
@@ -149,10 +155,10 @@ def gaps(listed: Sequence[Entry]) -> list[Picture]:
     return found
 
 
-def curves(results: Sequence[tuple[str, str, Result]]) -> list[Picture]:
-    """Returns while training: of (dataset, label, result), a picture for each dataset."""
+def curves(results: Sequence[tuple[str, str, Result]], names: Sequence[str]) -> list[Picture]:
+    """Returns while training: of (dataset, label, result), a picture for each dataset. ``names`` are all
+    columns of the page, so that each has its colour throughout."""
     found = []
-    names = list(dict.fromkeys(label for _, label, _ in results))
     for data in dict.fromkeys(data for data, _, _ in results):
         mine = [
             (label, each) for its, label, each in results if its == data and len(each.curve["updates"]) > 1
@@ -162,11 +168,11 @@ def curves(results: Sequence[tuple[str, str, Result]]) -> list[Picture]:
         figure, axes = canvas(4.0, 2.4)
         for label, each in mine:
             x, values = each.curve["updates"], np.array(each.curve["returns"])
-            axes.plot(x, values.mean(axis=1), **line(label, names), label=label, lw=1.2)
+            axes.plot(x, values.mean(axis=1), **line(label, names), label=label)
             colour, _ = style(label, names)
             axes.fill_between(x, values.min(axis=1), values.max(axis=1), color=colour, alpha=0.12, lw=0)
-        axes.set_xlabel("gradient updates")
-        axes.legend(frameon=False, fontsize=6)
+        axes.set(xlabel="gradient updates", ylabel="return per episode")
+        axes.legend(frameon=False, fontsize=7)
         found.append((data, svg(figure)))
     return found
 
@@ -181,14 +187,14 @@ def middle(values: Sequence[np.ndarray]) -> Mean:
 def points(axes: Axes, x: Sequence[float], found: Sequence[Mean], **how: Any) -> None:
     """A line through means, with their intervals."""
     mean, low, high = np.array(found).reshape(-1, 3).T
-    axes.errorbar(x, mean, yerr=[mean - low, high - mean], ms=4, lw=1, elinewidth=0.8, **how)
+    axes.errorbar(x, mean, yerr=[mean - low, high - mean], ms=4, elinewidth=0.8, **how)
 
 
 def qualities(listed: Sequence[Entry]) -> list[Picture]:
-    """Figure 5 (d): the score by quality, averaged over the particle tasks, where every column has them, if
-    that is so for two qualities and more."""
+    """Figure 5 (d): the score by quality, averaged over the particle tasks, of the columns that averages are
+    made of (``tables.fair``), if there are two qualities and more."""
     mine = [e for e in listed if e.env != "halfcheetah" and (e.shift, e.fraction) == ("none", 1.0)]
-    names, rows = tables.labels(mine), tables.complete_rows(mine)
+    names, rows = tables.labels(mine), tables.fair(mine)
     by_quality: dict[str, list[dict[str, Entry]]] = {}
     for row in rows:
         by_quality.setdefault(next(iter(row.values())).quality, []).append(row)
@@ -196,11 +202,10 @@ def qualities(listed: Sequence[Entry]) -> list[Picture]:
     whole = {quality: rows for quality, rows in by_quality.items() if len(rows) == len(tasks) > 1}
     if len(whole) < 2:
         return []
-    figure, axes = canvas(5.6, 3.0)
-    for label in names:
+    figure, axes = canvas(5.6, 3.4)
+    for label in rows[0]:
         means = [middle(tables.samples(rows, label)) for rows in whole.values()]
-        colour, marker = style(label, names)
-        points(axes, range(len(whole)), means, marker=marker, color=colour, label=label)
+        points(axes, range(len(whole)), means, **marked_line(label, names), label=label)
     axes.set_xticks(range(len(whole)), [quality.replace("-", "-\n") for quality in whole], fontsize=8)
     axes.set_ylabel("mean normalised score")
     figure.legend(frameon=False, fontsize=7, loc="outside right upper")
@@ -216,8 +221,7 @@ def fractions(listed: Sequence[Entry]) -> list[Picture]:
             continue
         figure, axes = canvas(4.4, 2.8)
         for label, means in lines.items():
-            colour, marker = style(label, names)
-            points(axes, list(means), list(means.values()), marker=marker, color=colour, label=label)
+            points(axes, list(means), list(means.values()), **marked_line(label, names), label=label)
         axes.set(xscale="log", xlabel="share of the trajectories", ylabel="mean normalised score")
         axes.legend(frameon=False, fontsize=7)
         found.append((f"{env}: fewer trajectories, {' and '.join(whole)}", svg(figure)))
@@ -264,7 +268,7 @@ def sweep(mine: Sequence[Entry], values: Sequence[str], rows: Sequence[tuple[str
         normal = [each.per_seed_scores for each in shown]
         scored = [(at, middle([own])) for at, own in zip(x, normal, strict=True) if own is not None]
         points(axes, [at for at, _ in scored], [each for _, each in scored],
-               color=colour, marker=marker, label=name)  # fmt: skip
+               color=colour, marker=marker, lw=1.2, label=name)  # fmt: skip
     axes.set_xticks(range(len(values)), values, fontsize=8)
     axes.set_ylabel("normalised score")
     axes.legend(frameon=False, fontsize=7)

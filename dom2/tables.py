@@ -72,11 +72,12 @@ class Entry:
 
 
 Earlier = Mapping[Cell, Sequence[Entry]]
-"""Entries of cells under every shift, from reports written before."""
+"""Entries of cells, under all shifts or some, from reports written before."""
 
 
 def entries(grid: Grid, earlier: Earlier | None = None) -> tuple[list[Entry], dict[Cell, Stage]]:
-    """Entries of the cells that are done, here or in earlier reports, and how far the others are.
+    """Entries of the cells that are done, here or in earlier reports, and how far the others are, of which
+    an earlier report may know some shifts.
 
     Raises UserError (code 3) where they learned from different data or environments of one name.
     """
@@ -93,15 +94,20 @@ def entries(grid: Grid, earlier: Earlier | None = None) -> tuple[list[Entry], di
         if folder in ready:
             where = (str(folder.relative_to(grid.base)), ready[folder])
             listed += [entry(cell, found[folder], shift, grid.target, *where) for shift in shifts]
-        elif cell in known:
-            listed += [
-                replace(each, label=cell.label, **cited(cell, each.shift, each.per_seed, grid.target))
-                for each in known[cell]
-            ]
-        else:
+            continue
+        listed += [
+            replace(each, label=cell.label, **cited(cell, each.shift, each.per_seed, grid.target))
+            for each in known.get(cell, ())
+        ]
+        if not whole(grid, known.get(cell)):
             missing[cell] = stages[folder]
     agree(fact for each in listed for fact in facts(grid, each))
     return listed, missing
+
+
+def whole(grid: Grid, known: Sequence[Entry] | None) -> bool:
+    """Whether a report knows a cell under every shift of the grid's target."""
+    return {each.shift for each in known or ()} == set(experiments.TARGETS[grid.target].shifts)
 
 
 def facts(grid: Grid, each: Entry) -> list[tuple[str, str, str, str]]:

@@ -103,12 +103,18 @@ def test_published_numbers_are_of_the_table_that_is_made(first: Path, tmp_path: 
     assert [(each.label, each.paper, each.difference) for each in listed] == [("bc", None, None)]
 
 
-def test_half_a_cell_is_none(first: Path, tmp_path: Path) -> None:
+def test_half_a_cell_is_shown_and_made_all_the_same(first: Path, tmp_path: Path) -> None:
     document = json.loads(first.read_text())
     document["entries"] = [each for each in document["entries"] if each["shift"] == "none"]
     (tmp_path / "half.json").write_text(json.dumps(document))
-    asked = Grid("table2", "smoke", CELLS, 3, tmp_path)
-    assert earlier.known(asked, [tmp_path / "half.json"]) == ({}, 0)
+    asked = Grid("table2", "smoke", CELLS[:1], 3, tmp_path)
+    known, other = earlier.known(asked, [tmp_path / "half.json"])
+    listed, missing = tables.entries(asked, known)
+    assert [(each.label, each.shift) for each in listed] == [("bc", "none")]
+    assert (missing, other) == ({CELLS[0]: "missing"}, 0)
+    words = ["--runs", str(tmp_path), "--earlier", str(tmp_path / "half.json"), "--dry-run"]
+    said = CliRunner().invoke(main, [*QUICK[:-1], "bc", *words])
+    assert "1 missing" in said.output, said.output
 
 
 def test_other_bytes_and_other_files_are_refused(first: Path, tmp_path: Path) -> None:

@@ -59,15 +59,17 @@ def table(report: str, *words: str) -> str:
 
 
 def everything(entries: list[Entry]) -> str:
-    """Returns of all columns on all datasets, the highest bold, and the published ones of DOM2."""
+    """Returns of all algorithms, one below another, on all datasets, the highest on each bold, and the
+    published ones of DOM2."""
     listed = by_dataset(entries, "none")
-    labels = columns(entries)
-    lines = []
-    for name, row in listed.items():
-        best = max(each["mean"] for each in row.values())
-        cells = [spread(row[c], bold=row[c]["mean"] == best) if c in row else "–" for c in labels]
-        lines.append([name, number(level(row)), *cells, published(row, "table1", "dom2")])
-    return lined(["", "data", *map(title, labels), "published DOM2"], lines)
+    best = {name: max(each["mean"] for each in row.values()) for name, row in listed.items()}
+    lines = [["the data", *(number(level(row)) for row in listed.values())]]
+    for label in columns(entries):
+        mine = [(row.get(label), best[name]) for name, row in listed.items()]
+        cells = [spread(each, bold=each["mean"] == top) if each else "–" for each, top in mine]
+        lines.append([title(label), *cells])
+    lines.append(["DOM2, published", *(published(row, "table1", "dom2") for row in listed.values())])
+    return lined(["", *listed], lines)
 
 
 def some(entries: list[Entry], labels: tuple[str, ...]) -> str:
@@ -93,11 +95,8 @@ def shifts(entries: list[Entry]) -> str:
     standard, shifted, labels = by_dataset(entries, "none"), by_dataset(entries, shift), columns(entries)
     lines = []
     for name, row in standard.items():
-        there = shifted[name]
-        pairs = [
-            f"{number(row[c]['mean'])} → {number(there[c]['mean'])}" if c in row else "–" for c in labels
-        ]
-        lines.append([name, *pairs])
+        both = [(row.get(c, {}).get("mean"), shifted.get(name, {}).get(c, {}).get("mean")) for c in labels]
+        lines.append([name, *(f"{number(before)} → {number(after)}" for before, after in both)])
     return lined([f"return, standard → {shift}", *map(title, labels)], lines)
 
 
@@ -150,7 +149,7 @@ def level(row: dict[str, Entry]) -> float:
 def published(row: dict[str, Entry], of: str, label: str) -> str:
     one = next(iter(row.values()))
     found = paper.find(of, one["env"], one["quality"], "none", label) if one["fraction"] == 1.0 else None
-    return f"*{number(found.mean)} ± {number(found.std)}*" if found else "–"
+    return f"*{number(found.mean)}\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{number(found.std)}*" if found else "–"
 
 
 def title(label: str) -> str:
@@ -160,7 +159,7 @@ def title(label: str) -> str:
 
 def spread(entry: Entry, bold: bool = False) -> str:
     mark = "**" if bold else ""
-    return f"{mark}{number(entry['mean'])} ± {number(entry['std'])}{mark}"
+    return f"{mark}{number(entry['mean'])}\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{number(entry['std'])}{mark}"
 
 
 def lined(header: list[str], rows: list[list[str]]) -> str:

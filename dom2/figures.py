@@ -57,7 +57,7 @@ def returns(listed: Sequence[Entry]) -> list[Picture]:
     for env, shift in dict.fromkeys((each.env, each.shift) for each in listed):
         chosen = [each for each in listed if (each.env, each.shift) == (env, shift)]
         qualities = list(dict.fromkeys(each.quality for each in chosen))
-        figure, axes = canvas(6.4, 3.2)
+        figure, axes = canvas(6.4, 3.6)
         for place, quality in enumerate(qualities):
             level = next(each.data for each in chosen if each.quality == quality)
             axes.hlines(level, place - 0.45, place + 0.45, color="#bbbbbb", linewidth=1)
@@ -74,7 +74,7 @@ def returns(listed: Sequence[Entry]) -> list[Picture]:
             )
         axes.set_xticks(range(len(qualities)), [each.replace("-", "-\n") for each in qualities], fontsize=8)
         axes.set_ylabel("return per episode")
-        axes.legend(frameon=False, fontsize=7, ncols=min(4, len(names)))
+        figure.legend(frameon=False, fontsize=7, ncols=min(5, len(names)), loc="outside lower center")
         found.append((f"{env}, {environment(shift)}", svg(figure)))
     return found
 

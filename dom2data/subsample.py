@@ -11,11 +11,9 @@ import numpy as np
 
 from dom2data import ids, recipes
 from dom2data.dataset import Dataset, Int64
-from dom2data.derive import Part, derive, take
+from dom2data.derive import Part, derive
 from dom2data.errors import UserError
 from dom2data.recipes import UNIFORM
-
-__all__ = ["Selection", "choose", "default_id", "subsample", "take"]
 
 STRATA = 10
 """Groups of equal size, by return, within each policy's episodes."""
@@ -93,7 +91,8 @@ class Selection:
                 f"{parent.id}: expected at most {len(found)} --episodes, found {self.episodes}; "
                 "no episode is taken twice"
             )
-        count = self.episodes if self.episodes is not None else _share(len(found), self.fraction or 1.0)
+        share = max(1, int((self.fraction or 1.0) * len(found) + 0.5))
+        count = self.episodes if self.episodes is not None else share
         if self.stratified:
             strata = _strata(parent.array("source")[found], parent.returns[found])
             return found[_stratified(strata, count, self.seed)]
@@ -120,20 +119,8 @@ def bounds(text: str, returns: Any) -> tuple[float, float]:
     return values[0], values[1]
 
 
-def choose(episodes: int, fraction: float, seed: int) -> Int64:
-    """Ascending numbers of the episodes kept: round(fraction x episodes), at least one.
-
-    With one seed a smaller fraction is a part of a larger one. Raises UserError outside (0, 1].
-    """
-    Selection(fraction=fraction, seed=seed)
-    return _drawn(episodes, _share(episodes, fraction), seed)
-
-
-def _share(episodes: int, fraction: float) -> int:
-    return max(1, int(fraction * episodes + 0.5))
-
-
 def _drawn(episodes: int, count: int, seed: int) -> Int64:
+    """With one seed, fewer are a part of more."""
     return np.sort(np.random.default_rng(np.random.SeedSequence(seed)).permutation(episodes)[:count])
 
 

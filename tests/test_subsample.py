@@ -11,16 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_datasets import in_memory, stored
 
+from dom2data.derive import take
 from dom2data.errors import UserError
 from dom2data.store.manifest import digest
-from dom2data.subsample import Selection, choose, default_id, subsample, take
+from dom2data.subsample import Selection, default_id, subsample
 from dom2data.verify import verify
 
 
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=12), st.floats(0.01, 1.0), st.integers(0, 5))
 def test_episodes_are_taken_whole_and_in_order(lengths: list[int], fraction: float, seed: int) -> None:
     parent = in_memory(lengths)
-    chosen = choose(len(lengths), fraction, seed)
+    chosen = Selection(fraction=fraction, seed=seed).indices(parent)
     assert len(chosen) == max(1, int(fraction * len(lengths) + 0.5))
     assert (np.diff(chosen) > 0).all()
     arrays, episodes = take(parent, chosen), list(parent.episodes())
@@ -34,16 +35,20 @@ def test_episodes_are_taken_whole_and_in_order(lengths: list[int], fraction: flo
 
 
 def test_the_choice_is_fixed_by_the_seed_and_nested() -> None:
-    assert choose(10, 0.5, 0).tolist() == choose(10, 0.5, 0).tolist()
-    assert choose(100, 0.5, 0).tolist() != choose(100, 0.5, 1).tolist()
-    assert set(choose(100, 0.05, 0)) < set(choose(100, 0.5, 0))
-    assert choose(100, 1.0, 7).tolist() == list(range(100))
+    parent = in_memory([1] * 100)
+
+    def chosen(fraction: float, seed: int = 0) -> list[int]:
+        return Selection(fraction=fraction, seed=seed).indices(parent).tolist()
+
+    assert chosen(0.5) == chosen(0.5) != chosen(0.5, seed=1)
+    assert set(chosen(0.05)) < set(chosen(0.5))
+    assert chosen(1.0, seed=7) == list(range(100))
 
 
 @pytest.mark.parametrize("fraction", [0.0, -0.1, 1.0001, float("nan"), float("inf")])
 def test_a_fraction_outside_0_1_is_refused(fraction: float) -> None:
     with pytest.raises(UserError, match=r"expected a fraction in \(0, 1\], found") as error:
-        choose(10, fraction, 0)
+        Selection(fraction=fraction)
     assert error.value.code == 2
 
 
@@ -54,7 +59,7 @@ def test_lineage(tmp_path: Path) -> None:
     assert child.id == "dom2/small-50pct-s1-v0"
     assert grandchild.id == "dom2/small-50pct-s1-50pct-v0"
     (lineage,) = child.manifest["parents"]
-    chosen = choose(6, 0.5, 1)
+    chosen = Selection(fraction=0.5, seed=1).indices(parent)
     assert (lineage["id"], lineage["hash"], lineage["seed"], lineage["fraction"]) == (
         parent.id,
         parent.hash,

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -197,9 +196,3 @@ class RemoteStage:
                 return [str(name) for name in place.fs.find(f"{self.notes}/blocks")]
             except FileNotFoundError:
                 return []
-
-
-@contextmanager
-def open_remote_stage(dataset_id: str, base: str) -> Iterator[RemoteStage]:
-    """The stage of an id under a URL, which has no lock to take."""
-    yield RemoteStage(dataset_id, base)

@@ -89,17 +89,6 @@ def read_chunk(data: Path, name: str, array: ArrayLayout, chunk: int, leaf: str 
     return values
 
 
-def leaves(data: Path, name: str, array: ArrayLayout) -> list[str]:
-    """The leaf hashes of what is on disk. Raises UserError (code 3) like ``read_array``."""
-    return [leaf(data, name, array, chunk) for chunk in range(array.n_chunks)]
-
-
-def leaf(data: Path, name: str, array: ArrayLayout, chunk: int) -> str:
-    """The leaf hash of one chunk on disk. Raises UserError (code 3) like ``read_array``."""
-    values = _read_chunk(_open(data, name, array), data, name, array, chunk)
-    return digest(np.ascontiguousarray(values).data)
-
-
 def _open(data: Path, name: str, array: ArrayLayout) -> zarr.Array[Any]:
     try:
         source = zarr.open_array(data / name, mode="r", zarr_format=3)  # an older one may hold pickles

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from dom2data import ids
 from dom2data.dataset import Dataset, Int64
 from dom2data.errors import CHECK_FAILED, UserError
-from dom2data.generate import full_disk, require_space
 from dom2data.publish import Origin, publish
 from dom2data.recipes import UNIFORM
 from dom2data.store import zarr
@@ -84,9 +83,9 @@ def derive(
     own = (parts[0].parent.manifest.get("references") or {}).get("own")
     lineage = [part.lineage() for part in parts]
     origin = Origin(parts[0].parent.env, quality, recipe, names, policies, lineage, own)
-    with open_stage(target, ids.root(root)) as stage, full_disk(stage):
+    with open_stage(target, ids.root(root)) as stage:
         stage.check(recipe, force)
-        require_space(stage, sum(array.nbytes for array in layouts.values()))
+        stage.require_space(sum(array.nbytes for array in layouts.values()))
         stage.begin(recipe, partial(zarr.create, layouts=layouts))
         leaves = zarr.write_arrays(stage.data, layouts, arrays)
         return publish(stage, spec, layouts, leaves, origin, started)

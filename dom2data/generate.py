@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -16,7 +14,7 @@ from dom2_policies import zoo
 from dom2data import ragged, recipes
 from dom2data.collect import Job, collect_block, flatten, share
 from dom2data.dataset import Dataset
-from dom2data.errors import FAILED, UserError
+from dom2data.errors import UserError
 from dom2data.executors import Executor, Local
 from dom2data.plan import Plan, plan
 from dom2data.publish import Origin, publish
@@ -24,7 +22,7 @@ from dom2data.recipes import UNIFORM
 from dom2data.store import zarr
 from dom2data.store.layout import ArrayLayout, block_episodes, layout
 from dom2data.store.remote_stage import RemoteStage
-from dom2data.store.stage import Leaves, Stage, open_stage
+from dom2data.store.stage import Leaves, Stage, full_disk, open_stage
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is going on, steps done, steps in all)."""
@@ -50,7 +48,7 @@ def generate(
     """
     started, recipe = time.perf_counter(), todo.recipe.to_json()
     progress = progress or (lambda what, done, total: None)
-    with _opened(todo) as stage, full_disk(stage):
+    with _opened(todo) as stage:
         stage.check(recipe, force)
         if isinstance(stage, Stage) and todo.replay:
             layouts, leaves, policies = _write_replay(stage, todo, progress)
@@ -71,7 +69,8 @@ def _opened(todo: Plan) -> Iterator[Stage | RemoteStage]:
                 f"expected a folder for {todo.dataset_id}, whose size is not known beforehand, found the URL "
                 f"{todo.base}; make it in a folder, then `dom2data push`"
             )
-        yield RemoteStage(todo.dataset_id, todo.base)
+        with full_disk(todo.dataset_id, todo.base):
+            yield RemoteStage(todo.dataset_id, todo.base)
         return
     with open_stage(todo.dataset_id, todo.base) as stage:
         yield stage
@@ -79,11 +78,10 @@ def _opened(todo: Plan) -> Iterator[Stage | RemoteStage]:
 
 def _write_blocks(stage: Stage | RemoteStage, todo: Plan, executor: Executor, progress: Progress) -> Written:
     if isinstance(stage, Stage):
-        require_space(stage, todo.nbytes - ragged.size(stage))
+        stage.require_space(todo.nbytes - ragged.size(stage))
     if isinstance(stage, Stage) and todo.ragged:
-        layouts, leaves = ragged.write(
-            stage, todo.spec, todo.recipe.to_json(), partial(job, todo), executor, progress, require_space
-        )
+        recipe = todo.recipe.to_json()
+        layouts, leaves = ragged.write(stage, todo.spec, recipe, partial(job, todo), executor, progress)
     else:
         layouts, leaves = _write_whole(stage, todo, executor, progress)
     known = recipes.entry(todo.recipe.env, todo.zoo)["policies"] if todo.checkpoints else {}
@@ -157,33 +155,7 @@ def _write_replay(stage: Stage, todo: Plan, progress: Progress) -> Written:
     rows, reached = behaviour.replay_buffer(recipe.env, recipe.seed, progress, folder=todo.zoo, state=state)
     arrays = flatten(todo.spec, rows, np.zeros(len(rows.lengths), np.int64))
     layouts = layout(todo.spec, len(rows.lengths), len(arrays["actions"]))
-    require_space(stage, sum(array.nbytes for array in layouts.values()))
+    stage.require_space(sum(array.nbytes for array in layouts.values()))
     zarr.create(stage.data, layouts)
     leaves = zarr.write_arrays(stage.data, layouts, arrays)
     return layouts, leaves, {"medium": reached.summary | {"seed": recipe.seed}}
-
-
-def require_space(stage: Stage, nbytes: int) -> None:
-    """Raises UserError (code 1) when arrays of ``nbytes``, less what the stage has of them, find no room."""
-    missing, free = nbytes - stage.size(), shutil.disk_usage(stage.base).free
-    if free < missing:
-        raise UserError(
-            f"expected {missing:,} bytes free under {stage.base}, found {free:,}; "
-            "free some, or choose another --root",
-            FAILED,
-        )
-
-
-@contextmanager
-def full_disk(stage: Stage | RemoteStage) -> Iterator[None]:
-    """Turn "no space left" into a UserError (code 1) that says what is kept."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise UserError(
-            f"expected room for {stage.dataset_id} under {stage.base}, found the disk full; nothing was "
-            "committed, and none is lost: free some space and run the same command again",
-            FAILED,
-        ) from error

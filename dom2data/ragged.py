@@ -45,11 +45,10 @@ def write(
     job: Callable[[int], Job],
     executor: Executor,
     progress: Progress,
-    require_space: Callable[[Stage, int], None],
 ) -> Written:
     """Play blocks ``job(0)``, ``job(1)``, ... until they hold ``recipe["steps"]`` steps, and merge them."""
     steps = play(stage, spec, recipe, job, executor, progress)
-    return _merge(stage, spec, len(steps), recipe["steps"], require_space)
+    return _merge(stage, spec, len(steps), recipe["steps"])
 
 
 def play(
@@ -117,9 +116,7 @@ def _steps(stage: Stage, block: int) -> int:
         return int(part["offsets"][-1])
 
 
-def _merge(
-    stage: Stage, spec: EnvSpec, blocks: int, wanted: int, require_space: Callable[[Stage, int], None]
-) -> Written:
+def _merge(stage: Stage, spec: EnvSpec, blocks: int, wanted: int) -> Written:
     """Write the arrays, one after another, from the parts in order."""
 
     def values(name: str) -> list[Any]:
@@ -132,7 +129,7 @@ def _merge(
     ends = np.cumsum(np.concatenate([np.diff(offsets) for offsets in values("offsets")]))
     episodes = int(np.searchsorted(ends, wanted)) + 1
     layouts = layout(spec, episodes, int(ends[episodes - 1]))
-    require_space(stage, sum(array.nbytes for array in layouts.values()))
+    stage.require_space(sum(array.nbytes for array in layouts.values()))
     zarr.create(stage.data, layouts)
     leaves: dict[str, list[str]] = {}
     for name, array in layouts.items():

@@ -58,13 +58,13 @@ def collect(
             f"expected a quality of independent blocks with --shard, found {recipe.quality}, which is the "
             "buffer of one training; generate it whole"
         )
-    with open_stage(todo.dataset_id, base, f"{k}-of-{n}") as stage, generate.full_disk(stage):
+    with open_stage(todo.dataset_id, base, f"{k}-of-{n}") as stage:
         stage.check(recipe.to_json(), force)
         if todo.ragged:
             how = (recipe.to_json(), partial(generate.job, todo), executor, progress)
             return stage.folder, len(ragged.play(stage, todo.spec, *how, (k - 1, n)))
         own = range((k - 1) * todo.n_blocks // n, k * todo.n_blocks // n)
-        generate.require_space(stage, todo.nbytes * len(own) // todo.n_blocks)
+        stage.require_space(todo.nbytes * len(own) // todo.n_blocks)
         return stage.folder, len(generate.collect(stage, todo, own, executor, progress))
 
 
@@ -126,7 +126,7 @@ def merge(
     them, 2 when the id is taken, 3 for a damaged block.
     """
     base = _folder(todo)
-    with open_stage(todo.dataset_id, base) as stage, generate.full_disk(stage):
+    with open_stage(todo.dataset_id, base) as stage:
         stage.check(todo.recipe.to_json(), force)
         create = (lambda data: None) if todo.ragged else partial(zarr.create, layouts=todo.layouts)
         there = set(stage.begin(todo.recipe.to_json(), create))

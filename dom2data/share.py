@@ -136,13 +136,11 @@ def receive(
     A stage of the same manifest that was left by a kill is continued: files of the right size are kept, and
     the values decide in the end.
     """
-    from dom2data.generate import full_disk, require_space
-
     recipe = {"operation": "receive", "hash": manifest["hash"], "manifest": _identity(source)}
     names = contents.files(contents.layouts_of(manifest))
-    with open_stage(manifest["id"], base) as stage, full_disk(stage):
+    with open_stage(manifest["id"], base) as stage:
         stage.check(recipe, force)
-        require_space(stage, sum(source.sizes[name] for name in names))
+        stage.require_space(sum(source.sizes[name] for name in names))
         stage.begin(recipe, lambda data: None)
         for done, name in enumerate(names):
             progress("copying", done, len(names))

@@ -171,7 +171,7 @@ def test_a_disk_that_fills_up_loses_nothing(tmp_path: Path, monkeypatch: pytest.
 def test_a_disk_too_small_is_refused_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(make.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 5, 5))  # type: ignore[attr-defined]
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 5, 5))  # type: ignore[attr-defined]
     with pytest.raises(UserError, match=r"expected 1\d\d,\d{3} bytes free under .*, found 5;") as error:
         generated(tmp_path, steps=500)
     assert error.value.code == 1
@@ -194,7 +194,7 @@ def test_what_is_there_needs_no_more_room(tmp_path: Path, monkeypatch: pytest.Mo
         left = todo.nbytes - stage.size()
     assert left < todo.nbytes / 2
     free = iter((left - 1, left))
-    monkeypatch.setattr(make.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 9, next(free)))  # type: ignore[attr-defined]
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 9, next(free)))  # type: ignore[attr-defined]
     with pytest.raises(UserError, match=rf"expected {left:,} bytes free under .*, found {left - 1:,};"):
         generated(tmp_path)
     assert len(generated(tmp_path)) == 2_125

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from dom2data import ids, recipes, stats
 from dom2data.dataset import Dataset
 from dom2data.errors import CHECK_FAILED, UserError
-from dom2data.generate import full_disk, require_space
 from dom2data.publish import Origin, publish
 from dom2data.spec import EnvSpec
 from dom2data.store import zarr
@@ -73,9 +72,9 @@ def ingest(found: Imported, dataset_id: str, base: Path, force: bool = False) ->
     sources = list(found.sources) or [str(found.origin.get("format", "imported"))]
     env = found.env or found.spec.env_id
     origin = Origin(env, found.quality, recipe, sources, policies={}, parents=found.parents)
-    with open_stage(ids.full(dataset_id), base) as stage, full_disk(stage):
+    with open_stage(ids.full(dataset_id), base) as stage:
         stage.check(recipe, force)
-        require_space(stage, sum(array.nbytes for array in layouts.values()))
+        stage.require_space(sum(array.nbytes for array in layouts.values()))
         stage.begin(recipe, partial(zarr.create, layouts=layouts))
         leaves = zarr.write_arrays(stage.data, layouts, arrays)
         return publish(stage, found.spec, layouts, leaves, origin, started)

@@ -6,6 +6,7 @@ every finished block (written after its chunks), and ``dataset/data``, which bec
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from dom2data.errors import UserError
+from dom2data.errors import FAILED, UserError
 from dom2data.store import manifest as manifests
 from dom2data.store import minari, zarr
 from dom2data.store.layout import ArrayLayout
@@ -148,6 +149,16 @@ class Stage:
         """Bytes of all files of the arrays."""
         return sum(file.stat().st_size for file in self.data.rglob("*") if file.is_file())
 
+    def require_space(self, nbytes: int) -> None:
+        """Raises UserError (code 1) when arrays of ``nbytes``, less what is here of them, find no room."""
+        missing, free = nbytes - self.size(), shutil.disk_usage(self.base).free
+        if free < missing:
+            raise UserError(
+                f"expected {missing:,} bytes free under {self.base}, found {free:,}; "
+                "free some, or choose another --root",
+                FAILED,
+            )
+
     def commit(self, manifest: Mapping[str, Any]) -> None:
         """Write the manifest and the marker, and move the dataset into place; a replaced one goes last."""
         manifests.write(self.data, manifest)
@@ -175,15 +186,32 @@ def shards_folder(dataset_id: str, base: Path) -> Path:
 def open_stage(dataset_id: str, base: Path, shard: str = "") -> Iterator[Stage]:
     """The stage of an id, or of a shard of it, under its lock.
 
-    Raises UserError (code 1) when another process holds the lock or the root cannot be written.
+    Raises UserError (code 1) when another process holds the lock, the root cannot be written, or its disk is
+    full.
     """
     with only_writer(f"{dataset_id}--shard-{shard}" if shard else dataset_id, base):
         stage = Stage(dataset_id, base, shard)
         stage.recover()  # after a kill
         try:
-            yield stage
+            with full_disk(dataset_id, base):
+                yield stage
         finally:
             stage.recover()  # after an interrupt
+
+
+@contextmanager
+def full_disk(dataset_id: str, base: Path | str) -> Iterator[None]:
+    """Turn "no space left" into a UserError (code 1) that says what is kept."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(
+            f"expected room for {dataset_id} under {base}, found the disk full; nothing was "
+            "committed, and none is lost: free some space and run the same command again",
+            FAILED,
+        ) from error
 
 
 def read_note(path: Path) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,13 +110,11 @@ def trained(asked: Asked, force: bool, dry_run: bool, there: str | None) -> dict
 
 def _taken(dataset_id: str, base: Path, there: str | None) -> Path | str | None:
     """Where there is a dataset of an id, if anywhere."""
-    from dom2data.store import manifest as manifests
-    from dom2data.store import remote
+    from dom2data.store.remote import Place
 
     if (base / dataset_id).exists():
         return base
-    known = there and manifests.MARKER in remote.Place(there).source(dataset_id).sizes
-    return there if known else None
+    return there if there and Place(there).source(dataset_id).complete else None
 
 
 def _without_policies(quality: str) -> bool:
@@ -149,7 +147,7 @@ def one(
     if (keep or there) and not force and state(todo) == "complete":
         ui.note(f"{todo.dataset_id} is complete already: kept")
         return dataset.open(todo.dataset_id, todo.base)
-    if not force and (base := _home(todo, there).base) == there:
+    if not force and (base := todo.home(there).base) == there:
         raise UserError(
             f"expected a new id, found {base}/{todo.dataset_id}; --force replaces it, --out names another"
         )
@@ -202,14 +200,6 @@ def for_minari(made: Sequence[str], root: Path | None, force: bool) -> None:
         ui.note(f"minari.load_dataset({path.relative_to(base).as_posix()!r}) opens it")
 
 
-def _home(todo: Plan, there: str | None) -> Plan:
-    """A plan where its id is: at the URL that its dataset will be sent to, else in its folder."""
-    from dom2data.plan import state
-
-    sent = todo if there is None else replace(todo, base=there)
-    return todo if there is None or state(sent) == "missing" else sent
-
-
 def many(
     todo: list[Plan], where: Where, force: bool, rehash: bool, dry_run: bool, there: str | None = None
 ) -> list[dict[str, Any]]:
@@ -222,7 +212,7 @@ def many(
     from dom2data import catalog, dataset
     from dom2data.plan import state
 
-    homes = {plan.dataset_id: _home(plan, there) for plan in todo}
+    homes = {plan.dataset_id: plan.home(there) for plan in todo}
     states = {dataset_id: state(home, rehash) for dataset_id, home in homes.items()}
     workers = {plan.dataset_id: where.workers or best_workers(plan) for plan in todo}
     describe.plans(todo, states, workers, err=not dry_run)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -95,6 +95,11 @@ class Plan:
     def executor(self) -> executors.Executor:
         """The quickest one on this machine."""
         return executors.choose(workers=self.best_workers(executors.cores()), threads=self.threads)
+
+    def home(self, there: str | None) -> Plan:
+        """The plan where its id is: at the URL that its dataset will be sent to, else in its folder."""
+        sent = self if there is None else replace(self, base=there)
+        return self if there is None or state(sent) == "missing" else sent
 
 
 def plan(
@@ -190,7 +195,7 @@ def _remote_state(todo: Plan, url: str) -> State:
     from dom2data.store import remote
 
     source = remote.Place(url).source(todo.dataset_id)
-    if manifests.MARKER not in source.sizes:
+    if not source.complete:
         return "missing"
     found = remote.accepted(source)
     return "complete" if found is not None and found["recipe"] == todo.recipe.to_json() else "other"

@@ -115,6 +115,7 @@ class Files:
     def __init__(self, place: Place, dataset_id: str, sizes: Mapping[str, int]):
         self.place, self.dataset_id, self.sizes = place, dataset_id, dict(sizes)
         self.where = f"{place.url}/{dataset_id}"
+        self.complete = manifests.MARKER in self.sizes
 
     def read(self, name: str) -> bytes:
         with self.place.reached():
@@ -199,7 +200,7 @@ def upload(
     place = Place(url)
     source = place.source(manifest["id"])
     there, mine = place.folder(manifest["id"]), (data / manifests.MARKER).read_bytes()
-    if manifests.MARKER in source.sizes:
+    if source.complete:
         if source.read(manifests.MARKER) == mine or (not force and _same(source, manifest)):
             return
         if not force:

@@ -56,7 +56,7 @@ class RemoteStage:
         an upload.
         """
         there = self.place.source(self.dataset_id)
-        if not force and manifests.MARKER in there.sizes:
+        if not force and there.complete:
             raise UserError(
                 f"expected a new id, found {there.where}; --force replaces it, --out names another"
             )
@@ -66,7 +66,7 @@ class RemoteStage:
                 f"expected to continue {there.where} as it was begun, found another recipe or an upload "
                 "there; finish that one first, or --force discards it"
             )
-        if found != recipe or manifests.MARKER in there.sizes:
+        if found != recipe or there.complete:
             self.discard()
 
     def discard(self) -> None:

@@ -7,13 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dom2data import stats
 from dom2data.dataset import Dataset
 from dom2data.errors import CHECK_FAILED, UserError
+from dom2data.spec import EnvSpec
 from dom2data.store import manifest as manifests
 from dom2data.store import minari
 from dom2data.store.layout import ArrayLayout, chunk_file, layout
+
+Arrays = Mapping[str, NDArray[Any]]
 
 
 def verify(dataset: Dataset) -> list[str]:
@@ -68,30 +72,28 @@ def hashes(dataset: Dataset) -> str | None:
     return None if content == dataset.hash else f"expected content hash {dataset.hash}, found {content}"
 
 
-def episodes(dataset: Dataset) -> str | None:
+def episodes(spec: EnvSpec, arrays: Arrays) -> str | None:
     """Offsets run from 0 to the number of steps; episodes fit the horizon and ended somehow."""
-    offsets, lengths = dataset.offsets, dataset.lengths
-    if offsets[0] != 0 or offsets[-1] != len(dataset):
-        return f"expected offsets from 0 to {len(dataset)}, found {offsets[0]} to {offsets[-1]}"
-    bad = np.flatnonzero((lengths < 1) | (lengths > dataset.spec.horizon))
+    offsets, lengths, steps = arrays["offsets"], np.diff(arrays["offsets"]), len(arrays["actions"])
+    if offsets[0] != 0 or offsets[-1] != steps:
+        return f"expected offsets from 0 to {steps}, found {offsets[0]} to {offsets[-1]}"
+    bad = np.flatnonzero((lengths < 1) | (lengths > spec.horizon))
     if len(bad):
-        return f"episode {bad[0]}: expected 1 to {dataset.spec.horizon} steps, found {lengths[bad[0]]}"
-    open_ended = np.flatnonzero(~(dataset.array("terminated") | dataset.array("truncated")))
-    return (
-        f"episode {open_ended[0]}: expected terminated or truncated, found neither"
-        if len(open_ended)
-        else None
-    )
+        return f"episode {bad[0]}: expected 1 to {spec.horizon} steps, found {lengths[bad[0]]}"
+    open_ended = np.flatnonzero(~(arrays["terminated"] | arrays["truncated"]))
+    if len(open_ended):
+        return f"episode {open_ended[0]}: expected terminated or truncated, found neither"
+    return None
 
 
-def values(dataset: Dataset) -> str | None:
+def values(spec: EnvSpec, arrays: Arrays) -> str | None:
     """Everything is finite, and actions are inside their bounds."""
     for name in ("observations", "actions", "rewards", "returns", "agent_returns"):
-        array = dataset.array(name)
-        finite = np.isfinite(array)
+        finite = np.isfinite(arrays.get(name, 0))
         if not finite.all():
-            return f"array {name!r}, row {np.argwhere(~finite)[0][0]}: expected finite values, found others"
-    actions, low, high = dataset.array("actions"), dataset.spec.act_low, dataset.spec.act_high
+            where = tuple(int(i) for i in np.argwhere(~finite)[0])
+            return f"{name}: expected finite values, found {arrays[name][where]} at {where}"
+    actions, low, high = arrays["actions"], spec.act_low, spec.act_high
     if actions.min() < low or actions.max() > high:
         return f"expected actions in [{low:g}, {high:g}], found [{actions.min():g}, {actions.max():g}]"
     return None
@@ -132,8 +134,8 @@ def lineage(dataset: Dataset) -> str | None:
 CHECKS: dict[str, Callable[[Dataset], str | None]] = {
     "structure": structure,
     "hashes": hashes,
-    "episodes": episodes,
-    "values": values,
+    "episodes": lambda dataset: episodes(dataset.spec, dataset.arrays()),
+    "values": lambda dataset: values(dataset.spec, dataset.arrays()),
     "returns": returns,
     "lineage": lineage,
 }

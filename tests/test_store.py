@@ -130,7 +130,7 @@ def test_an_incomplete_or_foreign_directory_is_refused(tmp_path: Path, break_it,
     ("name", "row", "value", "found"),
     [
         ("actions", 1, 7.0, "actions in"),
-        ("observations", 2, np.nan, "'observations', row 2"),
+        ("observations", 2, np.nan, "observations: expected finite values, found nan at \\(2, 0, 0\\)"),
         ("returns", 3, 5.0, "episode 3: expected returns"),
         ("rewards", 0, 9.0, "episode 0: expected returns"),
         ("truncated", 0, False, "episode 0: expected terminated or truncated"),

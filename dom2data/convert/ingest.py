@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dom2data import ids, recipes, stats
+from dom2data import ids, recipes, stats, verify
 from dom2data.dataset import Dataset
 from dom2data.errors import CHECK_FAILED, UserError
 from dom2data.publish import Origin, publish
@@ -100,40 +100,26 @@ def checked(spec: EnvSpec, found: Mapping[str, NDArray[Any]]) -> dict[str, NDArr
         is_there = name in arrays and (str(arrays[name].dtype), arrays[name].shape)
         if is_there != (array.dtype, array.shape):
             raise refused(f"expected {name} as {array.dtype} {array.shape}, found {is_there or 'none'}")
-    finding = _episodes(spec, arrays) or _values(spec, arrays)
+    finding = (
+        verify.episodes(spec, arrays)
+        or _sources(arrays["source"])
+        or verify.values(spec, arrays)
+        or _shared(spec, arrays["rewards"])
+    )
     if finding:
         raise refused(finding)
     return {name: arrays[name] for name in expected if name not in _DERIVED}
 
 
-def _episodes(spec: EnvSpec, arrays: Mapping[str, NDArray[Any]]) -> str | None:
-    offsets, steps = arrays["offsets"], len(arrays["actions"])
-    lengths = np.diff(offsets)
-    if offsets[0] != 0 or offsets[-1] != steps:
-        return f"expected offsets from 0 to {steps}, found {offsets[0]} to {offsets[-1]}"
-    bad = np.flatnonzero((lengths < 1) | (lengths > spec.horizon))
-    if len(bad):
-        return f"episode {bad[0]}: expected 1 to {spec.horizon} steps, found {lengths[bad[0]]}"
-    open_ended = np.flatnonzero(~(arrays["terminated"] | arrays["truncated"]))
-    if len(open_ended):
-        return f"episode {open_ended[0]}: expected terminated or truncated, found neither"
-    low, high = int(arrays["source"].min()), int(arrays["source"].max())
+def _sources(source: NDArray[Any]) -> str | None:
+    low, high = int(source.min()), int(source.max())
     if low < 0 or high >= MOST_SOURCES:
         return f"expected sources numbered from 0 to at most {MOST_SOURCES - 1:,}, found {low} to {high}"
     return None
 
 
-def _values(spec: EnvSpec, arrays: Mapping[str, NDArray[Any]]) -> str | None:
-    for name in ("observations", "actions", "rewards"):
-        finite = np.isfinite(arrays[name])
-        if not finite.all():
-            where = tuple(int(i) for i in np.argwhere(~finite)[0])
-            return f"{name}: expected finite values, found {arrays[name][where]} at {where}"
-    actions = arrays["actions"]
-    if actions.min() < spec.act_low or actions.max() > spec.act_high:
-        bounds = f"[{spec.act_low:g}, {spec.act_high:g}]"
-        return f"expected actions in {bounds}, found [{actions.min():g}, {actions.max():g}]"
-    if spec.reward == "shared" and (arrays["rewards"] != arrays["rewards"][:, :1]).any():
+def _shared(spec: EnvSpec, rewards: NDArray[Any]) -> str | None:
+    if spec.reward == "shared" and (rewards != rewards[:, :1]).any():
         return "expected one reward shared by the agents, found different ones"
     return None
 

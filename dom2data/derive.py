@@ -7,11 +7,9 @@ several, ``ancestor`` holds which of the ``ancestors`` it comes from, ``ancestor
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +19,9 @@ from numpy.typing import NDArray
 from dom2data import ids
 from dom2data.dataset import Dataset, Int64
 from dom2data.errors import CHECK_FAILED, UserError
-from dom2data.publish import Origin, publish
+from dom2data.publish import Origin, write
 from dom2data.recipes import UNIFORM
-from dom2data.store import zarr
-from dom2data.store.layout import ArrayLayout, layout
 from dom2data.store.manifest import digest
-from dom2data.store.stage import open_stage
 
 
 @dataclass(frozen=True)
@@ -79,16 +74,10 @@ def derive(
         arrays["parent"] = np.repeat(np.arange(len(parts)), [len(part.chosen) for part in parts])[order]
     if len(parts) > 1 or parts[0].parent.manifest["parents"]:
         arrays["ancestor"], arrays["ancestor_episode"] = _origins(parts)[order].T
-    layouts = _layouts(layout(spec, len(order), len(arrays["actions"])), arrays)
     own = (parts[0].parent.manifest.get("references") or {}).get("own")
     lineage = [part.lineage() for part in parts]
     origin = Origin(parts[0].parent.env, quality, recipe, names, policies, lineage, own)
-    with open_stage(target, ids.root(root)) as stage:
-        stage.check(recipe, force)
-        stage.require_space(sum(array.nbytes for array in layouts.values()))
-        stage.begin(recipe, partial(zarr.create, layouts=layouts))
-        leaves = zarr.write_arrays(stage.data, layouts, arrays)
-        return publish(stage, spec, layouts, leaves, origin, started)
+    return write(target, ids.root(root), spec, arrays, origin, started, force)
 
 
 def take(parent: Dataset, chosen: Int64) -> dict[str, NDArray[Any]]:
@@ -191,15 +180,6 @@ def _joined(taken: Sequence[dict[str, NDArray[Any]]], order: Int64) -> dict[str,
         else np.concatenate([arrays[name] for arrays in taken])[places.get(name, order)]
         for name in taken[0]
     }
-
-
-def _layouts(layouts: dict[str, ArrayLayout], arrays: Mapping[str, NDArray[Any]]) -> dict[str, ArrayLayout]:
-    """Those of every dataset, and those of the arrays that tell where an episode comes from."""
-    like = layouts["source"]
-    more = {
-        name: dataclasses.replace(like, shape=arrays[name].shape) for name in arrays if name not in layouts
-    }
-    return layouts | more
 
 
 def _ranges(starts: Int64, lengths: Int64) -> Int64:

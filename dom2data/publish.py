@@ -1,4 +1,4 @@
-"""The last step of making a dataset: describe what the stage holds, and commit it."""
+"""The last steps of making a dataset: write arrays that are here, describe what the stage holds, commit it."""
 
 from __future__ import annotations
 
@@ -6,18 +6,23 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from platform import python_version
 from typing import Any
+
+from numpy.typing import NDArray
 
 from dom2data import dataset, scores, stats
 from dom2data.dataset import Dataset
 from dom2data.errors import UserError
 from dom2data.spec import EnvSpec
 from dom2data.store import manifest as manifests
-from dom2data.store.layout import ArrayLayout
+from dom2data.store import zarr
+from dom2data.store.layout import ArrayLayout, laid_out
 from dom2data.store.remote_stage import RemoteStage
-from dom2data.store.stage import Stage
+from dom2data.store.stage import Stage, open_stage
 
 _RECORDED = ("dom2", "numpy", "torch", "numba", "mujoco", "pettingzoo", "zarr", "numcodecs")
 
@@ -36,6 +41,25 @@ class Origin:
     parents: Sequence[Mapping[str, Any]] = ()
     own: Mapping[str, float] | None = None
     """reference returns measured with these policies; None: those of the shipped ones"""
+
+
+def write(
+    dataset_id: str,
+    base: Path,
+    spec: EnvSpec,
+    arrays: Mapping[str, NDArray[Any]],
+    origin: Origin,
+    started: float,
+    force: bool,
+) -> Dataset:
+    """Stage arrays that are all here, and ``publish`` them. Raises UserError like ``generate``."""
+    layouts = laid_out(spec, arrays)
+    with open_stage(dataset_id, base) as stage:
+        stage.check(origin.recipe, force)
+        stage.require_space(sum(array.nbytes for array in layouts.values()))
+        stage.begin(origin.recipe, partial(zarr.create, layouts=layouts))
+        leaves = zarr.write_arrays(stage.data, layouts, arrays)
+        return publish(stage, spec, layouts, leaves, origin, started)
 
 
 def publish(

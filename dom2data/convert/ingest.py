@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +14,9 @@ from numpy.typing import NDArray
 from dom2data import ids, recipes, stats, verify
 from dom2data.dataset import Dataset
 from dom2data.errors import CHECK_FAILED, UserError
-from dom2data.publish import Origin, publish
+from dom2data.publish import Origin, write
 from dom2data.spec import EnvSpec
-from dom2data.store import zarr
-from dom2data.store.layout import ArrayLayout, layout
-from dom2data.store.stage import open_stage
+from dom2data.store.layout import laid_out
 
 _DERIVED = ("returns", "agent_returns")
 MOST_SOURCES = 100_000
@@ -62,7 +58,6 @@ def ingest(found: Imported, dataset_id: str, base: Path, force: bool = False) ->
     if not np.isfinite(agents).all():
         raise refused("expected rewards of finite sums, found sums beyond float32")
     arrays |= {"returns": team, "agent_returns": agents}
-    layouts = layouts_of(found.spec, arrays)
     recipe = {
         "operation": "import",
         **found.origin,
@@ -72,18 +67,7 @@ def ingest(found: Imported, dataset_id: str, base: Path, force: bool = False) ->
     sources = list(found.sources) or [str(found.origin.get("format", "imported"))]
     env = found.env or found.spec.env_id
     origin = Origin(env, found.quality, recipe, sources, policies={}, parents=found.parents)
-    with open_stage(ids.full(dataset_id), base) as stage:
-        stage.check(recipe, force)
-        stage.require_space(sum(array.nbytes for array in layouts.values()))
-        stage.begin(recipe, partial(zarr.create, layouts=layouts))
-        leaves = zarr.write_arrays(stage.data, layouts, arrays)
-        return publish(stage, found.spec, layouts, leaves, origin, started)
-
-
-def layouts_of(spec: EnvSpec, arrays: Mapping[str, NDArray[Any]]) -> dict[str, ArrayLayout]:
-    """How the arrays will be stored; further ones are numbers of episodes, as ``source`` is."""
-    found = layout(spec, len(arrays["offsets"]) - 1, len(arrays["actions"]))
-    return found | {name: dataclasses.replace(found["source"]) for name in arrays if name not in found}
+    return write(ids.full(dataset_id), base, found.spec, arrays, origin, started, force)
 
 
 def checked(spec: EnvSpec, found: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -93,7 +77,7 @@ def checked(spec: EnvSpec, found: Mapping[str, NDArray[Any]]) -> dict[str, NDArr
     arrays.setdefault("source", np.zeros(max(episodes, 0), np.int64))
     if episodes < 1 or steps < 1:
         raise refused(f"expected at least one episode and one step, found {max(episodes, 0)} and {steps}")
-    expected = layouts_of(spec, arrays)
+    expected = laid_out(spec, arrays)
     for name, array in expected.items():
         if name in _DERIVED:
             continue

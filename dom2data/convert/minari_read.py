@@ -16,13 +16,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dom2data import ids
+from dom2data import ids, stats
 from dom2data.convert import described, files, minari_file
-from dom2data.convert.ingest import Imported, checked, layouts_of, refused
+from dom2data.convert.ingest import Imported, checked, refused
 from dom2data.errors import UserError
 from dom2data.spec import EnvSpec
 from dom2data.store import minari as minari_metadata
 from dom2data.store import schema
+from dom2data.store.layout import laid_out
 from dom2data.store.manifest import array_entries, content_hash, leaves
 
 Raw = dict[str, Any]
@@ -306,11 +307,9 @@ def _ours(
 
 def _hash(spec: EnvSpec, arrays: dict[str, NDArray[Any]]) -> str:
     """The content hash that these arrays will have in the store."""
-    from dom2data import stats
-
     team, agents = stats.episode_returns(spec, arrays["rewards"], arrays["offsets"][:-1])
     whole = arrays | {"returns": team, "agent_returns": agents}
-    layouts = layouts_of(spec, arrays)
+    layouts = laid_out(spec, arrays)
     return content_hash(
         spec, array_entries(layouts, {name: leaves(array, whole[name]) for name, array in layouts.items()})
     )

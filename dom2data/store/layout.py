@@ -84,3 +84,9 @@ def layout(spec: EnvSpec, episodes: int, steps: int, block: int | None = None) -
         "truncated": ArrayLayout("bool", (episodes,), block),
         "source": ArrayLayout("int64", (episodes,), block),
     }
+
+
+def laid_out(spec: EnvSpec, arrays: Mapping[str, Any]) -> dict[str, ArrayLayout]:
+    """How arrays will be stored; further ones are numbers of episodes, as ``source`` is."""
+    found = layout(spec, len(arrays["offsets"]) - 1, len(arrays["actions"]))
+    return found | {name: found["source"] for name in arrays if name not in found}

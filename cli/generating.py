@@ -141,7 +141,7 @@ def one(
     from dom2data import dataset
     from dom2data.plan import state
 
-    click.echo(describe.plan(todo, where.workers or best_workers(todo), retrain), err=not dry_run)
+    click.echo(describe.plan(todo, where.count(todo.best_workers()), retrain), err=not dry_run)
     if dry_run:
         return None
     if (keep or there) and not force and state(todo) == "complete":
@@ -151,7 +151,7 @@ def one(
         raise UserError(
             f"expected a new id, found {base}/{todo.dataset_id}; --force replaces it, --out names another"
         )
-    return carry_out(todo, where.made(best_workers(todo), todo.threads), force)
+    return carry_out(todo, where.made(todo.best_workers(), todo.threads), force)
 
 
 def shard(todo: list[Plan], text: str, where: Where, force: bool, dry_run: bool, as_json: bool) -> None:
@@ -162,12 +162,12 @@ def shard(todo: list[Plan], text: str, where: Where, force: bool, dry_run: bool,
     if len(todo) > 1:
         raise UserError(f"expected one dataset with --shard, found {len(todo)}; name one --env and --quality")
     plan = todo[0]
-    click.echo(describe.plan(plan, where.workers or best_workers(plan), retrain=False), err=not dry_run)
+    click.echo(describe.plan(plan, where.count(plan.best_workers()), retrain=False), err=not dry_run)
     if dry_run:
         return
     with ui.progress_bar() as progress, resumable("every finished block is", plan):
         folder, blocks = shards.collect(
-            plan, k, n, executor=where.made(best_workers(plan), plan.threads), force=force, progress=progress
+            plan, k, n, executor=where.made(plan.best_workers(), plan.threads), force=force, progress=progress
         )
     facts = {"id": plan.dataset_id, "shard": f"{k}/{n}", "blocks": blocks, "folder": str(folder)}
     ui.print_json(facts) if as_json else click.echo(ui.rows({key: str(f) for key, f in facts.items()}))
@@ -214,7 +214,7 @@ def many(
 
     homes = {plan.dataset_id: plan.home(there) for plan in todo}
     states = {dataset_id: state(home, rehash) for dataset_id, home in homes.items()}
-    workers = {plan.dataset_id: where.workers or best_workers(plan) for plan in todo}
+    workers = {plan.dataset_id: where.count(plan.best_workers()) for plan in todo}
     describe.plans(todo, states, workers, err=not dry_run)
     if dry_run:
         return []
@@ -254,13 +254,6 @@ def _done(record: dict[str, Any], before: State, force: bool) -> str:
         return f"{record['id']} is complete already: kept"
     again = " (it was damaged)" if before == "damaged" else ""
     return f"{record['id']} made in {ui.duration(record['wall_s'])}{again}"
-
-
-def best_workers(todo: Plan) -> int:
-    """As many workers as pay for their start."""
-    from dom2data import executors
-
-    return todo.best_workers(executors.cores())
 
 
 def carry_out(plan: Plan, executor: Executor, force: bool) -> Dataset:

@@ -88,13 +88,13 @@ class Plan:
         spawned = _SPAWN_S if workers > 1 and not self.threads else 0.0
         return _START_S + spawned + self.expected_steps / (rate * workers)
 
-    def best_workers(self, cores: int) -> int:
-        """The smallest number of workers that is fastest: for a small dataset, or for training, one is."""
-        return min(range(1, cores + 1), key=self.seconds)
+    def best_workers(self, cores: int | None = None) -> int:
+        """The fewest workers that are fastest on so many cores [this machine's]: of little work, one."""
+        return min(range(1, (cores or executors.cores()) + 1), key=self.seconds)
 
     def executor(self) -> executors.Executor:
         """The quickest one on this machine."""
-        return executors.choose(workers=self.best_workers(executors.cores()), threads=self.threads)
+        return executors.choose(workers=self.best_workers(), threads=self.threads)
 
     def home(self, there: str | None) -> Plan:
         """The plan where its id is: at the URL that its dataset will be sent to, else in its folder."""

@@ -19,7 +19,7 @@ from small_datasets import stored
 from dom2_cli import describe
 from dom2_cli.data import main
 from dom2_policies.policy import Actor
-from dom2data import behaviour, envs
+from dom2data import behaviour, envs, executors
 from dom2data import generate as make
 from dom2data.collect import collect_block
 
@@ -254,7 +254,7 @@ def test_the_markdown_table_is_in_the_order_of_tasks(root: Path) -> None:
     assert "| -4.1 ± 10.8 |" in rows[0]
 
 
-def test_a_dry_run_prints_the_plan_and_writes_nothing(root: Path) -> None:
+def test_a_dry_run_prints_the_plan_and_writes_nothing(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     planned = dom2data(*GENERATE, "medium-expert", "--dry-run", "--workers", "2")
     assert planned.exit_code == 0, planned.stderr
     for word in (
@@ -268,6 +268,10 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(root: Path) -> None:
         assert word in planned.stdout
     assert list(root.iterdir()) == []
     assert "replay buffer" in dom2data(*GENERATE, "medium-replay", "--dry-run").stdout
+    monkeypatch.setattr(executors, "cores", lambda: 4)
+    many = (*GENERATE, "medium", "--steps", "50000000", "--dry-run")
+    assert "with 4 workers\n" in dom2data(*many).stdout
+    assert "with 1 worker\n" in dom2data(*many, "--executor", "local").stdout
 
 
 def test_a_second_writer_is_turned_away(root: Path) -> None:

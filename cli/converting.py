@@ -11,7 +11,7 @@ import click
 
 from dom2_cli import show as ui
 from dom2_cli.generating import finish
-from dom2_cli.options import json_option, root_option
+from dom2_cli.options import json_option, place_option, replace_option, root_option
 from dom2data.convert import FORMATS
 from dom2data.errors import UserError
 
@@ -29,8 +29,8 @@ _option = click.option(
 @click.option("--to", "format_", required=True, help=f"Format: {', '.join(FORMATS)}.")
 @click.option("--out", type=click.Path(path_type=Path), help="File or folder to write [./<name>.<format>].")
 @_option
-@click.option("--force", is_flag=True, help="Replace what is there, once the new one is complete.")
-@root_option
+@replace_option
+@place_option
 def convert(
     dataset: str, format_: str, out: Path | None, options: tuple[str, ...], force: bool, root: Path | None
 ) -> None:
@@ -61,7 +61,7 @@ def convert(
 @click.option("--env", help="The environment that the data are of; its spec and fingerprint then hold.")
 @click.option("--out", metavar="ID", help="Dataset id [dom2/<file name>-v0].")
 @_option
-@click.option("--force", is_flag=True, help="Replace what is there, once the new one is complete.")
+@replace_option
 @root_option
 @json_option
 def import_data(

@@ -9,7 +9,7 @@ import click
 from dom2_cli import converting, describe, generating, looking, sharing, subsets
 from dom2_cli import show as ui
 from dom2_cli.generating import finish
-from dom2_cli.options import Where, executor_options, json_option, root_option
+from dom2_cli.options import Where, executor_options, json_option, place_option, replace_option, root_option
 from dom2data import envs
 from dom2data.errors import CHECK_FAILED, INTERRUPTED, UserError
 
@@ -18,9 +18,6 @@ checkpoints_option = click.option(
     "--checkpoints",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Folder of behaviour policies written by `dom2data train` [the shipped ones].",
-)
-force_option = click.option(
-    "--force", is_flag=True, help="Replace what is there, once the new one is complete."
 )
 
 
@@ -70,8 +67,8 @@ def main(debug: bool) -> None:
 @click.option(
     "--verify", "rehash", is_flag=True, help="With many: check every hash of what is there, not sizes alone."
 )
-@force_option
-@root_option
+@replace_option
+@place_option
 @json_option
 @sharing.delivered
 def generate(
@@ -137,7 +134,7 @@ def generate(
     help="Another root with shards; may be repeated.",
 )
 @checkpoints_option
-@force_option
+@replace_option
 @root_option
 @json_option
 def merge(
@@ -168,7 +165,7 @@ def merge(
     is_flag=True,
     help="Tag and world: train a prey, too, and the policies against it; it makes another environment.",
 )
-@force_option
+@replace_option
 def train(env: str, out: Path | None, seed: int, new_prey: bool, force: bool) -> None:
     """Train the behaviour policies of an environment from nothing.
 
@@ -225,7 +222,7 @@ def references(env: str, episodes: int | None, seed: int, checkpoints: Path | No
 
 @main.command("list")
 @click.option("--markdown", is_flag=True, help="Print a Markdown table, in the order of tasks and qualities.")
-@root_option
+@place_option
 @json_option
 def list_datasets(markdown: bool, root: Path | None, as_json: bool) -> None:
     """The datasets that are there.
@@ -256,7 +253,7 @@ def list_datasets(markdown: bool, root: Path | None, as_json: bool) -> None:
     help="Also write a histogram of returns (PNG, SVG or PDF).",
 )
 @click.option("--force", is_flag=True, help="Replace the histogram that is there.")
-@root_option
+@place_option
 @json_option
 def show(dataset: str, plot: Path | None, force: bool, root: Path | None, as_json: bool) -> None:
     """Everything about one dataset.

@@ -13,7 +13,7 @@ import click
 
 from dom2_cli import evaluating, probing, reproducing, running, sweeping
 from dom2_cli import show as ui
-from dom2_cli.options import json_option, mismatch_option, root_option, run_argument
+from dom2_cli.options import json_option, mismatch_option, place_option, run_argument
 from dom2data.errors import FAILED, INTERRUPTED, UserError
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def option(field: Field) -> click.Option:
 @click.option("--print-config", is_flag=True, help="Print the settings that would be used, and stop.")
 @click.option("--force", is_flag=True, help="Replace a run that is in the way.")
 @mismatch_option
-@root_option
+@place_option
 @json_option
 def fit(
     dataset: str | None,
@@ -283,7 +283,7 @@ def fit_rows(result: dict[str, Any]) -> dict[str, str]:
 @click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False), help="File to write [RUN/report.html]."
 )
-@root_option
+@place_option
 def report(folder: Path, out: Path | None, root: Path | None) -> None:
     """One HTML file about a run: curves, returns, score, pictures of the agents.
 

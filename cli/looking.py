@@ -7,13 +7,7 @@ from pathlib import Path
 import click
 
 from dom2_cli import show as ui
-
-root_option = click.option(
-    "--root",
-    type=click.Path(path_type=Path),
-    help="Folder or URL of datasets [$MINARI_DATASETS_PATH, ~/.minari/datasets].",
-)
-force_option = click.option("--force", is_flag=True, help="Replace what is there.")
+from dom2_cli.options import force_option, place_option, root_option
 
 
 @click.command()
@@ -23,7 +17,7 @@ force_option = click.option("--force", is_flag=True, help="Replace what is there
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Which steps are sampled.")
 @force_option
-@root_option
+@place_option
 def report(dataset: str, out: Path | None, seed: int, force: bool, root: Path | None) -> None:
     """Write one HTML page about a dataset, everything inlined.
 
@@ -54,7 +48,7 @@ def report(dataset: str, out: Path | None, seed: int, force: bool, root: Path | 
 @click.option("--stride", type=int, help="Steps from one frame to the next [as few as give 200 frames].")
 @click.option("--fps", type=click.IntRange(1, 50), default=10, show_default=True, help="Frames per second.")
 @force_option
-@root_option
+@place_option
 def play(
     dataset: str,
     episode: int,

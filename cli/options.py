@@ -12,11 +12,19 @@ import click
 if TYPE_CHECKING:
     from dom2data.executors import Executor
 
-root_option = click.option(
-    "--root",
-    type=click.Path(path_type=Path),
-    help="Folder of datasets [$MINARI_DATASETS_PATH, ~/.minari/datasets].",
-)
+
+def _root(place: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    usual = "[$MINARI_DATASETS_PATH, ~/.minari/datasets]"
+    return click.option("--root", type=click.Path(path_type=Path), help=f"{place} of datasets {usual}.")
+
+
+def _force(replaces: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    return click.option("--force", is_flag=True, help=f"Replace {replaces}.")
+
+
+root_option, place_option = _root("Folder"), _root("Folder or URL")
+force_option = _force("what is there")
+replace_option = _force("what is there, once the new one is complete")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 run_argument = click.argument("folder", metavar="RUN", type=click.Path(path_type=Path))
 mismatch_option = click.option(

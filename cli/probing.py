@@ -8,7 +8,7 @@ from typing import Any, get_args
 import click
 
 from dom2_cli import show as ui
-from dom2_cli.options import json_option, mismatch_option, root_option, run_argument
+from dom2_cli.options import json_option, mismatch_option, place_option, run_argument
 
 
 @click.command()
@@ -81,7 +81,7 @@ def chosen(what: str, asked: str, known: tuple[str, ...]) -> tuple[str, ...]:
     help="Episodes from each of 64 beginnings.",
 )
 @mismatch_option
-@root_option
+@place_option
 @json_option
 def diversity(folder: Path, repeats: int, allow_mismatch: bool, root: Path | None, as_json: bool) -> None:
     """Spread of a run's actions beside the data's, and distinct solutions from the same beginnings.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dom2_cli import show as ui
-from dom2_cli.options import json_option, mismatch_option, run_argument
+from dom2_cli.options import force_option, json_option, mismatch_option, run_argument
 from dom2data.errors import UserError
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ def chance(better: dict[str, Any]) -> str:
 @click.option("--shift", metavar="NAME", default="none", show_default=True, help="Change of the environment.")
 @click.option("--stride", type=int, help="Steps from one frame to the next [as few as give 200 frames].")
 @click.option("--fps", type=click.IntRange(1, 50), default=10, show_default=True, help="Frames per second.")
-@click.option("--force", is_flag=True, help="Replace what is there.")
+@force_option
 @mismatch_option
 def play(
     folder: Path,

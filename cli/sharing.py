@@ -10,10 +10,8 @@ from typing import Any
 import click
 
 from dom2_cli import show as ui
-from dom2_cli.options import root_option
+from dom2_cli.options import force_option, root_option
 from dom2data.errors import FAILED, UserError
-
-force_option = click.option("--force", is_flag=True, help="Replace what is there.")
 
 
 def delivered(make: Callable[..., None]) -> Callable[..., None]:

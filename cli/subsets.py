@@ -9,12 +9,9 @@ import click
 
 from dom2_cli import show as ui
 from dom2_cli.generating import finish
-from dom2_cli.options import json_option, root_option
+from dom2_cli.options import json_option, place_option, replace_option, root_option
 from dom2data.errors import CHECK_FAILED, UserError
 
-force_option = click.option(
-    "--force", is_flag=True, help="Replace what is there, once the new one is complete."
-)
 seed_option = click.option("--seed", type=int, default=0, show_default=True, help="Which episodes.")
 
 
@@ -29,7 +26,7 @@ seed_option = click.option("--seed", type=int, default=0, show_default=True, hel
 @click.option("--dataset", metavar="ID", help="Dataset to take them from [the one written last].")
 @seed_option
 @click.option("--out", metavar="ID", help="Id of the new dataset [<name>-<percent>pct].")
-@force_option
+@replace_option
 @root_option
 @json_option
 def subsample(
@@ -73,7 +70,7 @@ def subsample(
 @click.option("--steps", type=int, help="Steps in all, in this ratio, instead of episodes.")
 @seed_option
 @click.option("--out", metavar="ID", help="Id of the new dataset [<env>-mix-<quality><percent>-...].")
-@force_option
+@replace_option
 @root_option
 @json_option
 def mix(
@@ -115,7 +112,7 @@ def _weighted(part: str) -> tuple[str, float]:
 @click.command()
 @click.argument("one", metavar="ID")
 @click.argument("other", metavar="ID")
-@root_option
+@place_option
 @json_option
 def diff(one: str, other: str, root: Path | None, as_json: bool) -> None:
     """What differs between two datasets, and whether they share episodes. Exit code 0 either way.
@@ -169,7 +166,7 @@ def _short(value: float) -> str:
 @click.argument("dataset", metavar="ID")
 @click.option("--replay", metavar="SHARE", help="Also play this share of the episodes again, such as 1%.")
 @click.option("--tolerance", type=float, default=0.0, show_default=True, help="Largest error of a replay.")
-@root_option
+@place_option
 @json_option
 def verify(dataset: str, replay: str | None, tolerance: float, root: Path | None, as_json: bool) -> None:
     """Check a dataset: structure, hashes, episodes, values, returns, lineage.

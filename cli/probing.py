@@ -99,7 +99,7 @@ def diversity(folder: Path, repeats: int, allow_mismatch: bool, root: Path | Non
     run = runs.read(folder)
     name = run.document["dataset"]["env"]
     data, algorithm = fit.data_of(run, root), evaluate.trained(run)
-    spread = name.split("-")[0] == "spread" and not envs.is_foreign(name)
+    spread = envs.task(name) == "spread"
     if spread:
         runs.mismatch(run.spec, name, allow_mismatch)
     env: Any = envs.make(name, num_envs=64 * repeats) if spread else None

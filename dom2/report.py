@@ -127,7 +127,7 @@ def pictures(run: Run, episodes: int = 2) -> tuple[str | None, list[str]]:
     None and [] where the environment cannot be drawn, or is another one by now.
     """
     name = run.document["dataset"]["env"]
-    if name not in (*envs.NAMES, *envs.VARIANTS):
+    if name not in envs.KNOWN:
         return None, []
     from dom2data.envs.render import frames
 

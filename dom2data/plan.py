@@ -79,7 +79,7 @@ class Plan:
 
     def seconds(self, workers: int) -> float:
         """A rough guess of the time it takes."""
-        kind = "foreign" if self.ragged else self.recipe.env.split("-")[0]
+        kind = "foreign" if self.ragged else envs.task(self.recipe.env)
         if self.replay:
             rate = _TRAINING_STEPS_PER_SECOND.get(kind, _TRAINING_STEPS_PER_SECOND["particles"])
             return _START_S + self.expected_steps / rate
@@ -149,7 +149,7 @@ def words(env: str, quality: str, steps: int | None, seed: int, out: str | None)
     try:
         spec = envs.spec(env)
     except ValueError as error:
-        near = difflib.get_close_matches(env, (*envs.NAMES, *envs.VARIANTS), n=1)
+        near = difflib.get_close_matches(env, envs.KNOWN, n=1)
         raise UserError(
             f"{error}" + (f"; did you mean {near[0]}?" if near and near[0] != env else "")
         ) from error

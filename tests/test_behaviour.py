@@ -154,7 +154,7 @@ def test_without_a_published_level_medium_lies_between_random_and_expert(tiny, t
 
 
 def test_a_variant_is_trained_as_its_task_and_a_file_of_like_name_is_not():
-    for name in (*envs.NAMES, *envs.VARIANTS):
+    for name in envs.KNOWN:
         assert training.recipe(name) is training.RECIPES[envs.task(name)]
     other = training.recipe("my.py:make")
     assert other not in training.RECIPES.values()

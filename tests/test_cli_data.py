@@ -215,18 +215,18 @@ def test_all_makes_what_is_missing(root: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_every_pair_of_environment_and_quality(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(envs, "NAMES", ("spread-4", "tag"))
+    monkeypatch.setattr(envs, "NAMES", ("spread-4", "spread"))
     all_of = ("generate", "--env", "all", "--quality", "random,medium")
     assert "expected an environment with checkpoints" in fails(2, *all_of)
     words = ("generate", "--env", "all", "--quality", "random", "--steps", "250")
     planned = dom2data(*words, "--dry-run")
     assert [line.split()[:3] for line in planned.stdout.splitlines() if "dom2/" in line] == [
         ["dom2/spread-4-random-v0", "make", "250"],
-        ["dom2/tag-random-v0", "make", "250"],
+        ["dom2/spread-random-v0", "make", "250"],
     ]
     assert list(root.iterdir()) == []
     made = json.loads(dom2data(*words, "--json").stdout)
-    assert [record["env"] for record in made] == ["spread-4", "tag"]
+    assert [record["env"] for record in made] == ["spread-4", "spread"]
 
 
 def test_one_that_fails_does_not_stop_the_others(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,15 +13,13 @@ from dom2data import envs
 from dom2data.envs.parallel import ParallelView
 from dom2data.envs.render import LONGEST, contact_sheet, draw, frames
 
-ALL = (*envs.NAMES, *envs.VARIANTS)
 
-
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", envs.KNOWN)
 def test_pettingzoo_api(name):
     parallel_api_test(ParallelView(name), num_cycles=60)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", envs.KNOWN)
 def test_pettingzoo_seed(name):
     parallel_seed_test(lambda: ParallelView(name), num_cycles=30)
 
@@ -31,7 +29,7 @@ def test_without_a_seed_no_two_are_alike():
     assert (one["predator_0"] != other["predator_0"]).any()
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", envs.KNOWN)
 def test_same_episode_as_the_batched_environment(name):
     view, env = ParallelView(name), envs.make(name, num_envs=1)
     rng = np.random.default_rng(2)
@@ -68,7 +66,7 @@ def test_a_step_without_an_episode_is_refused():
     np.testing.assert_array_equal(view.state(), before)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", envs.KNOWN)
 def test_pictures_show_what_moves(name):
     view = ParallelView(name, render_mode="rgb_array")
     view.reset(seed=0)

@@ -39,6 +39,7 @@ _HALFCHEETAH: dict[str, dict[str, Any]] = {
 }
 VARIANTS = tuple(name for name in (*_PARTICLE, *_HALFCHEETAH) if name not in NAMES)
 """Further tasks on the same simulators."""
+KNOWN = (*NAMES, *VARIANTS)
 
 
 def task(name: str) -> str:
@@ -53,7 +54,7 @@ def is_foreign(name: str) -> bool:
 
 def _scenario(name: str) -> Scenario:
     if name not in _PARTICLE:
-        known = ", ".join((*NAMES, *VARIANTS))
+        known = ", ".join(KNOWN)
         raise ValueError(f"expected an environment ({known}) or module:make, found {name!r}")
     module, options = _PARTICLE[name]
     return importlib.import_module(module).scenario(**options)

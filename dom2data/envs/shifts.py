@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dom2data import envs
 from dom2data.spec import Bool, EnvSpec, Float32, Step, VectorEnv
 
 if TYPE_CHECKING:
@@ -111,14 +112,9 @@ V_MIN = {"tag": 0.4, "world": 0.5, "spread": 0.3}
 """DOM2, section 5.2: the slowest speed at which the team can still do its task."""
 
 
-def task(name: str) -> str:
-    """The task that an environment is a variant of: spread for spread-4; a user's own is none of ours."""
-    return name if ":" in name else name.split("-")[0]
-
-
 def speed(spec: EnvSpec, v_min: float | None = None) -> Shift:
     """v ~ U[v_min, 1] for each agent and episode scales its top speed; in spread, without one, its force."""
-    v_min = V_MIN[task(spec.env_id)] if v_min is None else v_min
+    v_min = V_MIN[envs.task(spec.env_id)] if v_min is None else v_min
 
     def draw(rng: Rng, n: int) -> Parameters:
         return {"v": rng.uniform(v_min, 1.0, (n, spec.n_agents))}
@@ -210,7 +206,7 @@ class Named:
     build: Callable[[EnvSpec], Shift]
 
     def applies(self, env: str) -> bool:
-        return not self.envs or env in self.envs or task(env) in self.envs
+        return not self.envs or env in self.envs or envs.task(env) in self.envs
 
 
 SHIFTS: dict[str, Named] = {

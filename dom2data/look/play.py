@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from dom2data import envs
 from dom2data.dataset import Dataset
 from dom2data.envs.render import Picture, draw
 from dom2data.errors import FAILED, UserError
@@ -36,7 +37,7 @@ def frames(dataset: Dataset, episode: int, stride: int | None = None) -> list[Pi
     if scenes.particles(dataset) is not None:
         start = int(dataset.offsets[episode]) + episode
         env = scenes.particle_rows(dataset, dataset.array("observations")[start + times])
-    elif dataset.env in scenes.CHEETAHS:
+    elif envs.task(dataset.env) == "halfcheetah":
         env = scenes.cheetahs(dataset, episode, times)
     else:
         raise UserError(

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from dom2data.envs.particle import ParticleEnv, Scenario
 
 Float64 = NDArray[np.float64]
-CHEETAHS = ("halfcheetah", "halfcheetah-mamujoco")
 TOLERANCE = 1e-4
 """how far the observations of a state read from observations may be from these"""
 
@@ -28,7 +27,7 @@ TOLERANCE = 1e-4
 def particles(dataset: Dataset) -> Scenario | None:
     """The particle task that this data is of; None where it is of something else."""
     name = dataset.env
-    if name in CHEETAHS or name not in (*envs.NAMES, *envs.VARIANTS):
+    if envs.task(name) == "halfcheetah" or name not in envs.KNOWN:
         return None
     scenario = envs.unguarded(name).scenario
     fits = scenario.obs_dim == dataset.spec.obs_dim and len(scenario.agent_names) == dataset.spec.n_agents

@@ -59,7 +59,7 @@ def _environment(name: str) -> str | None:
     """Gymnasium's JSON of the environment; None for one that this project cannot build."""
     from dom2data import envs
 
-    if name not in (*envs.NAMES, *envs.VARIANTS) and not envs.is_foreign(name):
+    if name not in envs.KNOWN and not envs.is_foreign(name):
         return None
     from dom2data.envs.joint import gymnasium_spec
 

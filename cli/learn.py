@@ -156,10 +156,7 @@ def fit(
             last.update(metrics or {})
             progress(progress_line(last), update, run.settings.updates)
 
-        def on_decode(chunks: int, of: int) -> None:
-            progress("decoding", chunks, of)
-
-        status = fitting.fit(run, on_update, root, on_decode)
+        status = fitting.fit(run, on_update, root, progress)
     if status == "interrupted":
         raise UserError(f"interrupted and saved; {resuming(run, root)} continues", INTERRUPTED)
     result = {"run": str(run.folder), "updates": run.settings.updates, "status": status, "metrics": last}

@@ -7,12 +7,15 @@ import difflib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NoReturn
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from dom2data.errors import FAILED, INTERRUPTED, USAGE, UserError
+
+if TYPE_CHECKING:
+    from dom2data.spec import Progress
 
 
 class Commands(click.Group):
@@ -81,7 +84,7 @@ def print_json(value: Any) -> None:
 
 
 @contextlib.contextmanager
-def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
+def progress_bar() -> Iterator[Progress]:
     """A bar on stderr with rate and time left; yields ``update(what, done, total)``."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

@@ -27,6 +27,7 @@ from dom2data.dataset import Dataset
 from dom2data.errors import FAILED, UserError
 from dom2data.read_ahead import ReadAhead
 from dom2data.sampler import Sampler, Thresholds, weights
+from dom2data.spec import Progress, quiet
 from dom2data.tables import Source, Tables
 from dom2data.windows import WindowSampler
 
@@ -54,13 +55,13 @@ def fit(
     run: Run,
     on_update: OnUpdate | None = None,
     root: Path | None = None,
-    on_decode: cache.Progress = cache.quiet,
+    on_decode: Progress = quiet,
     interrupts: Interrupts | None = None,
 ) -> Status:
     """Train until the run has its number of updates, from its last checkpoint if there is one.
 
     ``on_update(update, metrics)`` is called after each update, with metrics when they are logged,
-    ``on_decode(chunks, of)`` while files to map are written. Returns ``complete``, or ``interrupted`` after
+    ``on_decode`` while files to map are written. Returns ``complete``, or ``interrupted`` after
     SIGINT or SIGTERM (saved; a second one ends at once). ``interrupts`` are a caller's who has entered them.
     Raises UserError when the data has changed since the run began, another process is at it, or a loss is no
     longer finite, and like ``run.Run.unchanged``.
@@ -74,7 +75,7 @@ def _train(
     run: Run,
     on_update: OnUpdate | None,
     root: Path | None,
-    on_decode: cache.Progress,
+    on_decode: Progress,
     interrupts: Interrupts | None,
 ) -> Status:
     dataset = data_of(run, root)
@@ -174,7 +175,7 @@ def rows(
     thresholds: Thresholds,
     device: torch.device,
     root: Path | None = None,
-    on_decode: cache.Progress = cache.quiet,
+    on_decode: Progress = quiet,
 ) -> Source:
     """Where a run's settings say that its minibatches come from. Raises UserError where that has no room."""
     if run.settings.data == "mapped":

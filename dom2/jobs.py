@@ -28,6 +28,7 @@ from dom2_policies import zoo
 from dom2data import dataset as datasets
 from dom2data import envs, executors, generate, ids, named, recipes, retrain
 from dom2data.errors import CHECK_FAILED, USAGE, UserError
+from dom2data.spec import Progress, quiet
 from dom2data.store import manifest as manifests
 
 ERRORS = "error.txt"
@@ -118,7 +119,7 @@ def supply(
     quality: str,
     root: Path | None,
     steps: int | None = None,
-    progress: generate.Progress | None = None,
+    progress: Progress = quiet,
 ) -> None:
     """Generate a dataset unless it is there, with its behaviour policies where none are shipped.
 

@@ -14,7 +14,8 @@ from dom2.experiments import Cell, Scale
 from dom2.jobs import Job
 from dom2.run import Settings
 from dom2data import dataset as datasets
-from dom2data import generate, ids, recipes, subsample
+from dom2data import ids, recipes, subsample
+from dom2data.spec import Progress, quiet
 
 SHARE, LEAST = 25, 4
 """an evaluation while training has a share of the last one's episodes, but this many at least"""
@@ -95,7 +96,7 @@ def datasets_missing(grid: Grid) -> list[str]:
     return [name for name in names if not jobs.available(name, grid.root)]
 
 
-def prepare(grid: Grid, progress: generate.Progress | None = None) -> None:
+def prepare(grid: Grid, progress: Progress = quiet) -> None:
     """Generate the datasets that are not there, and take the fractions of them that cells ask for."""
     for cell in {grid.share(cell): cell for cell in grid.cells}.values():
         name, part = grid.dataset(cell), grid.share(cell)

@@ -19,9 +19,10 @@ from dom2.run import Settings
 from dom2.run import read as read_run
 from dom2.tables import normalized
 from dom2data import dataset as datasets
-from dom2data import generate, ids, recipes
+from dom2data import ids, recipes
 from dom2data.envs import shifts
 from dom2data.errors import UserError
+from dom2data.spec import Progress, quiet
 
 ABOVE = ("algorithm", "seeds", "updates")
 """settings of a run that have a line of their own above the tables"""
@@ -124,7 +125,7 @@ class Sweep:
         """The datasets that have to be generated."""
         return [name for name in self.spec.datasets if not jobs.available(name, self.root)]
 
-    def prepare(self, shown: generate.Progress | None = None) -> None:
+    def prepare(self, shown: Progress = quiet) -> None:
         """Generate them."""
         for name in self.missing():
             env, quality = kind(name, self.root)

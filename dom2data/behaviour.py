@@ -17,7 +17,6 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,10 +31,8 @@ from dom2data.errors import FAILED, UserError
 from dom2data.executors import one_thread
 from dom2data.prey import train_prey
 from dom2data.rollout import Rows
-from dom2data.spec import VectorEnv
+from dom2data.spec import Progress, VectorEnv, quiet
 from dom2data.training import Checkpoint, Recipe, Training, evaluate, recipe
-
-Progress = Callable[[str, int, int], None]  # what is going on, environment steps done, of how many
 
 MEDIUM = 0.3
 """Where medium lies between random and expert, if no data were ever published."""
@@ -66,7 +63,7 @@ def medium_level(name: str, folder: Path = zoo.FOLDER) -> float | None:
 def replay_buffer(
     name: str,
     seed: int,
-    progress: Progress | None = None,
+    progress: Progress = quiet,
     folder: Path = zoo.FOLDER,
     state: Path | None = None,
 ) -> tuple[Rows, Checkpoint]:
@@ -97,7 +94,7 @@ def replay_buffer(
 
 @one_thread()
 def train(
-    name: str, seed: int, out: Path, progress: Progress | None = None, new_prey: bool = False
+    name: str, seed: int, out: Path, progress: Progress = quiet, new_prey: bool = False
 ) -> dict[str, Any]:
     """Medium and expert from nothing into ``out``, laid out like the shipped zoo; returns its entry.
 
@@ -142,7 +139,7 @@ def train(
 
 
 def the_prey(
-    name: str, how: Recipe, seed: int, out: Path, progress: Progress | None
+    name: str, how: Recipe, seed: int, out: Path, progress: Progress
 ) -> tuple[Actor, dict[str, Any]]:
     """The prey in ``out``, trained now if it is not there, and what the zoo says of it."""
     assert how.prey is not None
@@ -162,7 +159,7 @@ def learn(
     goal: Literal["medium", "expert"],
     state: Path | None,
     level: float | None,
-    progress: Progress | None,
+    progress: Progress,
 ) -> list[Checkpoint]:
     """Train to the medium ``level`` or to the end, saving the state every minute.
 
@@ -172,9 +169,8 @@ def learn(
     candidates = restore(training, state) if state is not None and state.exists() else []
     saved = time.monotonic()
     for checkpoint in training.checkpoints():
-        if progress is not None:
-            what = f"training to {goal}: return {checkpoint.mean:.1f}"
-            progress(what, checkpoint.env_steps, training.how.steps)
+        what = f"training to {goal}: return {checkpoint.mean:.1f}"
+        progress(what, checkpoint.env_steps, training.how.steps)
         if not candidates or checkpoint.mean > candidates[-1].mean:
             candidates.append(checkpoint)
         if goal == "medium" and level is not None and checkpoint.mean >= level:

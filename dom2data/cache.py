@@ -28,6 +28,7 @@ from torch import Tensor
 from dom2data import ids, memory, tables
 from dom2data.dataset import Dataset, Int64
 from dom2data.errors import CHECK_FAILED, FAILED, UserError
+from dom2data.spec import Progress, quiet
 from dom2data.store.manifest import digest, sync
 
 VERSION = 1
@@ -37,9 +38,6 @@ POPULATE_READ = 22
 """Linux's MADV_POPULATE_READ, which Python does not name"""
 SPARE = 64 << 20
 """bytes that are left free on the disk"""
-
-Progress = Callable[[int, int], None]
-"""called with chunks done and chunks in all"""
 
 
 @dataclass(frozen=True)
@@ -65,10 +63,6 @@ def folder(root: str | os.PathLike[str] | None = None) -> Path:
     if isinstance(base, Path):
         return base / ".dom2data" / "cache"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dom2data"
-
-
-def quiet(done: int, chunks: int) -> None:
-    """No progress."""
 
 
 def mapped(
@@ -140,11 +134,11 @@ def _decode(dataset: Dataset, files: Sequence[BinaryIO], progress: Progress) -> 
     chunks = obs.n_chunks + actions.n_chunks
     for chunk in range(obs.n_chunks):
         observations.write(np.ascontiguousarray(dataset.chunk("observations", chunk)).data)
-        progress(chunk + 1, chunks)
+        progress("decoding", chunk + 1, chunks)
     for chunk in range(actions.n_chunks):
         taken, earned = (dataset.chunk(name, chunk) for name in ("actions", "rewards"))
         moves.write(tables.moves_of(dataset, taken, earned, actions.rows(chunk).start).data)
-        progress(obs.n_chunks + chunk + 1, chunks)
+        progress("decoding", obs.n_chunks + chunk + 1, chunks)
 
 
 class Place:

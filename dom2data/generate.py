@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from typing import Any
@@ -19,13 +19,11 @@ from dom2data.executors import Executor, Local
 from dom2data.plan import Plan, plan
 from dom2data.publish import Origin, publish
 from dom2data.recipes import UNIFORM
+from dom2data.spec import Progress, quiet
 from dom2data.store import zarr
 from dom2data.store.layout import ArrayLayout, block_episodes, layout
 from dom2data.store.remote_stage import RemoteStage
 from dom2data.store.stage import Leaves, Stage, full_disk, open_stage
-
-Progress = Callable[[str, int, int], None]
-"""Called with (what is going on, steps done, steps in all)."""
 
 Written = tuple[dict[str, ArrayLayout], dict[str, list[str]], dict[str, Any]]
 """Layouts, leaves, and what is recorded of the policies."""
@@ -37,7 +35,7 @@ __all__ = ["Plan", "generate", "plan"]
 
 
 def generate(
-    todo: Plan, *, executor: Executor = LOCAL, force: bool = False, progress: Progress | None = None
+    todo: Plan, *, executor: Executor = LOCAL, force: bool = False, progress: Progress = quiet
 ) -> Dataset:
     """Carry out a plan; blocks that an interrupted run of the same recipe has finished are kept.
 
@@ -47,7 +45,6 @@ def generate(
     or another process writes the same id. A dataset that is replaced goes only when the new one is complete.
     """
     started, recipe = time.perf_counter(), todo.recipe.to_json()
-    progress = progress or (lambda what, done, total: None)
     with _opened(todo) as stage:
         stage.check(recipe, force)
         if isinstance(stage, Stage) and todo.replay:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +14,7 @@ from dom2data import envs, scores
 from dom2data.envs.particle import ParticleEnv
 from dom2data.errors import FAILED, UserError
 from dom2data.rollout import play, rollout, seed_of
-from dom2data.spec import EnvSpec, Float32, Step
+from dom2data.spec import EnvSpec, Float32, Progress, Step, quiet
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ class Team:
 
 
 def train_prey(
-    name: str, how: PreyRecipe, seed: int, progress: Callable[[str, int, int], None] | None = None
+    name: str, how: PreyRecipe, seed: int, progress: Progress = quiet
 ) -> tuple[Actor, dict[str, Any]]:
     """The first prey that keeps to the arena and to the published random level; and what it was found at.
 
@@ -111,8 +110,7 @@ def train_prey(
             prey.update(narrow(buffer.sample(how.prey.batch_size, rng, slice(n, n + 1)), prey_obs_dim))
         candidate = prey.policy(noise=0.0)
         random, outside = probe(env, candidate, how, seed)
-        if progress is not None:
-            progress(f"training the prey: random predators get {random:.1f}", steps, how.steps)
+        progress(f"training the prey: random predators get {random:.1f}", steps, how.steps)
         if outside <= how.outside and random <= scores.PUBLISHED[name]["random"]:
             facts = {"env_steps": steps, "updates": prey.updates, "random_return": random, "outside": outside}
             return candidate, facts

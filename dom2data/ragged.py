@@ -20,13 +20,12 @@ import numpy as np
 from dom2data import collect
 from dom2data.collect import Job
 from dom2data.executors import Executor
-from dom2data.spec import EnvSpec
+from dom2data.spec import EnvSpec, Progress
 from dom2data.store import zarr
 from dom2data.store.layout import ArrayLayout, layout
 from dom2data.store.manifest import digest
 from dom2data.store.stage import Stage
 
-Progress = Callable[[str, int, int], None]
 Written = tuple[dict[str, ArrayLayout], dict[str, list[str]]]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from dom2data import envs, named, recipes
 from dom2data.convert.staging import only_writer
 from dom2data.errors import UserError
-from dom2data.generate import Progress
+from dom2data.spec import Progress, quiet
 from dom2data.store.stage import read_note, write_note
 
 
@@ -17,7 +17,7 @@ def train(
     env: str,
     seed: int,
     out: Path,
-    progress: Progress | None = None,
+    progress: Progress = quiet,
     *,
     force: bool = False,
     new_prey: bool = False,
@@ -44,9 +44,7 @@ def train(
         return _train(env, seed, out, progress, force, new_prey)
 
 
-def _train(
-    env: str, seed: int, out: Path, progress: Progress | None, force: bool, new_prey: bool
-) -> dict[str, Any]:
+def _train(env: str, seed: int, out: Path, progress: Progress, force: bool, new_prey: bool) -> dict[str, Any]:
     from dom2data import behaviour
 
     unfinished, replaced = (out.with_name(out.name + end) for end in (".partial", ".replaced"))
@@ -82,7 +80,7 @@ def _require_a_prey(env: str) -> None:
         raise UserError(f"expected an environment with a prey (tag, world) with --new-prey, found {env}")
 
 
-def retrained(env: str, seed: int, base: Path, progress: Progress | None = None) -> Path:
+def retrained(env: str, seed: int, base: Path, progress: Progress = quiet) -> Path:
     """The folder of checkpoints trained here with ``seed``; trained now if they are not there.
 
     The prey is the shipped one: it is part of the environment.

@@ -21,8 +21,9 @@ from dom2data import generate, ids, named, ragged
 from dom2data.dataset import Dataset
 from dom2data.errors import CHECK_FAILED, FAILED, UserError
 from dom2data.executors import Executor
-from dom2data.generate import LOCAL, Progress
+from dom2data.generate import LOCAL
 from dom2data.plan import Plan, plan
+from dom2data.spec import Progress, quiet
 from dom2data.store import manifest as manifests
 from dom2data.store import zarr
 from dom2data.store.layout import chunk_file
@@ -45,14 +46,14 @@ def collect(
     *,
     executor: Executor = LOCAL,
     force: bool = False,
-    progress: Progress | None = None,
+    progress: Progress = quiet,
 ) -> tuple[Path, int]:
     """Collect the blocks of shard ``k`` of ``n``; its folder and how many blocks it has.
 
     A shard that was interrupted goes on. Raises UserError: code 2 for a plan that cannot be divided, or (not
     with ``force``) whose dataset is there or whose shard is of another recipe; 1 like ``generate``.
     """
-    progress, (base, recipe) = progress or (lambda what, done, total: None), (_folder(todo), todo.recipe)
+    base, recipe = _folder(todo), todo.recipe
     if todo.replay:
         raise UserError(
             f"expected a quality of independent blocks with --shard, found {recipe.quality}, which is the "
@@ -117,9 +118,7 @@ def planned(shards: Sequence[Stage], base: Path, checkpoints_in: Path = zoo.FOLD
     return todo
 
 
-def merge(
-    todo: Plan, shards: Sequence[Stage], *, force: bool = False, progress: Progress | None = None
-) -> Dataset:
+def merge(todo: Plan, shards: Sequence[Stage], *, force: bool = False, progress: Progress = quiet) -> Dataset:
     """Move the blocks of shards into one dataset and commit it; shards under its own root are gone then.
 
     Every block is read and compared with its hash. Raises UserError: code 1 where blocks are missing, naming

@@ -11,7 +11,7 @@ import os
 import shutil
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,17 +21,13 @@ from filelock import FileLock, Timeout
 from dom2data import dataset, ids
 from dom2data.dataset import Dataset
 from dom2data.errors import CHECK_FAILED, FAILED, UserError
+from dom2data.spec import Progress, quiet
 from dom2data.store import contents
 from dom2data.store import manifest as manifests
 from dom2data.store.contents import Source, refuse
 from dom2data.store.stage import Stage, open_stage
 
-Progress = Callable[[str, int, int], None]
 _DATE = (1980, 1, 1, 0, 0, 0)  # the zip format's zero: the same dataset gives the same bytes
-
-
-def quiet(what: str, done: int, total: int) -> None:
-    """No progress."""
 
 
 def pack(found: Dataset, base: Path, file: Path, *, force: bool = False, progress: Progress = quiet) -> Path:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
@@ -21,6 +22,13 @@ if TYPE_CHECKING:
 
 Float32 = NDArray[np.float32]
 Bool = NDArray[np.bool_]
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is going on, how much of it is done, and how much there is in all."""
+
+
+def quiet(what: str, done: int, total: int) -> None:
+    """No progress."""
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,7 @@ def test_made_in_pieces_as_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_made_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small, seen = dataset.open("small", root), []
-    cache.mapped(small, cache.folder(root), lambda done, of: seen.append((done, of)))
+    cache.mapped(small, cache.folder(root), lambda what, done, of: seen.append((done, of)))
     chunks = small.layout("observations").n_chunks + small.layout("actions").n_chunks
     assert seen == [(n, chunks) for n in range(1, chunks + 1)]
     monkeypatch.setattr(small, "chunk", None)  # cannot be read any more
@@ -170,7 +170,7 @@ _KILLED = """
 import os, signal, sys
 from pathlib import Path
 from dom2data import cache, dataset
-def kill(done, chunks):
+def kill(what, done, chunks):
     if done == chunks // 2:
         os.kill(os.getpid(), signal.SIGKILL)
 cache.mapped(dataset.open("small", sys.argv[1]), cache.folder(sys.argv[1]), kill)

@@ -7,7 +7,7 @@ and is the commit, and the note ``UPLOADING``, uploaded first, says whose files 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
     from dom2data.dataset import Dataset
+    from dom2data.spec import Progress
 
 UPLOADING = "UPLOADING"
 OBJECTS = {"s3", "s3a", "gs", "gcs", "az", "abfs", "adl", "oss", "hf", "memory"}
@@ -188,7 +189,7 @@ def upload(
     names: list[str],
     url: str,
     force: bool,
-    progress: Callable[..., None],
+    progress: Progress,
 ) -> None:
     """Copy a dataset's files to a place: the note first, the marker last.
 

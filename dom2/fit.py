@@ -145,7 +145,7 @@ def assemble(
     learning, batches = (
         seeding.generators(seeds, purpose, device) for purpose in (seeding.LEARNING, seeding.BATCHES)
     )
-    algorithm = algorithms.load(name).create(config, dataset.spec, len(seeds), device, learning)
+    algorithm = algorithms.create(algorithms.load(name), config, dataset.spec, len(seeds), device, learning)
     return algorithm, minibatches(algorithm, dataset, thresholds, batch_size, batches, device)
 
 

@@ -13,11 +13,10 @@ from dataclasses import fields
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from dom2.algorithms import Learner
+from dom2.members import Metrics
 
-Metrics = dict[str, Tensor]
 Update = Callable[[], Metrics]
 
 WARM_UP = 3

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from dom2data.spec import EnvSpec
 
+Metrics = dict[str, Tensor]
+"""An update's: [M] of members or [S] of seeds."""
 Network = TypeVar("Network", bound=nn.Module)
 
 

@@ -6,12 +6,9 @@ import torch
 from torch import Tensor
 
 from dom2 import checkpoint
-from dom2.members import Members
+from dom2.members import Members, Metrics
 from dom2.run import Run
 from dom2data.errors import FAILED, UserError
-
-Metrics = dict[str, Tensor]
-"""an update's: [M] of members or [S] of seeds"""
 
 
 def reduce(metrics: Metrics, seeds: int) -> dict[str, list[float]]:

@@ -142,7 +142,7 @@ class Run:
             settings = configs.build(kind.config_type, older | self.document["config"])
         except (UserError, ValueError) as error:  # was one when the run was begun
             raise UserError(f"{self.folder / 'config.json'}: {error}; fit again", CHECK_FAILED) from error
-        algorithm = kind.create(settings, self.spec, self.settings.seeds, device, learning)
+        algorithm = algorithms.create(kind, settings, self.spec, self.settings.seeds, device, learning)
         if self.settings.standardise == "off":
             return algorithm
         return standardised.Standardised(algorithm, self.document["observations"])

@@ -24,7 +24,7 @@ UPDATES = 6  # enough for a delayed actor to move
 def make(name: str, seeds: int = 1, first: int = 0, **settings: Any) -> Algorithm:
     kind = algorithms.load(name)
     config = kind.config_type(**SMALL[name] | settings)
-    return kind.create(config, SPEC, seeds, CPU, generators(*range(first, first + seeds)))
+    return algorithms.create(kind, config, SPEC, seeds, CPU, generators(*range(first, first + seeds)))
 
 
 def train(algorithm: Algorithm, seeds: range, updates: range = range(UPDATES)) -> None:

@@ -97,8 +97,8 @@ def test_with_one_agent_it_is_ma_cql() -> None:
     one = dataclasses.replace(SPEC, agent_names=("only",), obs_dims=(5,))
     settings = {"actor_widths": (16, 16), "critic_widths": (16, 16), "alpha": 2.0}
     central, own = (
-        (kind := algorithms.load(name)).create(kind.config_type(**settings), one, 1, CPU, generators(0))
-        for name in ("cfcql", "ma-cql")
+        algorithms.create(kind, kind.config_type(**settings), one, 1, CPU, generators(0))
+        for kind in map(algorithms.load, ("cfcql", "ma-cql"))
     )
     b = Batch(**{name: value[:1] for name, value in vars(joint_batch(central)).items()})
     own.members.load_weights(copy.deepcopy(central.members.weights()))
@@ -124,7 +124,7 @@ def test_it_learns_a_joint_task() -> None:
     pair = dataclasses.replace(SPEC, agent_names=("left", "right"), obs_dims=(2, 2), reward="shared")
     kind = algorithms.load("cfcql")
     config = kind.config_type(actor_widths=(64, 64), critic_widths=(64, 64), alpha=0.1)
-    algorithm = kind.create(config, pair, 1, CPU, generators(0))
+    algorithm = algorithms.create(kind, config, pair, 1, CPU, generators(0))
     (g,) = generators(1)
     for _ in range(400):
         obs, actions = (torch.rand(2, 128, 2, generator=g) * 2 - 1 for _ in range(2))

@@ -264,7 +264,7 @@ def learn(
     """Train on one-step episodes whose reward is highest at ``BEST``; returns observations and answers."""
     kind = algorithms.load(name)
     config = kind.config_type(**settings)
-    algorithm = kind.create(config, ONE, 1, CPU, generators(0))
+    algorithm = algorithms.create(kind, config, ONE, 1, CPU, generators(0))
     (g,) = generators(1)
     for _ in range(updates):
         obs = torch.rand(1, 128, 2, generator=g) * 2 - 1

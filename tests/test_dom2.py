@@ -7,6 +7,7 @@ import torch
 from tiny import CPU, SPEC, batch, dom2, generators
 
 from dom2.algorithms.dom2 import DOM2, Config, draw
+from dom2.members import Members
 from dom2.networks import Noise
 from dom2data.spec import Batch, EnvSpec
 
@@ -180,7 +181,7 @@ def test_impossible_settings_are_refused(bad: dict) -> None:
 def learn(settings: dict, updates: int, draw: Callable, spec: EnvSpec = ONE) -> tuple[DOM2, torch.Tensor]:
     """Train on one-step episodes whose reward is highest at (0.3, -0.4); returns 1,000 actions."""
     config = Config(**{"widths": (64, 32, 32), "embed_dim": 32, "critic_widths": (64, 64)} | settings)
-    algorithm = DOM2.create(config, spec, 1, CPU, generators(0))
+    algorithm = DOM2(config, spec, Members(spec, 1, CPU, generators(0)))
     (g,) = generators(1)
     for _ in range(updates):
         obs, actions = torch.rand(1, 128, 2, generator=g) * 2 - 1, draw(g)

@@ -14,6 +14,7 @@ from torch.nn.functional import conv1d
 
 from dom2.algorithms import madiff
 from dom2.algorithms.madiff import MADiff, hold
+from dom2.members import Members
 from dom2.temporal import AgentAttention, Convolution
 from dom2data.errors import UserError
 from dom2data.spec import EnvSpec
@@ -127,7 +128,7 @@ def test_who_sees_what(execution: str) -> None:
 def test_a_team_of_one_learns_and_plans_the_same_either_way() -> None:
     config = madiff.Config(horizon=4, dim=8, n_steps=4, inverse_widths=(16,))
     other = dataclasses.replace(config, execution="centralised")
-    one, two = (MADiff.create(c, ONE, 1, CPU, generators(0)) for c in (config, other))
+    one, two = (MADiff(c, ONE, Members(ONE, 1, CPU, generators(0))) for c in (config, other))
     for algorithm in (one, two):
         (g,) = generators(2)
         for _ in range(3):
@@ -191,7 +192,7 @@ def walk(g: torch.Generator) -> Windows:
 def test_it_plans_the_walk_that_pays() -> None:
     """Cloning would go either way; asked for a high return it goes right, for a low one left."""
     config = madiff.Config(horizon=4, dim=16, n_steps=10, inverse_widths=(32,), lr=3e-3)
-    algorithm = MADiff.create(config, ONE, 1, CPU, generators(0))
+    algorithm = MADiff(config, ONE, Members(ONE, 1, CPU, generators(0)))
     (g,) = generators(1)
     for _ in range(250):
         algorithm.update(walk(g))

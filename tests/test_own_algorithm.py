@@ -21,7 +21,7 @@ from dom2data.errors import UserError
 def own(name: str, seeds: int = 1, first: int = 0, **settings: float | tuple[int, ...]) -> Algorithm:
     kind = algorithms.load(name)
     config = kind.config_type(**{"widths": (16, 16)} | settings)
-    return kind.create(config, SPEC, seeds, CPU, generators(*range(first, first + seeds)))
+    return algorithms.create(kind, config, SPEC, seeds, CPU, generators(*range(first, first + seeds)))
 
 
 def test_the_command_runs_resumes_and_evaluates_it(tmp_path: Path) -> None:
@@ -48,9 +48,7 @@ def test_what_cannot_be_loaded_is_one_line(tmp_path: Path) -> None:
     unfinished.write_text("class Mine:\n    presets = {}\n")
     with pytest.raises(UserError, match=r"broken\.py: expected a module .* SyntaxError: .*line 2"):
         algorithms.load(f"{broken}:Mine")
-    with pytest.raises(
-        UserError, match="found no config_type, batches, augment, create, update, policy in it"
-    ):
+    with pytest.raises(UserError, match="found no config_type, batches, augment, update, policy in it"):
         algorithms.load(f"{unfinished}:Mine")
 
 
@@ -75,6 +73,15 @@ def test_its_seeds_are_single_runs_and_without_weights_it_clones(tmp_path: Path)
         b = minibatch(plain, range(1), u)
         assert torch.allclose(plain.update(b)["actor/bc"], cloning.update(b)["actor/bc"])
     assert not torch.allclose(own(name).update(b)["actor/bc"], own(name, beta=0.0).update(b)["actor/bc"])
+
+
+def test_a_file_may_make_its_members_itself(tmp_path: Path) -> None:
+    name, file = weighted.written(tmp_path), tmp_path / "weighted.py"
+    lines = ("", "    @classmethod", "    def create(cls, config, spec, n_seeds, device, generators):")
+    last = '        raise ZeroDivisionError(f"{n_seeds} {device} {len(generators)}")\n'
+    file.write_text(file.read_text() + "\n".join((*lines, last)))
+    with pytest.raises(ZeroDivisionError, match="2 cpu 2"):
+        own(name, seeds=2)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 from small_datasets import in_memory
-from tiny import CPU, SMALL, SPEC, generators, minibatch, new_run
+from test_algorithms import make
+from tiny import CPU, SPEC, generators, minibatch, new_run
 
 from dom2 import algorithms, evaluate, fit, run, standardised
 from dom2.standardised import Standard, Standardised
@@ -40,10 +41,7 @@ def test_each_member_is_scaled_by_its_agents_moments() -> None:
 
 @pytest.mark.parametrize("name", sorted(algorithms.ALGORITHMS))
 def test_it_is_the_algorithm_on_standardised_observations(name: str) -> None:
-    kind = algorithms.load(name)
-    plain, inner = (
-        kind.create(kind.config_type(**SMALL[name]), SPEC, 2, CPU, generators(0, 1)) for _ in range(2)
-    )
+    plain, inner = (make(name, seeds=2) for _ in range(2))
     wrapped, standard = Standardised(inner, MOMENTS), Standard(MOMENTS, CPU)
     assert hasattr(wrapped, "phase") == hasattr(plain, "phase")
     for update in range(2):

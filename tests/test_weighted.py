@@ -179,7 +179,7 @@ def test_icq_equals_a_plain_restatement() -> None:
 def learn(name: str, updates: int, **settings: object) -> Tensor:
     """Train on one-step episodes of uniform actions whose reward is highest at ``BEST``; returns answers."""
     kind = algorithms.load(name)
-    algorithm = kind.create(kind.config_type(**settings), ONE, 1, CPU, generators(0))
+    algorithm = algorithms.create(kind, kind.config_type(**settings), ONE, 1, CPU, generators(0))
     (g,) = generators(1)
     for _ in range(updates):
         obs = torch.rand(1, 128, 2, generator=g) * 2 - 1

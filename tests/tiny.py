@@ -12,6 +12,7 @@ from filelock import FileLock
 from dom2 import fit, run
 from dom2.algorithms import Algorithm
 from dom2.algorithms.dom2 import DOM2, Config
+from dom2.members import Members
 from dom2data import dataset, generate
 from dom2data.spec import Batch, EnvSpec
 from dom2data.windows import Windows
@@ -45,7 +46,7 @@ def generators(*seeds: int) -> list[torch.Generator]:
 
 def dom2(seeds: int = 1, first: int = 0, spec: EnvSpec = SPEC, **settings: Any) -> DOM2:
     config = Config(**NETWORKS | settings)
-    return DOM2.create(config, spec, seeds, CPU, generators(*range(first, first + seeds)))
+    return DOM2(config, spec, Members(spec, seeds, CPU, generators(*range(first, first + seeds))))
 
 
 def batch(members: int, size: int = 32, seed: int = 0, spec: EnvSpec = SPEC) -> Batch:

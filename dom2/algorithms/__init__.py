@@ -82,15 +82,7 @@ class Algorithm(Learner, Protocol):
     presets: ClassVar[dict[str, dict[str, Any]]]
     augment: ClassVar[Literal["quantile", "score", "none"]]
 
-    @classmethod
-    def create(
-        cls,
-        config: Any,
-        spec: EnvSpec,
-        n_seeds: int,
-        device: torch.device,
-        generators: Sequence[torch.Generator],
-    ) -> Algorithm: ...
+    def __init__(self, config: Any, spec: EnvSpec, members: Members) -> None: ...
 
 
 def load(name: str) -> type[Algorithm]:
@@ -119,12 +111,28 @@ def load(name: str) -> type[Algorithm]:
     if not hasattr(module, class_name):
         raise UserError(f"expected a class {class_name!r} in {module_name}, found none; check the name")
     kind = getattr(module, class_name)
-    needed = ("config_type", "presets", "batches", "augment", "create", "update", "policy")
+    needed = ("config_type", "presets", "batches", "augment", "update", "policy")
     if missing := [each for each in needed if not hasattr(kind, each)]:
         raise UserError(
             f"{name}: expected an algorithm as in docs/your-algorithm.md, found no {', '.join(missing)} in it"
         )
     return kind
+
+
+def create(
+    kind: type[Algorithm],
+    config: Any,
+    spec: EnvSpec,
+    n_seeds: int,
+    device: torch.device,
+    generators: Sequence[torch.Generator],
+) -> Algorithm:
+    """New networks for ``n_seeds`` teams, each with its own generator; raises ValueError like ``Members``."""
+    from dom2.members import Members  # loads PyTorch
+
+    if hasattr(kind, "create"):  # a user's own way, which was the only one
+        return kind.create(config, spec, n_seeds, device, generators)
+    return kind(config, spec, Members(spec, n_seeds, device, generators))
 
 
 def _load_file(path: Path) -> Any:

@@ -12,19 +12,16 @@ M members (seeds x agents) train as one stack; losses are means per member, summ
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from dom2 import actor, config
-from dom2.members import Members
+from dom2.members import Members, Metrics
 from dom2_policies.policy import Actor
 from dom2data.spec import Batch, EnvSpec
-
-Metrics = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -58,18 +55,6 @@ class BC:
         self.config, self.spec, self.members = config, spec, members
         actors = actor.tanh_actors(members, spec, config.actor_widths)
         self.actor = members.learned("actor", actors, config.lr)
-
-    @classmethod
-    def create(
-        cls,
-        config: Config,
-        spec: EnvSpec,
-        n_seeds: int,
-        device: torch.device,
-        generators: Sequence[torch.Generator],
-    ) -> BC:
-        """New networks for n_seeds x N members; raises ValueError like ``Members``."""
-        return cls(config, spec, Members(spec, n_seeds, device, generators))
 
     def phase(self) -> Hashable:
         """``Algorithm.phase``: every update is the same program."""

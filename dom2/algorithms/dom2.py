@@ -30,7 +30,7 @@ feels another. All noise of seed s comes from generator s.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -39,14 +39,13 @@ from torch import Tensor
 
 from dom2 import config
 from dom2.critic import conservative_penalty, td_loss, td_target
-from dom2.members import Members
+from dom2.members import Members, Metrics
 from dom2.networks import MLPNoise, Noise, ResidualNoise, TwinCritics, mish
 from dom2.schedule import VP, GridKind, time_grid
 from dom2.solver import sample
 from dom2_policies.stacked import polyak_
 from dom2data.spec import Batch, EnvSpec
 
-Metrics = dict[str, Tensor]
 NoiseNetwork = ResidualNoise | MLPNoise
 
 
@@ -148,18 +147,6 @@ class DOM2:
         self.critics = members.learned("critics", critics, config.lr)
         self.target_noise = members.fixed("target_noise", noise)
         self.target_critics = members.fixed("target_critics", critics)
-
-    @classmethod
-    def create(
-        cls,
-        config: Config,
-        spec: EnvSpec,
-        n_seeds: int,
-        device: torch.device,
-        generators: Sequence[torch.Generator],
-    ) -> DOM2:
-        """New networks for n_seeds x N members; raises ValueError like ``Members``."""
-        return cls(config, spec, Members(spec, n_seeds, device, generators))
 
     def phase(self) -> Hashable:
         """``Algorithm.phase``: eta is a number of the program, and another one while it warms up."""

@@ -20,7 +20,7 @@ feels another. All noise of seed s comes from generator s.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -30,14 +30,12 @@ from torch import Tensor
 from dom2 import config
 from dom2.algorithms.dom2 import DiffusionPolicy
 from dom2.critic import td_loss, td_target
-from dom2.members import Members
+from dom2.members import Members, Metrics
 from dom2.networks import MLPNoise, Noise, TwinCritics, mish
 from dom2.schedule import VP
 from dom2.solver import ancestral
 from dom2_policies.stacked import polyak_
 from dom2data.spec import Batch, EnvSpec
-
-Metrics = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -100,18 +98,6 @@ class MADiffusionQL:
         self.critics = members.learned("critics", critics, config.lr)
         self.target_noise = members.fixed("target_noise", noise)
         self.target_critics = members.fixed("target_critics", critics)
-
-    @classmethod
-    def create(
-        cls,
-        config: Config,
-        spec: EnvSpec,
-        n_seeds: int,
-        device: torch.device,
-        generators: Sequence[torch.Generator],
-    ) -> MADiffusionQL:
-        """New networks for n_seeds x N members; raises ValueError like ``Members``."""
-        return cls(config, spec, Members(spec, n_seeds, device, generators))
 
     def phase(self) -> Hashable:
         """``Algorithm.phase``: every update is the same program."""

@@ -26,7 +26,7 @@ feels another. The agents of a seed have the same steps in a minibatch.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -35,14 +35,12 @@ from torch import Tensor
 
 from dom2 import actor, config
 from dom2.gaussian import GaussianActor
-from dom2.members import Members
+from dom2.members import Members, Metrics
 from dom2.networks import TwinCritics
 from dom2_policies.policy import Actor
 from dom2_policies.stacked import polyak_
 from dom2data.spec import Batch, EnvSpec
 from dom2data.windows import Windows
-
-Metrics = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -105,18 +103,6 @@ class MAICQ:
         critics = TwinCritics(*shape, members.generators, config.critic_widths)
         self.critics = members.learned("critics", critics, config.lr)
         self.target_critics = members.fixed("target_critics", critics)
-
-    @classmethod
-    def create(
-        cls,
-        config: Config,
-        spec: EnvSpec,
-        n_seeds: int,
-        device: torch.device,
-        generators: Sequence[torch.Generator],
-    ) -> MAICQ:
-        """New networks for n_seeds x N members; raises ValueError like ``Members``."""
-        return cls(config, spec, Members(spec, n_seeds, device, generators))
 
     def phase(self) -> Hashable:
         """``Algorithm.phase``: every update is the same program."""

@@ -20,7 +20,7 @@ feels another.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -30,13 +30,11 @@ from torch import Tensor
 from dom2 import actor, config
 from dom2.critic import td_loss
 from dom2.gaussian import GaussianActor
-from dom2.members import Members
+from dom2.members import Members, Metrics
 from dom2.networks import TwinCritics
 from dom2_policies.policy import Actor
 from dom2_policies.stacked import StackedMLP, polyak_
 from dom2data.spec import Batch, EnvSpec
-
-Metrics = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -103,18 +101,6 @@ class MAIQL:
         critics = TwinCritics(m, spec.obs_dim, spec.act_dim, members.generators, config.critic_widths)
         self.critics = members.learned("critics", critics, config.lr)
         self.target_critics = members.fixed("target_critics", critics)
-
-    @classmethod
-    def create(
-        cls,
-        config: Config,
-        spec: EnvSpec,
-        n_seeds: int,
-        device: torch.device,
-        generators: Sequence[torch.Generator],
-    ) -> MAIQL:
-        """New networks for n_seeds x N members; raises ValueError like ``Members``."""
-        return cls(config, spec, Members(spec, n_seeds, device, generators))
 
     def phase(self) -> Hashable:
         """``Algorithm.phase``: every update is the same program."""

@@ -27,7 +27,7 @@ feels another. The agents of a seed have the same windows. All noise of seed s c
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -39,13 +39,12 @@ from dom2 import config
 from dom2.algorithms.dom2 import Chain, DiffusionPolicy, draw
 from dom2.bank import Bank, agents
 from dom2.critic import td_loss
-from dom2.members import Members
+from dom2.members import Members, Metrics
 from dom2.networks import ResidualNoise, TwinCritics
 from dom2.schedule import VP, GridKind, time_grid
 from dom2data.spec import EnvSpec
 from dom2data.windows import Windows
 
-Metrics = dict[str, Tensor]
 CHUNK = 64  # windows for which actions are drawn, or rated, at a time
 
 
@@ -142,18 +141,6 @@ class MASfBC:
         self.bank = members.fixed(
             "bank", Bank(*self.shape, config.bank, config.horizon, config.n_actions, members.device)
         )
-
-    @classmethod
-    def create(
-        cls,
-        config: Config,
-        spec: EnvSpec,
-        n_seeds: int,
-        device: torch.device,
-        generators: Sequence[torch.Generator],
-    ) -> MASfBC:
-        """New networks for n_seeds x N members; raises ValueError like ``Members``."""
-        return cls(config, spec, Members(spec, n_seeds, device, generators))
 
     def phase(self) -> Hashable:
         """``Algorithm.phase``: the iteration, which has critics and an optimiser of its own."""

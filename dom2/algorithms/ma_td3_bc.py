@@ -15,7 +15,7 @@ feels another. All noise of seed s comes from generator s.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -24,13 +24,11 @@ from torch import Tensor
 
 from dom2 import actor, config
 from dom2.critic import td_loss, td_target
-from dom2.members import Members
+from dom2.members import Members, Metrics
 from dom2.networks import TwinCritics
 from dom2_policies.policy import Actor
 from dom2_policies.stacked import polyak_
 from dom2data.spec import Batch, EnvSpec
-
-Metrics = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -88,18 +86,6 @@ class MATD3BC:
         self.critics = members.learned("critics", critics, config.lr)
         self.target_actor = members.fixed("target_actor", actors)
         self.target_critics = members.fixed("target_critics", critics)
-
-    @classmethod
-    def create(
-        cls,
-        config: Config,
-        spec: EnvSpec,
-        n_seeds: int,
-        device: torch.device,
-        generators: Sequence[torch.Generator],
-    ) -> MATD3BC:
-        """New networks for n_seeds x N members; raises ValueError like ``Members``."""
-        return cls(config, spec, Members(spec, n_seeds, device, generators))
 
     def phase(self) -> Hashable:
         """``Algorithm.phase``: whether the actors move."""

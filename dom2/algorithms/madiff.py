@@ -28,7 +28,7 @@ summed, so that no seed feels another. All noise of seed s comes from generator 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -36,7 +36,7 @@ import torch
 from torch import Tensor, nn
 
 from dom2 import config
-from dom2.members import Members
+from dom2.members import Members, Metrics
 from dom2.schedule import VP
 from dom2.solver import ancestral, sample
 from dom2.temporal import HEADS, TemporalUNet
@@ -46,7 +46,6 @@ from dom2data.errors import UserError
 from dom2data.spec import EnvSpec
 from dom2data.windows import Windows
 
-Metrics = dict[str, Tensor]
 LIMIT = 5.0  # largest standardised observation in a plan
 
 
@@ -134,18 +133,6 @@ class MADiff:
         self.inverse = members.learned("inverse", Actor(sizes, seeds * n, generators), config.lr)
         self.planner = members.fixed("planner", model)
         self.scale = members.fixed("scale", Scale(seeds, n, spec.obs_dim, members.device))
-
-    @classmethod
-    def create(
-        cls,
-        config: Config,
-        spec: EnvSpec,
-        n_seeds: int,
-        device: torch.device,
-        generators: Sequence[torch.Generator],
-    ) -> MADiff:
-        """New networks for n_seeds teams of N agents; raises ValueError like ``Members``."""
-        return cls(config, spec, Members(spec, n_seeds, device, generators))
 
     def phase(self) -> Hashable:
         """``Algorithm.phase``: the first minibatch also sets the scale."""

@@ -24,7 +24,7 @@ another. The agents of a seed have the same transitions.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -33,12 +33,10 @@ from torch import Tensor, nn
 
 from dom2 import actor, config, joint
 from dom2.gaussian import GaussianActor
-from dom2.members import Members
+from dom2.members import Members, Metrics
 from dom2_policies.policy import Actor
 from dom2_policies.stacked import StackedMLP, polyak_
 from dom2data.spec import Batch, EnvSpec
-
-Metrics = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -97,18 +95,6 @@ class OMIGA:
         self.target_value = members.fixed("target_value", value)
         self.target_critics = members.fixed("target_critics", critics)
         self.target_mixer = members.fixed("target_mixer", mixer)
-
-    @classmethod
-    def create(
-        cls,
-        config: Config,
-        spec: EnvSpec,
-        n_seeds: int,
-        device: torch.device,
-        generators: Sequence[torch.Generator],
-    ) -> OMIGA:
-        """New networks for n_seeds teams of N agents; raises ValueError like ``Members``."""
-        return cls(config, spec, Members(spec, n_seeds, device, generators))
 
     def phase(self) -> Hashable:
         """``Algorithm.phase``: every update is the same program."""

@@ -6,7 +6,8 @@ import pytest
 import torch
 from tiny import CPU, SPEC, batch, dom2, generators
 
-from dom2.algorithms.dom2 import DOM2, Config, draw
+from dom2.algorithms.dom2 import DOM2, Config
+from dom2.diffusion_policy import draw
 from dom2.members import Members
 from dom2.networks import Noise
 from dom2data.spec import Batch, EnvSpec

@@ -11,8 +11,8 @@ from test_weighted import learn
 from tiny import SPEC, generators, minibatch
 from torch.nn.functional import mish
 
-from dom2.algorithms.ma_diffusion_ql import Ancestral
 from dom2.algorithms.ma_sfbc import MASfBC
+from dom2.diffusion_policy import Ancestral
 from dom2.schedule import VP
 from dom2.solver import ancestral
 

@@ -28,12 +28,11 @@ import torch
 from torch import Tensor
 
 from dom2 import config
-from dom2.algorithms.dom2 import DiffusionPolicy
 from dom2.critic import td_loss, td_target
+from dom2.diffusion_policy import Ancestral, DiffusionPolicy
 from dom2.members import Members, Metrics
-from dom2.networks import MLPNoise, Noise, TwinCritics, mish
+from dom2.networks import MLPNoise, TwinCritics, mish
 from dom2.schedule import VP
-from dom2.solver import ancestral
 from dom2_policies.stacked import polyak_
 from dom2data.spec import Batch, EnvSpec
 
@@ -152,19 +151,3 @@ class MADiffusionQL:
         critics = self.members.snapshot(self.critics, seed)
         chosen = candidates if candidates > 1 else self.config.candidates
         return DiffusionPolicy(noise, critics, self.chain, self.spec, chosen)
-
-
-@dataclass(frozen=True)
-class Ancestral:
-    """DDPM's chain: noise [M, B, N x A] -> actions [M, B, A] in [-1, 1]."""
-
-    schedule: VP
-    grid: Tensor
-
-    @property
-    def draws(self) -> int:
-        return len(self.grid) - 1
-
-    def __call__(self, eps_fn: Noise, x: Tensor) -> Tensor:
-        noise = torch.stack(x.chunk(self.draws, dim=-1))
-        return ancestral(eps_fn, noise, self.schedule, self.grid, clip=1.0).clamp(-1.0, 1.0)

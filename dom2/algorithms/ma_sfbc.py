@@ -36,9 +36,9 @@ from torch import Tensor
 from torch.nn.functional import silu
 
 from dom2 import config
-from dom2.algorithms.dom2 import Chain, DiffusionPolicy, draw
 from dom2.bank import Bank, agents
 from dom2.critic import td_loss
+from dom2.diffusion_policy import Chain, DiffusionPolicy, draw
 from dom2.members import Members, Metrics
 from dom2.networks import ResidualNoise, TwinCritics
 from dom2.schedule import VP, GridKind, time_grid

@@ -46,6 +46,7 @@ from dom2data.errors import UserError
 from dom2data.spec import EnvSpec
 from dom2data.windows import Windows
 
+SCHEDULE = VP(beta_max=20.0)
 LIMIT = 5.0  # largest standardised observation in a plan
 
 
@@ -123,9 +124,8 @@ class MADiff:
 
     def __init__(self, config: Config, spec: EnvSpec, members: Members):
         self.config, self.spec, self.members = config, spec, members
-        schedule, grid = VP(beta_max=20.0), torch.linspace(0.0, 1.0, config.n_steps + 1)
-        self.grid = grid.to(members.device)
-        self.alpha, self.sigma = schedule.alpha(self.grid), schedule.sigma(self.grid)
+        self.grid = torch.linspace(0.0, 1.0, config.n_steps + 1).to(members.device)
+        self.alpha, self.sigma = SCHEDULE.alpha(self.grid), SCHEDULE.sigma(self.grid)
         seeds, n, generators = members.n_seeds, spec.n_agents, members.generators
         model = TemporalUNet(seeds, spec.obs_dim, self.grid, generators, config.dim, config.mults)
         self.model = members.learned("model", model, config.lr)
@@ -216,7 +216,7 @@ class PlanningPolicy:
 
     def plan(self, seen: Tensor, known: Tensor, generator: torch.Generator, deterministic: bool) -> Tensor:
         """Standardised, [1, R, N, H, O], from what is seen [1, R, N, O] where ``known`` [1, R, N] is 1."""
-        c, schedule = self.config, VP(beta_max=20.0)
+        c = self.config
         shape = (*seen.shape[:3], c.horizon, seen.shape[-1])
         steps = len(self.grid) - 1 if c.sampler == "ddpm" else 1
         noise = torch.zeros(steps, *shape, device=seen.device)
@@ -228,9 +228,9 @@ class PlanningPolicy:
             return self.guided(hold(x, seen, known), known, i)
 
         if c.sampler == "ddpm":
-            plan = ancestral(eps, noise, schedule, self.grid, LIMIT)
+            plan = ancestral(eps, noise, SCHEDULE, self.grid, LIMIT)
         else:
-            plan = sample(eps, noise[0], schedule, self.grid, LIMIT)
+            plan = sample(eps, noise[0], SCHEDULE, self.grid, LIMIT)
         return hold(plan, seen, known)
 
     def guided(self, x: Tensor, known: Tensor, i: int) -> Tensor:

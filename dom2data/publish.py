@@ -1,4 +1,4 @@
-"""The last steps of making a dataset: write arrays that are here, describe what the stage holds, commit it."""
+"""The last steps of making a dataset: write arrays that are here, describe what a stage holds, commit it."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def examine(column: str, game: str, kind: games.Kind, updates: int = 1000, seeds
     """
     dataset = games.data(game, kind)
     name, settings = experiments.column_of(column)
-    chosen = _shorter(name, updates) | dict(settings)
+    chosen = _shorter(name, updates, dataset.spec.horizon) | dict(settings)
     thresholds = Thresholds(chosen.pop("augment", algorithms.load(name).augment))
     config = fit.configure(name, "compact", dataset.env, dataset.quality, chosen)
     algorithm, sampler = fit.assemble(
@@ -70,8 +70,11 @@ def examine(column: str, game: str, kind: games.Kind, updates: int = 1000, seeds
     )
 
 
-def _shorter(name: str, updates: int) -> dict[str, Any]:
-    """Stages whose lengths are settings have to fit into the updates."""
-    if name != "ma-sfbc":
-        return {}
-    return {"behaviour_updates": max(1, updates // 2), "critic_updates": max(1, updates // 4), "bank": 1024}
+def _shorter(name: str, updates: int, horizon: int) -> dict[str, Any]:
+    """Stages and plans whose lengths are settings have to fit into the updates and the game's steps."""
+    if name == "madiff":
+        return {"horizon": min(8, 2 * ((horizon + 1) // 2))}  # an even number of observations
+    if name == "ma-sfbc":
+        stages = {"behaviour_updates": max(1, updates // 2), "critic_updates": max(1, updates // 4)}
+        return stages | {"bank": 1024}
+    return {}

@@ -134,10 +134,10 @@ class Search:
         if found is None:
             study.set_user_attr("about", about)
         elif found != about:
-            other = next(key for key in about if found.get(key) != about[key])
+            other = next(key for key in about | found if found.get(key) != about.get(key))
             raise UserError(
                 f"{self.asked.out}: expected the search that was begun there, found another {other} "
-                f"({about[other]}, was {found.get(other)}); choose another --out",
+                f"({about.get(other)}, was {found.get(other)}); choose another --out",
                 CHECK_FAILED,
             )
         return study

@@ -158,6 +158,8 @@ def test_impossible_settings_are_refused(name: str) -> None:
         ("omar", {"search_std": -1.0}),
         ("madiff", {"guidance": -1.0}),
         ("madiff", {"dim": 10}),
+        ("madiff", {"stride": 2, "n_steps": 4}),
+        ("ma-sfbc", {"gamma": 0.1, "horizon": 10}),
     ],
 )
 def test_settings_that_would_turn_an_objective_round_or_do_nothing_are_refused(

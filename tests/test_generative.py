@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import pytest
 import torch
 from test_algorithms import make
 from test_deterministic import BEST, follow, networks, step
@@ -15,6 +16,7 @@ from dom2.algorithms.ma_sfbc import MASfBC
 from dom2.diffusion_policy import Ancestral
 from dom2.schedule import VP
 from dom2.solver import ancestral
+from dom2data.errors import UserError
 
 N = SPEC.n_agents
 
@@ -230,9 +232,21 @@ def test_sfbc_critics_see_only_steps_that_were_taken() -> None:
 def test_sfbc_chooses_only_once_it_has_critics() -> None:
     algorithm = make("ma-sfbc", candidates=8)
     assert algorithm.policy(0).candidates == 1
+    with pytest.raises(UserError, match="no critics before update 2, found 4"):
+        algorithm.policy(0, candidates=4)
     for u in range(3):
         algorithm.update(minibatch(algorithm, range(1), u))
     assert algorithm.policy(0).candidates == 8
+    assert algorithm.policy(0, candidates=4).candidates == 4
+
+
+def test_sfbc_is_in_the_phase_of_its_last_critics_to_the_end() -> None:
+    """Two updates of the behaviour, two of each of two critics, and whatever follows."""
+    algorithm, phases = make("ma-sfbc"), []
+    for u in range(9):
+        phases.append(algorithm.phase())
+        algorithm.update(minibatch(algorithm, range(1), u))
+    assert phases == [None, None, None, 0, None, 1, 1, 1, 1]
     assert algorithm.policy(0, candidates=4).candidates == 4
 
 

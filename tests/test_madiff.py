@@ -12,6 +12,7 @@ from tiny import CPU, SPEC, generators, minibatch
 from torch import Tensor
 from torch.nn.functional import conv1d
 
+from dom2 import algorithms
 from dom2.algorithms import madiff
 from dom2.algorithms.madiff import MADiff, hold
 from dom2.members import Members
@@ -52,6 +53,14 @@ def test_attention_begins_at_nothing_and_does_not_know_the_agents_order() -> Non
     other = x.clone()
     other[:, :, 2] += 1.0
     assert not torch.allclose(attention(other)[:, :, 0], attention(x)[:, :, 0])
+
+
+def test_a_plan_is_no_longer_than_an_episode() -> None:
+    """What lies past every episode's end is never learned, and convolutions carry it into the first steps."""
+    short = dataclasses.replace(SPEC, horizon=3)
+    algorithms.create(MADiff, madiff.Config(horizon=4), short, 1, CPU, generators(0))
+    with pytest.raises(UserError, match="at most the 4 observations of an episode, found 6"):
+        algorithms.create(MADiff, madiff.Config(horizon=6), short, 1, CPU, generators(0))
 
 
 @pytest.mark.parametrize("execution", ["decentralised", "centralised"])

@@ -42,6 +42,7 @@ from dom2.diffusion_policy import Chain, DiffusionPolicy, draw
 from dom2.members import Members, Metrics
 from dom2.networks import ResidualNoise, TwinCritics
 from dom2.schedule import VP, GridKind, time_grid
+from dom2data.errors import UserError
 from dom2data.spec import EnvSpec
 from dom2data.windows import Windows
 
@@ -99,6 +100,9 @@ class Config:
         config.not_negative(self, "alpha")
         config.sizes(self, "widths", "critic_widths")
         config.within_unit(self, "gamma")
+        if self.gamma ** (1 - self.horizon) > 1e4:  # ``Bank.remember`` divides by gamma at every step
+            found = f"gamma {self.gamma}, horizon {self.horizon}"
+            raise ValueError(f"expected gamma ** (1 - horizon) of at most 10,000, found {found}")
         if self.order not in (1, 2) or len(self.widths) != 3:
             raise ValueError(f"expected order 1 or 2, three widths, found {self.order}, {self.widths}")
 
@@ -144,10 +148,9 @@ class MASfBC:
 
     def phase(self) -> Hashable:
         """``Algorithm.phase``: the iteration, which has critics and an optimiser of its own."""
-        iteration, begun = divmod(
-            self.members.updates - self.config.behaviour_updates, self.config.critic_updates
-        )
-        return None if iteration < 0 or begun == 0 else iteration
+        c, last = self.config, self.config.iterations - 1
+        iteration, begun = divmod(self.members.updates - c.behaviour_updates, c.critic_updates)
+        return None if iteration < 0 or (begun == 0 and iteration <= last) else min(iteration, last)
 
     def update(self, windows: Windows) -> Metrics:
         """One step of the behaviour model or, once that is learned, of the critics; metrics [M]."""
@@ -225,12 +228,18 @@ class MASfBC:
     def policy(self, seed: int, candidates: int = 1) -> DiffusionPolicy:
         """A snapshot of one seed's N agents; one candidate means ``config.candidates``.
 
-        Until there are critics, the behaviour model acts alone.
+        Until there are critics, the behaviour model acts alone. Raises UserError (usage) where candidates are
+        asked for then.
         """
         noise = self.members.snapshot(self.noise, seed)
         critics = self.members.snapshot(self.critics, seed)
         chosen = candidates if candidates > 1 else self.config.candidates
         rated = bool(self.bank.iteration.chunk(self.members.n_seeds)[seed].all())
+        if candidates > 1 and not rated:
+            raise UserError(
+                f"expected 1 candidate, since there are no critics before update "
+                f"{self.config.behaviour_updates:,}, found {candidates}; leave it out or train on"
+            )
         return DiffusionPolicy(noise, critics, self.chain, self.spec, chosen if rated else 1)
 
 

@@ -57,7 +57,7 @@ class Config:
     execution: Literal["decentralised", "centralised"] = "decentralised"
     """Each agent plans from its own observation (MADiff-D), or all from everyone's (MADiff-C)."""
     horizon: int = 8
-    """H, observations in a plan, the present one included."""
+    """H, observations in a plan, the present one included; no more than an episode has."""
     guidance: float = 1.2
     """w, weight of the return in planning; 0 leaves it out, 1 is the conditional model."""
     target: float = 0.9
@@ -96,6 +96,8 @@ class Config:
         if self.horizon < 2 or self.horizon % parts or self.n_steps % self.stride:
             found = f"horizon {self.horizon}, n_steps {self.n_steps}, stride {self.stride}"
             raise ValueError(f"expected horizon divisible by {parts}, n_steps by stride, found {found}")
+        if self.stride > 1 and self.sampler == "ddpm":
+            raise ValueError(f"expected stride 1 with sampler ddpm, found {self.stride}; ddim has strides")
         if any(self.dim * mult % HEADS for mult in self.mults):
             raise ValueError(f"expected dim x mults divisible by {HEADS}, found {self.dim} x {self.mults}")
 
@@ -123,6 +125,11 @@ class MADiff:
     augment: ClassVar = "none"
 
     def __init__(self, config: Config, spec: EnvSpec, members: Members):
+        if config.horizon > spec.horizon + 1:  # steps that no episode reaches would never be learned
+            raise UserError(
+                f"expected a horizon of at most the {spec.horizon + 1} observations of an episode, "
+                f"found {config.horizon}; choose a smaller --horizon"
+            )
         self.config, self.spec, self.members = config, spec, members
         self.grid = torch.linspace(0.0, 1.0, config.n_steps + 1).to(members.device)
         self.alpha, self.sigma = SCHEDULE.alpha(self.grid), SCHEDULE.sigma(self.grid)

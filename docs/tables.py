@@ -32,6 +32,7 @@ TITLES = {
     "madiff": "MADiff-D",
     "madiff-c": "MADiff-C",
 }
+NBSP = "\N{NO-BREAK SPACE}"
 REGION = re.compile(r"(<!-- table: (.+?) -->\n)(.*?)(<!-- end -->)", re.S)
 
 Entry = dict[str, Any]
@@ -59,17 +60,20 @@ def table(report: str, *words: str) -> str:
 
 
 def everything(entries: list[Entry]) -> str:
-    """Returns of all algorithms, one below another, on all datasets, the highest on each bold, and the
-    published ones of DOM2."""
-    listed = by_dataset(entries, "none")
-    best = {name: max(each["mean"] for each in row.values()) for name, row in listed.items()}
-    lines = [["the data", *(number(level(row)) for row in listed.values())]]
-    for label in columns(entries):
-        mine = [(row.get(label), best[name]) for name, row in listed.items()]
-        cells = [spread(each, bold=each["mean"] == top) if each else "–" for each, top in mine]
-        lines.append([title(label), *cells])
-    lines.append(["DOM2, published", *(published(row, "table1", "dom2") for row in listed.values())])
-    return lined(["", *listed], lines)
+    """For each environment the returns of all algorithms, one below another, on its datasets, the highest on
+    each bold, and the published ones of DOM2."""
+    found = []
+    for env in dict.fromkeys(each["env"] for each in entries):
+        listed = by_dataset([each for each in entries if each["env"] == env], "none")
+        best = [max(each["mean"] for each in row.values()) for row in listed.values()]
+        lines = [["the data", *(number(level(row)) for row in listed.values())]]
+        for label in columns(entries):
+            mine = zip((row.get(label) for row in listed.values()), best, strict=True)
+            cells = [spread(each, bold=each["mean"] == top) if each else "–" for each, top in mine]
+            lines.append([title(label), *cells])
+        lines.append(["DOM2, published", *(published(row, "table1", "dom2") for row in listed.values())])
+        found.append(lined([env, *(name.removeprefix(f"{env}-") for name in listed)], lines))
+    return "\n".join(found)
 
 
 def some(entries: list[Entry], labels: tuple[str, ...]) -> str:
@@ -115,11 +119,10 @@ def together(entries: list[tables.Entry]) -> str:
     lines = []
     for each in sorted(found, key=lambda each: -each["iqm"]):
         better, label = each["improvement"], each["label"]
-        chance = f"{better['mean']:.2f} ({interval(better['ci'], 2)})" if better else "–"
+        chance = f"{better['mean']:.2f} ({interval(better['ci'], 2)})".replace(" ", NBSP) if better else "–"
         wins = f"{each['wins']['highest']} ({each['wins']['certain']})"
-        lines.append(
-            [title(label), number(each["mean"]), number(each["iqm"]), interval(each["ci"]), chance, wins]
-        )
+        ends = interval(each["ci"]).replace(" ", NBSP)
+        lines.append([title(label), number(each["mean"]), number(each["iqm"]), ends, chance, wins])
     header = ["", "mean score", "IQM", "95 %", "P(DOM2 better) (95 %)", "highest mean (certain)"]
     return lined(header, lines)
 
@@ -149,7 +152,7 @@ def level(row: dict[str, Entry]) -> float:
 def published(row: dict[str, Entry], of: str, label: str) -> str:
     one = next(iter(row.values()))
     found = paper.find(of, one["env"], one["quality"], "none", label) if one["fraction"] == 1.0 else None
-    return f"*{number(found.mean)}\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{number(found.std)}*" if found else "–"
+    return f"*{number(found.mean)}{NBSP}±{NBSP}{number(found.std)}*" if found else "–"
 
 
 def title(label: str) -> str:
@@ -159,7 +162,7 @@ def title(label: str) -> str:
 
 def spread(entry: Entry, bold: bool = False) -> str:
     mark = "**" if bold else ""
-    return f"{mark}{number(entry['mean'])}\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{number(entry['std'])}{mark}"
+    return f"{mark}{number(entry['mean'])}{NBSP}±{NBSP}{number(entry['std'])}{mark}"
 
 
 def lined(header: list[str], rows: list[list[str]]) -> str:

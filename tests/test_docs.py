@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import meeting
@@ -218,8 +219,8 @@ def test_python_of_the_minari_page() -> None:
 
 
 def test_python_of_the_quickstart() -> None:
-    code = re.search(r"^```python\n(.*?)^```", (ROOT / "docs/quickstart.md").read_text(), flags=re.M | re.S)
-    assert code is not None
-    names: dict[str, object] = {}
-    exec(code[1], names)
-    assert tuple(names["batch"].obs.shape) == (3, 256, 16)  # type: ignore[attr-defined]
+    text, names = (ROOT / "docs/quickstart.md").read_text(), dict[str, Any]()
+    for code in re.findall(r"^```python\n(.*?)^```", text, flags=re.M | re.S):
+        exec(code, names)
+    assert names["episode"].observations.shape == (26, 3, 16)
+    assert tuple(names["batch"].obs.shape) == (3, 256, 16)

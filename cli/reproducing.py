@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections import Counter
 from collections.abc import Sequence
@@ -237,8 +238,6 @@ def carry_out(
 
 def finish(grid: Grid, command: str, stem: Path, known: dict[Cell, list[Entry]], as_json: bool) -> None:
     """Write the report and say the most important of it."""
-    import json
-
     from dom2 import board, figures
 
     files = board.write(grid, command, stem.parent, known, stem.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -186,8 +187,6 @@ def verify(dataset: str, replay: str | None, tolerance: float, root: Path | None
     passed = check(found)
     told: dict[str, Any] = {"id": found.id, "ok": passed, "hash": found.hash}
     if share is not None:
-        from dataclasses import asdict
-
         from dom2data.replay import replay as play
 
         again = play(found, share)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections import Counter
 from collections.abc import Generator, Iterable, Sequence
@@ -207,8 +208,6 @@ def written(
     asked: Sweep, search: Search | None, metric: str, outcomes: dict[Path, Outcome]
 ) -> dict[str, Any]:
     """The record of a sweep as it is now, which is also kept in its folder."""
-    import json
-
     from dom2 import run as runs
     from dom2 import sweep as sweeps
 

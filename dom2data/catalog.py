@@ -11,13 +11,12 @@ from dom2data.dataset import open as open_dataset
 from dom2data.errors import UserError
 from dom2data.spec import EnvSpec
 from dom2data.store import manifest as manifests
+from dom2data.store import remote
 
 
 def catalog(base: Path | str) -> tuple[list[dict[str, Any]], list[UserError]]:
     """Summaries of the complete datasets under a folder or a URL, by id, and why others were refused."""
     if isinstance(base, str):
-        from dom2data.store import remote
-
         manifests_there, refused = remote.manifests_of(base)
         return [summary(manifest, base) for manifest in manifests_there], refused
     found, refused = [], []

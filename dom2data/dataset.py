@@ -15,6 +15,7 @@ from dom2data import ids, stats
 from dom2data.errors import CHECK_FAILED, FAILED, UserError
 from dom2data.spec import Bool, EnvSpec, Episode, Float32
 from dom2data.store import manifest as manifests
+from dom2data.store import remote
 from dom2data.store.layout import ArrayLayout, layout
 
 Int64 = NDArray[np.int64]
@@ -141,9 +142,7 @@ def open(name: str, root: str | os.PathLike[str] | None = None) -> Dataset:
     """
     base = ids.place(root)
     if isinstance(base, str):
-        from dom2data.store import remote
-
-        return remote.open(name, base)
+        return Dataset(*remote.open(name, base))
     dataset_id = ids.resolve(name, base)
     data = ids.directory(dataset_id, base)
     manifest = manifests.read(data)

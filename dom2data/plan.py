@@ -15,6 +15,7 @@ from dom2data.errors import UserError
 from dom2data.recipes import Recipe
 from dom2data.spec import EnvSpec
 from dom2data.store import manifest as manifests
+from dom2data.store import remote
 from dom2data.store.layout import ArrayLayout, block_episodes, layout
 
 State = Literal["missing", "complete", "damaged", "other"]
@@ -192,8 +193,6 @@ def state(todo: Plan, rehash: bool = False) -> State:
 
 
 def _remote_state(todo: Plan, url: str) -> State:
-    from dom2data.store import remote
-
     source = remote.Place(url).source(todo.dataset_id)
     if not source.complete:
         return "missing"

@@ -17,6 +17,7 @@ from dom2data.collect import share as shares
 from dom2data.dataset import Dataset, Int64
 from dom2data.derive import ancestors, origins
 from dom2data.errors import CHECK_FAILED, UserError
+from dom2data.executors import one_thread
 from dom2data.spec import EnvSpec, differences
 from dom2data.store.layout import block_episodes
 
@@ -50,8 +51,6 @@ def replay(dataset: Dataset, share: float, seed: int = 0) -> Replayed:
     on a dataset's word; data made elsewhere; another environment than the one here), or when an episode's
     length is not the environment's.
     """
-    from dom2data.executors import one_thread
-
     if not 0.0 < share <= 1.0:
         raise UserError(f"expected to replay a share in (0%, 100%], found {100 * share:g}%")
     origin = origins(dataset)

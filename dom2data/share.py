@@ -22,10 +22,12 @@ from dom2data import dataset, ids
 from dom2data.dataset import Dataset
 from dom2data.errors import CHECK_FAILED, FAILED, UserError
 from dom2data.spec import Progress, quiet
-from dom2data.store import contents
+from dom2data.store import contents, remote, zarr
 from dom2data.store import manifest as manifests
 from dom2data.store.contents import Source, refuse
+from dom2data.store.layout import ArrayLayout
 from dom2data.store.stage import Stage, open_stage
+from dom2data.verify import verify
 
 _DATE = (1980, 1, 1, 0, 0, 0)  # the zip format's zero: the same dataset gives the same bytes
 
@@ -37,8 +39,6 @@ def pack(found: Dataset, base: Path, file: Path, *, force: bool = False, progres
     Raises UserError: code 2 when ``file`` exists and ``force`` is false or it has no folder, 3 when the
     dataset does not verify.
     """
-    from dom2data.verify import verify
-
     if file.suffix.lower() != ".zip":
         raise UserError(f"expected a file ending in .zip, found {file}")
     if file.exists() and not force:
@@ -164,9 +164,6 @@ def _copy(source: Source, name: str, target: Path) -> None:
 
 def _verified(stage: Stage, manifest: dict[str, Any], where: str) -> None:
     """Raises UserError (code 3), with an empty stage, unless every value is what the manifest says."""
-    from dom2data.store import zarr
-    from dom2data.store.layout import ArrayLayout
-    from dom2data.verify import verify
 
     def load(name: str) -> Any:
         return zarr.read_array(stage.data, name, ArrayLayout.from_json(manifest["arrays"][name]))
@@ -190,9 +187,6 @@ def push(found: Dataset, base: Path, url: str, force: bool = False, progress: Pr
     Raises UserError: code 2 when another dataset of this id is there and ``force`` is false, 3 when this one
     does not verify, 1 when the place cannot be reached.
     """
-    from dom2data.store import remote
-    from dom2data.verify import verify
-
     verify(found)
     data = ids.directory(found.id, base)
     remote.upload(data, found.manifest, complete(found.manifest), url, force, progress)
@@ -203,8 +197,6 @@ def pull(name: str, url: str, base: Path, force: bool = False, progress: Progres
 
     Raises UserError like ``unpack``, and with code 1 when the place cannot be reached.
     """
-    from dom2data.store import remote
-
     place = remote.Place(url)
     source = place.source(place.resolve(name))
     manifest = contents.accept(source)

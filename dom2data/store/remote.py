@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from numpy.typing import NDArray
+
 from dom2data import ids
 from dom2data.errors import CHECK_FAILED, FAILED, UserError
 from dom2data.store import contents
@@ -20,7 +22,6 @@ from dom2data.store import manifest as manifests
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
-    from dom2data.dataset import Dataset
     from dom2data.spec import Progress
 
 UPLOADING = "UPLOADING"
@@ -123,13 +124,13 @@ class Files:
             return self.place.fs.cat_file(f"{self.place.folder(self.dataset_id)}/{name}")
 
 
-def open(name: str, url: str) -> Dataset:
-    """A dataset behind a URL; an array's chunks are fetched when it is first asked for, and not kept on disk.
+def open(
+    name: str, url: str
+) -> tuple[dict[str, Any], Callable[[str], NDArray[Any]], Callable[[str, int], NDArray[Any]]]:
+    """What makes a ``Dataset`` behind a URL; a chunk is fetched when it is asked for, and not kept on disk.
 
     Raises UserError like ``dataset.open``, and with code 1 when the place cannot be reached.
     """
-    from dom2data.dataset import Dataset
-
     place = Place(url)
     source = place.source(place.resolve(name))
     manifest = contents.accept(source)
@@ -158,7 +159,7 @@ def open(name: str, url: str) -> Dataset:
         with fetched([f"{array}/zarr.json", contents.chunk_file(array, layout, number)]) as folder:
             return zarr.read_chunk(folder, array, layout, number, leaf)
 
-    return Dataset(manifest, load, load_chunk)
+    return manifest, load, load_chunk
 
 
 def fetch(source: Files, names: list[str], folder: Path) -> None:

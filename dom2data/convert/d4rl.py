@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from dom2data.convert import described, files, rows
@@ -26,24 +25,19 @@ from dom2data.dataset import Dataset
 
 def write(dataset: Dataset, path: Path, *, force: bool = False) -> Path:
     """Write the file ``path``; returns it."""
-    found = rows.of(dataset)
-    assert found.next_observations is not None
-    steps, last = len(dataset), rows.last_steps(found.lengths)
-    terminal = last.copy()
-    terminal[last] = found.terminated
+    found, following, last, terminal = rows.of(dataset)
+    steps = len(dataset)
     arrays = {
         "observations": found.observations.reshape(steps, -1),
         "actions": found.actions.reshape(steps, -1),
         "rewards": dataset.spec.team(found.rewards),
         "terminals": terminal,
         "timeouts": last & ~terminal,
-        "next_observations": found.next_observations.reshape(steps, -1),
+        "next_observations": following.reshape(steps, -1),
         "infos/agent_rewards": found.rewards,
     }
-    with staged(path, force) as partial, h5py.File(partial, "w") as file:
-        for name, array in arrays.items():
-            file.create_dataset(name, data=array, compression="gzip", compression_opts=1, shuffle=True)
-        file.attrs[described.NOTE] = described.note(dataset)
+    with staged(path, force) as partial:
+        files.write_hdf5(partial, arrays, {described.NOTE: described.note(dataset)})
     return path
 
 

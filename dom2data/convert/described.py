@@ -6,19 +6,21 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
 from dom2data import envs, named
-from dom2data.convert.ingest import refused
+from dom2data.convert import files
+from dom2data.convert.ingest import Imported, refused
 from dom2data.dataset import Dataset
 from dom2data.errors import UserError
 from dom2data.spec import EnvSpec
 from dom2data.store import schema
 
-NOTE = "dom2"
-"""Name of the note in formats that have names; the file is ``dom2.json`` in formats that are folders."""
+NOTE, FILE = "dom2", "dom2.json"
+"""Name of the note in formats that have names, and in formats that are folders."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,20 @@ class Described:
     exported: Mapping[str, Any] = field(default_factory=dict)
     """id and hash of the dataset that our own writer wrote"""
     says: str = ""
+
+    def imported(
+        self,
+        arrays: Mapping[str, NDArray[Any]],
+        notes: Sequence[str],
+        format_: str,
+        used: Mapping[str, Path],
+        options: dict[str, Any],
+    ) -> Imported:
+        """Arrays in the store's shape that are this, read from the files ``used`` with these options."""
+        origin = {"format": format_, "files": files.sha256(used), "options": options}
+        origin |= {"exported": dict(self.exported)} if self.exported else {}
+        says = (self.says, *notes)
+        return Imported(self.spec, arrays, says, origin, self.env, self.quality, self.sources)
 
 
 def note(dataset: Dataset) -> str:

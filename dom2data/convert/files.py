@@ -150,6 +150,16 @@ def hdf5(path: Path) -> Iterator[h5py.File]:
         raise refused(f"{path.name}: expected a readable HDF5 file, found {reason}") from error
 
 
+def write_hdf5(path: Path, arrays: Mapping[str, NDArray[Any]], attributes: Mapping[str, str]) -> None:
+    """A new HDF5 file of compressed arrays."""
+    import h5py
+
+    with h5py.File(path, "w") as file:
+        for name, array in arrays.items():
+            file.create_dataset(name, data=array, compression="gzip", compression_opts=1, shuffle=True)
+        file.attrs.update(attributes)
+
+
 def hdf5_names(group: h5py.Group) -> list[str]:
     """The names of what is in a group. Raises UserError (code 3) at a link that leads elsewhere."""
     import h5py

@@ -108,6 +108,14 @@ def _shared(spec: EnvSpec, rewards: NDArray[Any]) -> str | None:
     return None
 
 
+def clipped(spec: EnvSpec, actions: NDArray[Any]) -> tuple[NDArray[Any], str]:
+    """Actions brought into their bounds, and the note that says so."""
+    low, high = spec.act_low, spec.act_high
+    outside = int(((actions < low) | (actions > high)).sum())
+    says = f"{outside:,} of {actions.size:,} action values clipped to [{low:g}, {high:g}]"
+    return np.clip(actions, low, high), says
+
+
 def refused(finding: str) -> UserError:
     """A file that is not what it should be (code 3)."""
     return UserError(f"{finding}; nothing was written", CHECK_FAILED)

@@ -21,21 +21,18 @@ from dom2data.convert.rows import Reading, Rows
 from dom2data.convert.staging import staged
 from dom2data.dataset import Dataset
 
-_NOTE = f"{described.NOTE}.json"
-
 
 def write(dataset: Dataset, path: Path, *, force: bool = False) -> Path:
     """Write the folder ``path``; returns it."""
-    found = rows.of(dataset)
-    assert found.next_observations is not None
+    found, following, last, _ = rows.of(dataset)
     with staged(path, force) as partial:
         partial.mkdir()
         np.save(partial / "obs.npy", found.observations)
         np.save(partial / "actions.npy", found.actions)
         np.save(partial / "rewards.npy", found.rewards)
         np.save(partial / "path_lengths.npy", found.lengths)
-        np.save(partial / "final_obs.npy", found.next_observations[rows.last_steps(found.lengths)])
-        (partial / _NOTE).write_text(described.note(dataset))
+        np.save(partial / "final_obs.npy", following[last])
+        (partial / described.FILE).write_text(described.note(dataset))
     return path
 
 
@@ -58,7 +55,7 @@ def read(
     if (path / "final_obs.npy").is_file():
         used["final_obs.npy"] = path / "final_obs.npy"
         following = _next(obs, lengths, files.npy(used["final_obs.npy"]))
-    note = files.optional(path / _NOTE)
+    note = files.optional(path / described.FILE)
     reading = Reading("madiff", used, env, clip, final, note, {"ends": ends})
     return rows.imported(Rows(obs, actions, rewards, lengths, terminated, following), reading, (says,))
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from dom2data import ids, stats
 from dom2data.convert import described, files, minari_file
-from dom2data.convert.ingest import Imported, checked, refused
+from dom2data.convert.ingest import Imported, checked, clipped, refused
 from dom2data.errors import UserError
 from dom2data.spec import EnvSpec
 from dom2data.store import minari as minari_metadata
@@ -94,7 +94,8 @@ def read(
     if finding := schema.spec(spec.to_json()):
         raise refused(finding)
     if clip:
-        notes += _clip(spec, arrays)
+        arrays["actions"], says = clipped(spec, arrays["actions"])
+        notes.append(says)
     return Imported(spec, arrays, tuple(notes), origin, env=env or spec.env_id)
 
 
@@ -345,10 +346,3 @@ def _spec_of(env: str, shape: Shape) -> EnvSpec:
     if expected != found:
         raise refused(f"expected observations and actions of {env}, {expected}, found {found}")
     return spec
-
-
-def _clip(spec: EnvSpec, arrays: dict[str, NDArray[Any]]) -> list[str]:
-    actions = arrays["actions"]
-    outside = int(((actions < spec.act_low) | (actions > spec.act_high)).sum())
-    arrays["actions"] = np.clip(actions, spec.act_low, spec.act_high)
-    return [f"{outside:,} of {actions.size:,} action values clipped"]

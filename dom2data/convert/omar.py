@@ -27,15 +27,12 @@ from dom2data.errors import UserError
 
 HORIZON = 25
 _FIELDS = ("obs", "acs", "rews", "next_obs", "dones")
-_NOTE = f"{described.NOTE}.json"
 
 
 def write(dataset: Dataset, path: Path, *, force: bool = False, seed: int = 0) -> Path:
     """Write ``seed_<seed>_data`` in the folder ``path``, beside other seeds; returns what was written."""
     target = path / f"seed_{seed}_data"
-    found = rows.of(dataset)
-    assert found.next_observations is not None
-    ends = rows.last_steps(found.lengths)
+    found, following, ends, _ = rows.of(dataset)
     if (found.lengths == HORIZON).all() and not found.terminated.any():
         ends[:] = False  # as the published particle files have it
     with staged(target, force) as partial:
@@ -44,9 +41,9 @@ def write(dataset: Dataset, path: Path, *, force: bool = False, seed: int = 0) -
             np.save(partial / f"obs_{i}.npy", found.observations[:, i, :width])
             np.save(partial / f"acs_{i}.npy", found.actions[:, i])
             np.save(partial / f"rews_{i}.npy", found.rewards[:, i])
-            np.save(partial / f"next_obs_{i}.npy", found.next_observations[:, i, :width])
+            np.save(partial / f"next_obs_{i}.npy", following[:, i, :width])
             np.save(partial / f"dones_{i}.npy", ends.astype(np.float32))
-        (partial / _NOTE).write_text(described.note(dataset))
+        (partial / described.FILE).write_text(described.note(dataset))
     return target
 
 
@@ -91,7 +88,7 @@ def read(
         joint("next_obs"),
         tuple(widths[:keep]),
     )
-    note = files.optional(folder / _NOTE)
+    note = files.optional(folder / described.FILE)
     options = {"seed": seed, "prey": prey, "horizon": horizon, "ends": ends}
     reading = Reading("omar", used, env, clip, note=note, options=options)
     return rows.imported(found, reading, (*notes, *more, says))

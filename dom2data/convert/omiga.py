@@ -16,7 +16,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
 from dom2data.convert import described, files, rows
@@ -44,10 +43,8 @@ def write(dataset: Dataset, path: Path, *, force: bool = False) -> Path:
         "r": with_final(dataset.array("rewards")),
         "d": np.repeat(final[:, None], obs.shape[1], axis=1).astype(np.float32),
     }
-    with staged(path, force) as partial, h5py.File(partial, "w") as file:
-        for name, array in arrays.items():
-            file.create_dataset(name, data=array, compression="gzip", compression_opts=1, shuffle=True)
-        file.attrs[described.NOTE] = described.note(dataset)
+    with staged(path, force) as partial:
+        files.write_hdf5(partial, arrays, {described.NOTE: described.note(dataset)})
     return path
 
 

@@ -11,10 +11,10 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from dom2data.convert import described, files
+from dom2data.convert import described
 from dom2data.convert.action_order import check_action_order
 from dom2data.convert.described import Described
-from dom2data.convert.ingest import Imported, refused
+from dom2data.convert.ingest import Imported, clipped, refused
 from dom2data.dataset import Dataset
 from dom2data.errors import UserError
 
@@ -55,12 +55,15 @@ class Reading:
     """the format's own options, to be recorded"""
 
 
-def of(dataset: Dataset) -> Rows:
-    """The rows of a dataset, to be written."""
-    obs = dataset.array("observations")
-    steps = np.arange(len(dataset)) + np.repeat(np.arange(dataset.n_episodes), dataset.lengths)
+def of(dataset: Dataset) -> tuple[Rows, NDArray[Any], NDArray[np.bool_], NDArray[np.bool_]]:
+    """The rows of a dataset, to be written; the observations that follow them; [S] whether a step is the last
+    of its episode, and whether it terminated."""
+    obs, lengths, last = dataset.array("observations"), dataset.lengths, last_steps(dataset.lengths)
+    steps = np.arange(len(dataset)) + np.repeat(np.arange(len(lengths)), lengths)
     actions, rewards, terminated = (dataset.array(name) for name in ("actions", "rewards", "terminated"))
-    return Rows(obs[steps], actions, rewards, dataset.lengths, terminated, obs[steps + 1])
+    terminal = last.copy()
+    terminal[last] = terminated
+    return Rows(obs[steps], actions, rewards, lengths, terminated), obs[steps + 1], last, terminal
 
 
 def last_steps(lengths: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -109,17 +112,12 @@ def imported(rows: Rows, reading: Reading, notes: tuple[str, ...] = ()) -> Impor
     )
     what = _described(rows, reading, horizon)
     if reading.clip:
-        arrays["actions"], clipped = _clip(arrays["actions"], what.spec.act_low, what.spec.act_high)
-        closed += clipped
+        arrays["actions"], says = clipped(what.spec, arrays["actions"])
+        closed += (says,)
     ordered = check_action_order(what.env, arrays)
-    origin = {
-        "format": reading.format,
-        "files": files.sha256(reading.files),
-        "options": {"env": reading.env, "clip": reading.clip, "final": reading.final, **reading.options},
-        **({"exported": dict(what.exported)} if what.exported else {}),
-    }
-    says = (what.says, *notes, *more, *rounded, *closed, *ordered)
-    return Imported(what.spec, arrays, says, origin, what.env, what.quality, what.sources)
+    options = {"env": reading.env, "clip": reading.clip, "final": reading.final, **reading.options}
+    changed = (*notes, *more, *rounded, *closed, *ordered)
+    return what.imported(arrays, changed, reading.format, reading.files, options)
 
 
 def _check_shapes(rows: Rows) -> None:
@@ -245,12 +243,6 @@ def _assemble(rows: Rows, obs: NDArray[Any], final: NDArray[Any]) -> dict[str, N
         "terminated": rows.terminated,
         "truncated": ~rows.terminated,
     }
-
-
-def _clip(actions: NDArray[Any], low: float, high: float) -> tuple[NDArray[Any], tuple[str, ...]]:
-    outside = int(((actions < low) | (actions > high)).sum())
-    note = f"{outside:,} of {actions.size:,} action values clipped to [{low:g}, {high:g}]"
-    return np.clip(actions, low, high), (note,)
 
 
 def _described(rows: Rows, reading: Reading, horizon: int) -> Described:

@@ -28,7 +28,6 @@ from dom2data.convert.rows import Reading, Rows
 from dom2data.convert.staging import staged
 from dom2data.dataset import Dataset
 
-_NOTE = f"{described.NOTE}.json"
 _DTYPES = {"torch.float32": "<f4", "torch.float64": "<f8", "torch.bool": "|b1", "torch.int64": "<i8"}
 _NAMES = {numpy: torch for torch, numpy in _DTYPES.items()}
 _READ = {
@@ -43,14 +42,10 @@ _READ = {
 
 def write(dataset: Dataset, path: Path, *, force: bool = False) -> Path:
     """Write the folder ``path``; returns it."""
-    found = rows.of(dataset)
-    assert found.next_observations is not None
-    last = rows.last_steps(found.lengths)
-    terminal = last.copy()
-    terminal[last] = found.terminated
+    found, following, last, terminal = rows.of(dataset)
     never = np.zeros((len(dataset), 1), bool)
     flags = {"done": last[:, None], "terminated": terminal[:, None], "truncated": (last & ~terminal)[:, None]}
-    agents = {"observation": found.next_observations, "reward": found.rewards[..., None]}
+    agents = {"observation": following, "reward": found.rewards[..., None]}
     tree = {
         "agents": {"observation": found.observations, "action": found.actions},
         **dict.fromkeys(flags, never),
@@ -59,7 +54,7 @@ def write(dataset: Dataset, path: Path, *, force: bool = False) -> Path:
     }
     with staged(path, force) as partial:
         _write(partial, tree, len(dataset))
-        (partial / _NOTE).write_text(described.note(dataset))
+        (partial / described.FILE).write_text(described.note(dataset))
     return path
 
 
@@ -97,7 +92,7 @@ def read(path: Path, *, env: str | None = None, group: str = "agents", clip: boo
         raise refused(f"expected reward [S, N, 1] and flags [S, 1], found {rewards.shape} and {steps} flags")
     lengths, more = rows.lengths_from(ends)
     terminated = found["terminated"].reshape(-1)[np.cumsum(lengths) - 1] != 0
-    note = files.optional(path / _NOTE)
+    note = files.optional(path / described.FILE)
     reading = Reading("torchrl", used, env, clip, note=note, options={"group": group})
     made = Rows(
         found["observations"],

@@ -37,11 +37,7 @@ _BLOCK = 100_000  # rows written or read at once
 
 def write(dataset: Dataset, path: Path, *, force: bool = False) -> Path:
     """Write the vault ``path``, which should be ``<name>.vlt/<uid>``; returns it."""
-    found = rows.of(dataset)
-    assert found.next_observations is not None
-    last = rows.last_steps(found.lengths)
-    terminal = last.copy()
-    terminal[last] = found.terminated
+    found, following, last, terminal = rows.of(dataset)
     n = dataset.spec.n_agents
     leaves = {
         "observations": found.observations,
@@ -49,7 +45,7 @@ def write(dataset: Dataset, path: Path, *, force: bool = False) -> Path:
         "rewards": found.rewards,
         "terminals": np.repeat(terminal[:, None], n, axis=1),
         "truncations": np.repeat((last & ~terminal)[:, None], n, axis=1),
-        _NEXT: found.next_observations,
+        _NEXT: following,
     }
     with staged(path, force) as partial:
         partial.mkdir()

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dom2data.convert import described, files
-from dom2data.convert.ingest import Imported, refused
+from dom2data.convert import described
+from dom2data.convert.ingest import Imported, clipped, refused
 
 _NEEDED = {"observations": 3, "actions": 3, "rewards": 2, "offsets": 1, "terminated": 1, "truncated": 1}
 _OPTIONAL = {"source": 1, "parent_episode": 1}
@@ -45,14 +45,6 @@ def imported(
             raise refused(f"{path.name}: expected increasing offsets, found others")
         what = described.from_numbers(format_, (width,) * n, arrays["actions"], arrays["rewards"], horizon)
     if clip:
-        low, high = what.spec.act_low, what.spec.act_high
-        outside = int(((arrays["actions"] < low) | (arrays["actions"] > high)).sum())
-        arrays["actions"] = np.clip(arrays["actions"], low, high)
-        notes.append(f"{outside:,} of {arrays['actions'].size:,} action values clipped")
-    origin = {
-        "format": format_,
-        "files": files.sha256({path.name: path}),
-        "options": {"env": env, "clip": clip},
-        **({"exported": dict(what.exported)} if what.exported else {}),
-    }
-    return Imported(what.spec, arrays, (what.says, *notes), origin, what.env, what.quality, what.sources)
+        arrays["actions"], says = clipped(what.spec, arrays["actions"])
+        notes.append(says)
+    return what.imported(arrays, notes, format_, {path.name: path}, {"env": env, "clip": clip})

@@ -53,6 +53,10 @@ class ArrayLayout:
         start = chunk * self.chunk_rows
         return slice(start, min(start + self.chunk_rows, self.shape[0]))
 
+    def chunk_key(self, chunk: int) -> str:
+        """Where a chunk lies below the array's folder."""
+        return "/".join(["c", str(chunk), *["0"] * (len(self.shape) - 1)])
+
     def to_json(self) -> dict[str, Any]:
         return {"dtype": self.dtype, "shape": list(self.shape), "chunk_rows": self.chunk_rows}
 
@@ -63,7 +67,7 @@ class ArrayLayout:
 
 def chunk_file(name: str, array: ArrayLayout, chunk: int) -> str:
     """Where a chunk of an array lies below ``data``."""
-    return f"{name}/c/" + "/".join([str(chunk), *["0"] * (len(array.shape) - 1)])
+    return f"{name}/{array.chunk_key(chunk)}"
 
 
 def layout(spec: EnvSpec, episodes: int, steps: int, block: int | None = None) -> dict[str, ArrayLayout]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -128,8 +127,7 @@ def read(data: Path) -> dict[str, Any]:
 
 def require_stored(data: Path, name: str, array: ArrayLayout) -> None:
     """Raises UserError (code 3) when an array's files are too small for it, before memory is asked for."""
-    finding = schema.stored(data / name, array.shape, array.nbytes // math.prod(array.shape), array.n_chunks)
-    if finding:
+    if finding := schema.stored(data / name, array):
         raise UserError(f"{data}: {finding}; generate or fetch it again", CHECK_FAILED)
 
 

@@ -68,7 +68,7 @@ def _fill(folder: Path, array: ArrayLayout, chunk: int, values: NDArray[Any]) ->
     padding = array.chunk_nbytes - rows.nbytes
     checksum = 0
     try:
-        with (folder / "c" / "/".join([str(chunk)] + ["0"] * (len(array.shape) - 1))).open("rb", 0) as file:
+        with (folder / array.chunk_key(chunk)).open("rb", 0) as file:
             for start in range(0, rows.nbytes, PIECE):
                 piece = rows[start : start + PIECE]
                 if file.readinto(piece.data) != piece.nbytes:

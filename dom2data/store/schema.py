@@ -4,11 +4,12 @@ by ``verify``. A file from elsewhere may say anything, and every later line reli
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from dom2data.stats import QUANTILES
+from dom2data.store.layout import ArrayLayout
 
 Check = Callable[[Any], bool]
 DEFLATE = 1032
@@ -179,11 +180,10 @@ def _returns(value: dict[str, Any], agents: list[str]) -> str | None:
     return None
 
 
-def stored(folder: Path, shape: Sequence[int], itemsize: int, chunks: int) -> str | None:
-    """Before memory is asked for: whether the chunk files in ``folder`` may hold an array of this shape."""
-    rest = ["0"] * (len(shape) - 1)
-    files = [folder / "c" / "/".join([str(chunk), *rest]) for chunk in range(chunks)]
+def stored(folder: Path, array: ArrayLayout) -> str | None:
+    """Before memory is asked for: whether the chunk files in ``folder`` may hold an array."""
+    files = [folder / array.chunk_key(chunk) for chunk in range(array.n_chunks)]
     size = sum(file.stat().st_size for file in files if file.is_file())
-    if math.prod(shape) * itemsize > size * DEFLATE:
-        return f"expected {tuple(shape)} in {folder.name!r}, found {size:,} bytes"
+    if array.nbytes > size * DEFLATE:
+        return f"expected {array.shape} in {folder.name!r}, found {size:,} bytes"
     return None

@@ -4,6 +4,7 @@ by ``verify``. A file from elsewhere may say anything, and every later line reli
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,13 @@ def _text(value: Any) -> bool:
     return isinstance(value, str) and value != ""
 
 
+def _float(value: Any) -> bool:
+    return isinstance(value, float) and math.isfinite(value)
+
+
 def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return abs(value) <= sys.float_info.max if whole else _float(value)
 
 
 def _count(value: Any) -> bool:
@@ -81,8 +87,8 @@ _PARENT: dict[str, tuple[Check, str]] = {
     "parents": (_list(_object), "objects"),
 }
 _SUMMARY: dict[str, tuple[Check, str]] = {
-    "mean": (_number, "a number"),
-    "std": (_number, "a number"),
+    "mean": (_float, "a float"),
+    "std": (_float, "a float"),
     "quantiles": (_object, "an object"),
 }
 _MANIFEST: dict[str, tuple[Check, str]] = {
@@ -93,7 +99,7 @@ _MANIFEST: dict[str, tuple[Check, str]] = {
     "episodes": (_size, "a count"),
     "returns": (_object, "an object"),
     "references": (_references, "returns that score 0 and 100, or null"),
-    "recipe": (_maybe(_object), "an object or null"),
+    "recipe": (_object, "an object"),
     "sources": (_list(_text), "names"),
     "policies": (lambda value: _object(value) and all(map(_object, value.values())), "objects"),
     "parents": (_list(_object), "objects"),

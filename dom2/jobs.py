@@ -149,14 +149,16 @@ def stage(job: Job) -> Stage:
     """How far a job is, told without its dataset."""
     if not (job.folder / "config.json").exists():
         return "other" if job.folder.is_dir() and not run.empty(job.folder) else "missing"
-    if results.state(job.folder) in ("broken", "foreign"):
+    try:
+        found = results.look(job.folder)
+    except (UserError, ValueError, OSError):
         return "other"
-    done, wanted = checkpoint.updates(job.folder), job.settings["updates"]
-    if done > wanted or unlike(job, run.read(job.folder)):
+    wanted = job.settings["updates"]
+    if found.state == "broken" or found.updates > wanted or unlike(job, found.run):
         return "other"
-    if done < wanted:
+    if found.updates < wanted:
         return "begun"
-    return "done" if not pending(job) else "fitted"
+    return "done" if not pending(job, found.kept) else "fitted"
 
 
 def asked(job: Job) -> dict[str, Any]:
@@ -190,15 +192,15 @@ def unlike(job: Job, found: Run) -> list[str]:
     ]
 
 
-def pending(job: Job) -> list[str]:
-    """Shifts without an evaluation of the last update, by as many episodes, in the standard way."""
+def pending(job: Job, kept: Iterable[dict[str, Any]]) -> list[str]:
+    """Shifts without a kept evaluation of the last update, by as many episodes, in the standard way."""
 
     def will_do(found: dict[str, Any]) -> bool:
         episodes, last = found["episodes"], found["updates"] == job.settings["updates"]
         enough = episodes >= job.episodes if job.longer else episodes == job.episodes
         return last and enough and evaluate.way(found) == evaluate.STANDARD
 
-    there = {each["shift"] for each in evaluate.kept(job.folder) if will_do(each)}
+    there = {each["shift"] for each in kept if will_do(each)}
     return [shift for shift in job.shifts if shift not in there]
 
 
@@ -257,10 +259,11 @@ def _work(job: Job, interrupts: fit.Interrupts) -> Outcome:
         if checkpoint.updates(found.folder) < found.settings.updates and not interrupts.requested:
             fit.fit(found, root=job.root, interrupts=interrupts)
         fitted = checkpoint.updates(found.folder) == found.settings.updates
-        for shift in pending(job) if fitted else ():
+        for shift in pending(job, evaluate.kept(job.folder)) if fitted else ():
             if not interrupts.requested:
                 evaluate.keep(found.folder, evaluate.evaluate(found, job.episodes, shift=shift))
-        return Outcome(job, "interrupted" if pending(job) else "done", time.monotonic() - started)
+        left = pending(job, evaluate.kept(job.folder))
+        return Outcome(job, "interrupted" if left else "done", time.monotonic() - started)
     except UserError as error:
         if found is not None:  # else the folder is not this job's to write into
             keep_error(found.folder, error.message)

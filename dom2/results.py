@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from filelock import FileLock, Timeout
 
@@ -52,26 +52,42 @@ class Result:
         return asdict(self)
 
 
+class Look(NamedTuple):
+    """What a run's folder says, each file read once; the status first, which is written last."""
+
+    run: Run
+    status: str
+    updates: int
+    kept: list[dict[str, Any]]
+
+    @property
+    def state(self) -> State:
+        """How far the run is, by its files and by whether a process holds its lock."""
+        if self.status == "running" and _held(self.run.folder):
+            return "running"
+        ended = self.updates == self.run.settings.updates
+        if self.status in ("complete", "running", "interrupted") and ended:
+            return "evaluated" if any(each["updates"] == self.updates for each in self.kept) else "complete"
+        # A complete one was asked since to go on.
+        words: dict[str, State] = {"running": "killed", "complete": "interrupted"}
+        words |= {"interrupted": "interrupted", "failed": "failed", "new": "new"}
+        return words.get(self.status, "broken")
+
+
+def look(folder: Path) -> Look:
+    """Raises UserError, ValueError or OSError where a file cannot be read."""
+    found = run.read(folder)
+    return Look(found, found.status, checkpoint.updates(folder), evaluate.kept(folder))
+
+
 def state(folder: Path) -> State:
-    """How far the run in a folder is, told by its files and by whether a process holds its lock."""
-    if not run.is_run(folder):
-        others = (part for part in _PARTS if part != "config.json")  # which many programs call theirs
-        return "broken" if any((folder / part).exists() for part in others) else "foreign"
+    """How far the run in a folder is, if it is one."""
     try:
-        found = run.read(folder)
-        word, updates = found.status, checkpoint.updates(folder)
-        kept = evaluate.kept(folder)
+        return look(folder).state
     except (UserError, ValueError, OSError):
-        return "broken"
-    if word == "running" and _held(folder):
-        return "running"
-    if word in ("complete", "running", "interrupted") and updates == found.settings.updates:
-        return "evaluated" if any(each["updates"] == updates for each in kept) else "complete"
-    if word == "running":
-        return "killed"
-    if word == "complete":  # and asked since to go on
-        return "interrupted"
-    return word if word in ("interrupted", "failed", "new") else "broken"
+        others = (part for part in _PARTS if part != "config.json")  # which many programs call theirs
+        ours = run.is_run(folder) or any((folder / part).exists() for part in others)
+        return "broken" if ours else "foreign"
 
 
 def _held(folder: Path) -> bool:
@@ -98,17 +114,16 @@ def scan(base: Path) -> Iterator[Path]:
 
 def read(folder: Path) -> Result:
     """The result in a run's folder, however far it is. Raises UserError when it cannot be read."""
-    found: Run = run.read(folder)
-    document, seeds = found.document, list(found.seeds)
+    found = look(folder)
+    document, seeds, updates = found.run.document, list(found.run.seeds), found.updates
     lines = [line for line in track.read(folder) if _numbers(line.get("eval/return"), len(seeds))]
-    updates = checkpoint.updates(folder)
-    fresh = {each["shift"]: each for each in evaluate.kept(folder) if each["updates"] == updates}
+    fresh = {each["shift"]: each for each in found.kept if each["updates"] == updates}
     return Result(
         folder=str(folder),
-        state=state(folder),
+        state=found.state,
         algorithm=document["settings"]["algorithm"],
         dataset=document["dataset"],
-        fingerprint=found.spec.fingerprint,
+        fingerprint=found.run.spec.fingerprint,
         seeds=seeds,
         updates=updates,
         settings=document["settings"],

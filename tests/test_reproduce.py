@@ -132,7 +132,7 @@ def test_an_evaluation_made_otherwise_does_not_count(tmp_path: Path) -> None:
     found = evaluate.kept(job.folder)[0]
     for other in ({"candidates": 10}, {"seed": 7}, {"mismatch": [{"fact": "dt"}]}, {"episodes": 99}):
         evaluate.keep(job.folder, found | other)
-        assert (jobs.stage(job), jobs.pending(job)) == ("fitted", ["none"])
+        assert jobs.stage(job) == "fitted"
     assert jobs.work(job).word == "done"
     assert evaluate.kept(job.folder)[0] == found
 

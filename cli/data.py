@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -71,26 +72,7 @@ def main(debug: bool) -> None:
 @place_option
 @json_option
 @sharing.delivered
-def generate(
-    env: str,
-    quality: str,
-    steps: int | None,
-    seed: int,
-    store: str,
-    out: str | None,
-    workers: int | None,
-    executor: str | None,
-    address: str | None,
-    shard: str | None,
-    checkpoints: Path | None,
-    retrain: bool,
-    dry_run: bool,
-    rehash: bool,
-    force: bool,
-    root: Path | None,
-    as_json: bool,
-    there: str | None = None,
-) -> None:
+def generate(workers: int | None, executor: str | None, address: str | None, **line: Any) -> None:
     """Roll behaviour policies out into a dataset, or into many.
 
     \b
@@ -104,24 +86,23 @@ def generate(
     An interrupted run continues where it stopped when the same command is given again. Of many datasets,
     those that are there and complete are kept.
     """
-    asked = generating.Asked(env, quality, steps, seed, out, root, checkpoints, retrain)
-    where = Where(executor, workers, address)
-    todo = generating.plans(asked, force, dry_run, there)
-    if shard:
-        generating.shard(todo, shard, where, force, dry_run, as_json)
+    asked, where = generating.Asked(**line), Where(executor, workers, address)
+    todo = generating.plans(asked)
+    if asked.shard:
+        generating.shard(asked, todo, where)
         return
     if asked.many:
-        records = generating.many(todo, where, force, rehash, dry_run, there)
-        if not dry_run:
-            if store == "minari":
-                generating.for_minari([record["id"] for record in records], root, force)
-            ui.print_json(records) if as_json else describe.catalog(records)
+        records = generating.many(asked, todo, where)
+        if not asked.dry_run:
+            if asked.store == "minari":
+                generating.for_minari([record["id"] for record in records], asked.root, asked.force)
+            ui.print_json(records) if asked.as_json else describe.catalog(records)
         return
-    made = generating.one(todo[0], where, force, retrain, dry_run, keep=store == "minari", there=there)
+    made = generating.one(asked, todo[0], where)
     if made is not None:
-        if store == "minari":
-            generating.for_minari([made.id], root, force)
-        finish(made, there or root, as_json)
+        if asked.store == "minari":
+            generating.for_minari([made.id], asked.root, asked.force)
+        finish(made, asked.there or asked.root, asked.as_json)
 
 
 @main.command()

@@ -25,7 +25,7 @@ ALL = "all"
 
 @dataclass(frozen=True)
 class Asked:
-    """The command line of ``generate``, as far as plans depend on it."""
+    """The command line of ``generate``, apart from where the work is done."""
 
     env: str
     quality: str
@@ -33,8 +33,16 @@ class Asked:
     seed: int
     out: str | None
     root: Path | None
+    store: str
+    shard: str | None
     checkpoints: Path | None
     retrain: bool
+    dry_run: bool
+    rehash: bool
+    force: bool
+    as_json: bool
+    there: str | None = None
+    """the URL that what is made is sent to; what it has is kept, and its ids are taken, like what is here"""
 
     @property
     def envs(self) -> Sequence[str]:
@@ -62,7 +70,7 @@ class Asked:
             yield {"env": env, "quality": quality, "steps": steps, "seed": self.seed, "out": self.out}
 
 
-def plans(asked: Asked, force: bool, dry_run: bool, there: str | None = None) -> list[Plan]:
+def plans(asked: Asked) -> list[Plan]:
     """Every plan, the policies that they need trained anew first where that was asked for."""
     from dom2_policies import zoo
     from dom2data import generate
@@ -73,7 +81,7 @@ def plans(asked: Asked, force: bool, dry_run: bool, there: str | None = None) ->
         raise UserError("expected --retrain or --checkpoints, found both; choose one")
     folders = dict.fromkeys(asked.envs, asked.checkpoints or zoo.FOLDER)
     if asked.retrain:
-        folders |= trained(asked, force, dry_run, there)
+        folders |= trained(asked)
     return [
         generate.plan(**words, root=asked.root, checkpoints_in=folders[env])
         for env in asked.envs
@@ -81,11 +89,11 @@ def plans(asked: Asked, force: bool, dry_run: bool, there: str | None = None) ->
     ]
 
 
-def trained(asked: Asked, force: bool, dry_run: bool, there: str | None) -> dict[str, Path]:
-    """The folder of each environment's own policies, trained now (but for ``dry_run``) where it is not there.
+def trained(asked: Asked) -> dict[str, Path]:
+    """The folder of each environment's own policies, trained now (but for a dry run) where it is not there.
 
     All that can be told without them is looked at before any training, so that a wrong word, or an id that is
-    taken here or ``there``, costs no time.
+    taken, costs no time.
     """
     from dom2data import ids, retrain
     from dom2data.plan import words
@@ -94,12 +102,12 @@ def trained(asked: Asked, force: bool, dry_run: bool, there: str | None) -> dict
     targets = {env: [words(**each)[1] for each in asked.words(env)] for env in asked.envs}
     folders = {env: retrain.folder(env, asked.seed, base) for env in asked.envs}
     missing = [env for env, folder in folders.items() if not folder.exists()]
-    if dry_run:
+    if asked.dry_run:
         return {env: folder for env, folder in folders.items() if env not in missing}
-    for env in missing if not force else ():
+    for env in missing if not asked.force else ():
         for quality, dataset_id in zip(asked.qualities, targets[env], strict=True):
             # Of many, one that needs no policies may be the very dataset, which is kept.
-            taken = _taken(dataset_id, base, there)
+            taken = _taken(dataset_id, base, asked.there)
             if taken and not (asked.many and _without_policies(quality)):
                 raise UserError(f"expected a new id, found {dataset_id} in {taken}; --force replaces it")
     for env in missing:
@@ -124,53 +132,43 @@ def _without_policies(quality: str) -> bool:
     return {name for name, _ in recipes.quality(quality).parts} <= {recipes.UNIFORM}
 
 
-def one(
-    todo: Plan,
-    where: Where,
-    force: bool,
-    retrain: bool,
-    dry_run: bool,
-    keep: bool = False,
-    there: str | None = None,
-) -> Dataset | None:
-    """Announce a plan and carry it out; ``keep``: not, if it was carried out before (and not ``force``).
-
-    ``there`` is the URL that the dataset will be sent to: one that waits for it is kept, too, and an id that
-    is taken there is refused.
-    """
+def one(asked: Asked, todo: Plan, where: Where) -> Dataset | None:
+    """Announce a plan and carry it out; what waits to be sent, or to be written for Minari, is kept."""
     from dom2data import dataset
     from dom2data.plan import state
 
-    click.echo(describe.plan(todo, where.count(todo.best_workers()), retrain), err=not dry_run)
-    if dry_run:
+    workers = where.count(todo.best_workers())
+    click.echo(describe.plan(todo, workers, asked.retrain), err=not asked.dry_run)
+    if asked.dry_run:
         return None
-    if (keep or there) and not force and state(todo) == "complete":
+    kept = asked.there or asked.store == "minari"
+    if kept and not asked.force and state(todo) == "complete":
         ui.note(f"{todo.dataset_id} is complete already: kept")
         return dataset.open(todo.dataset_id, todo.base)
-    if not force and (base := todo.home(there).base) == there:
+    if not asked.force and (base := todo.home(asked.there).base) == asked.there:
         raise UserError(
             f"expected a new id, found {base}/{todo.dataset_id}; --force replaces it, --out names another"
         )
-    return carry_out(todo, where.made(todo.best_workers(), todo.threads), force)
+    return carry_out(todo, where.made(todo.best_workers(), todo.threads), asked.force)
 
 
-def shard(todo: list[Plan], text: str, where: Where, force: bool, dry_run: bool, as_json: bool) -> None:
+def shard(asked: Asked, todo: Sequence[Plan], where: Where) -> None:
     """Collect one shard of a dataset and say what comes next."""
     from dom2data import shards
 
-    k, n = shards.parse(text)
+    k, n = shards.parse(asked.shard or "")
     if len(todo) > 1:
         raise UserError(f"expected one dataset with --shard, found {len(todo)}; name one --env and --quality")
     plan = todo[0]
-    click.echo(describe.plan(plan, where.count(plan.best_workers()), retrain=False), err=not dry_run)
-    if dry_run:
+    workers = where.count(plan.best_workers())
+    click.echo(describe.plan(plan, workers, retrain=False), err=not asked.dry_run)
+    if asked.dry_run:
         return
+    executor = where.made(plan.best_workers(), plan.threads)
     with ui.progress_bar() as progress, resumable("every finished block is", plan):
-        folder, blocks = shards.collect(
-            plan, k, n, executor=where.made(plan.best_workers(), plan.threads), force=force, progress=progress
-        )
+        folder, blocks = shards.collect(plan, k, n, executor=executor, force=asked.force, progress=progress)
     facts = {"id": plan.dataset_id, "shard": f"{k}/{n}", "blocks": blocks, "folder": str(folder)}
-    ui.print_json(facts) if as_json else click.echo(ui.rows({key: str(f) for key, f in facts.items()}))
+    ui.print_json(facts) if asked.as_json else click.echo(ui.rows({key: str(f) for key, f in facts.items()}))
     ui.note(f"with all {n} shards there: dom2data merge {plan.dataset_id}")
 
 
@@ -200,26 +198,23 @@ def for_minari(made: Sequence[str], root: Path | None, force: bool) -> None:
         ui.note(f"minari.load_dataset({path.relative_to(base).as_posix()!r}) opens it")
 
 
-def many(
-    todo: list[Plan], where: Where, force: bool, rehash: bool, dry_run: bool, there: str | None = None
-) -> list[dict[str, Any]]:
+def many(asked: Asked, todo: Sequence[Plan], where: Where) -> list[dict[str, Any]]:
     """Announce the plans in a table and carry out those whose datasets are not there; records of all.
 
-    ``there`` is the URL that the datasets will be sent to; what it has is kept like what is here. What fails
-    is noted, and the others are made. Raises UserError: code 2, before anything is made, when ids are taken
-    by other recipes (and not ``force``); 1 at the end, when some failed.
+    What fails is noted, and the others are made. Raises UserError: code 2, before anything is made, when ids
+    are taken by other recipes; 1 at the end, when some failed.
     """
     from dom2data import catalog, dataset
     from dom2data.plan import state
 
-    homes = {plan.dataset_id: plan.home(there) for plan in todo}
-    states = {dataset_id: state(home, rehash) for dataset_id, home in homes.items()}
+    homes = {plan.dataset_id: plan.home(asked.there) for plan in todo}
+    states = {dataset_id: state(home, asked.rehash) for dataset_id, home in homes.items()}
     workers = {plan.dataset_id: where.count(plan.best_workers()) for plan in todo}
-    describe.plans(todo, states, workers, err=not dry_run)
-    if dry_run:
+    describe.plans(todo, states, workers, err=not asked.dry_run)
+    if asked.dry_run:
         return []
     taken = [plan.dataset_id for plan in todo if states[plan.dataset_id] == "other"]
-    if taken and not force:
+    if taken and not asked.force:
         bases = dict.fromkeys(str(homes[dataset_id].base) for dataset_id in taken)
         raise UserError(
             f"expected new ids, found {', '.join(taken)} in {' and '.join(bases)}, of other recipes; "
@@ -228,13 +223,13 @@ def many(
     records, failed = [], []
     for plan in todo:
         try:
-            if force or states[plan.dataset_id] != "complete":
-                again = force or states[plan.dataset_id] == "damaged"
+            if asked.force or states[plan.dataset_id] != "complete":
+                again = asked.force or states[plan.dataset_id] == "damaged"
                 carry_out(plan, where.made(workers[plan.dataset_id], plan.threads), again)
                 homes[plan.dataset_id] = plan
             made = dataset.open(plan.dataset_id, homes[plan.dataset_id].base)
-            records.append(catalog.summary(made.manifest, there or plan.base))
-            ui.note(_done(records[-1], states[plan.dataset_id], force))
+            records.append(catalog.summary(made.manifest, asked.there or plan.base))
+            ui.note(_done(records[-1], states[plan.dataset_id], asked.force))
         except UserError as error:
             if error.code == INTERRUPTED:
                 raise

@@ -122,7 +122,7 @@ def require_own(asked: Sweep, search: Search | None, spec: Path) -> None:
 
     if not (asked.out / SPEC).exists():
         return
-    runs = [run for trial in search.all() for run in trial.runs] if search else asked.runs()
+    runs = (search or asked).runs()
     if reason := sweeps.another(runs, asked.out):
         raise UserError(
             f"{asked.out}: expected the sweep that was begun there, found another in {spec} ({reason}); "
@@ -135,8 +135,7 @@ def plan(asked: Sweep, search: Search | None, workers: int, as_json: bool) -> No
     from dom2 import jobs, pace
 
     trials = search.all() if search else []
-    runs = [run for trial in trials for run in trial.runs] if search else asked.runs()
-    known = [run.job for run in runs]
+    known = [run.job for run in (search or asked).runs()]
     rows = [(job.folder.relative_to(asked.out).as_posix(), jobs.stage(job)) for job in known]
     ended = {run.job.folder for trial in trials if trial.state != "running" for run in trial.runs}
     stages = zip(known, rows, strict=True)
@@ -212,8 +211,7 @@ def written(
     from dom2 import sweep as sweeps
 
     shift, trials = asked.spec.shifts[0], search.all() if search else []
-    each = [run for trial in trials for run in trial.runs] if search else asked.runs()
-    rows = [sweeps.row(run, asked.out, outcomes.get(run.job.folder)) for run in each]
+    rows = [sweeps.row(run, asked.out, outcomes.get(run.job.folder)) for run in (search or asked).runs()]
     if any(row["evaluations"] for row in rows) and all(
         sweeps.value(row, shift, metric) is None for row in rows
     ):

@@ -60,8 +60,6 @@ class Search:
 
     def __init__(self, asked: Sweep, trials: int, metric: str, seed: int):
         self.asked, self.trials, self.metric, self.seed = asked, trials, metric, seed
-        if metric not in METRICS:
-            raise UserError(f"expected --metric {' or '.join(METRICS)}, found {metric!r}")
         if metric == "return" and len(asked.spec.datasets) > 1:
             raise UserError("expected one dataset with --metric return, found several; score compares them")
         envs = [sweep.kind(data, asked.root)[0] for data in asked.spec.datasets]
@@ -110,6 +108,10 @@ class Search:
                     if (study := self._study(name, begin=False)) is not None:
                         found += self._trials(study, name)
         return found
+
+    def runs(self) -> list[Asked]:
+        """Those of all trials."""
+        return [run for trial in self.all() for run in trial.runs]
 
     def sample(self, name: str) -> list[Asked]:
         """The runs of a trial somewhere in the ranges, of a number that none has: for estimates."""

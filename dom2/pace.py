@@ -45,8 +45,7 @@ def likeness(job: Job) -> tuple[Any, ...]:
 
 def logged(job: Job) -> float | None:
     """Seconds of an update as a run's last line of metrics has them."""
-    lines = track.read(job.folder)
-    rate = lines[-1].get("time/updates_per_second") if lines else None
+    rate = track.last(job.folder).get("time/updates_per_second")
     return 1.0 / rate if isinstance(rate, float) and rate > 0.0 else None
 
 

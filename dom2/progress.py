@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from contextlib import suppress
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from dom2 import evaluate
+from dom2 import evaluate, track
 from dom2.jobs import Job
-
-_TAIL = 1 << 16
-"""bytes at the end of ``metrics.jsonl`` in which its last line is looked for"""
 
 
 class Moving(NamedTuple):
@@ -51,7 +46,7 @@ def _moving(job: Job, since: float) -> Moving | None:
     written = status.stat().st_mtime
     if max(written, metrics.stat().st_mtime if metrics.exists() else 0.0) < since:
         return None
-    word, line = status.read_text().strip(), last_line(metrics)
+    word, line = status.read_text().strip(), track.last(job.folder)
     rate, wanted = line.get("time/updates_per_second"), job.settings["updates"]
     if word == "running":
         return Moving(job, line.get("update", 0), wanted, rate, evaluating=False)
@@ -59,26 +54,3 @@ def _moving(job: Job, since: float) -> Moving | None:
     if word == "complete" and any(not f.exists() or f.stat().st_mtime < written for f in files):
         return Moving(job, wanted, wanted, rate, evaluating=True)
     return None
-
-
-def last_line(metrics: Path) -> dict[str, Any]:
-    """The last whole line of ``metrics.jsonl``; nothing where there is none yet."""
-    if not metrics.exists():
-        return {}
-    with metrics.open("rb") as file:
-        size = file.seek(0, 2)
-        file.seek(max(0, size - _TAIL))
-        *lines, _ = file.read().split(b"\n")  # what follows the last newline is not written to its end yet
-    return json.loads(lines[-1]) if lines else {}
-
-
-def fitted_seconds(lines: Iterable[dict[str, Any]]) -> float:
-    """Seconds spent fitting, by a run's metrics; the clock of each line begins anew when a run is resumed."""
-    total = last = 0.0
-    begun = 0
-    for line in lines:
-        now, rate = line.get("time/seconds", last), line.get("time/updates_per_second", 0.0)
-        start = round(line.get("update", 0) - now * rate)  # of this clock
-        total += now if now < last or start != begun else now - last
-        last, begun = now, start
-    return total

@@ -9,10 +9,9 @@ import jinja2
 import numpy as np
 from PIL import Image
 
-from dom2 import checkpoint, evaluate, track
+from dom2 import checkpoint, evaluate, fit, track
 from dom2 import run as runs
 from dom2.run import Run
-from dom2data import dataset as datasets
 from dom2data import envs
 from dom2data.errors import UserError
 from dom2data.look.pictures import BLUE, PAGES, RED, canvas, gif, png, svg, uri
@@ -66,10 +65,8 @@ def gap(shifted: dict[str, Any], standard: dict[str, Any] | None) -> float | Non
 
 def data_returns(run: Run, root: Path | None) -> Float32 | None:
     """Returns of the data that the run learned from; None when it is gone or has changed."""
-    asked = run.document["dataset"]
     try:
-        dataset = datasets.open(asked["id"], root)
-        return dataset.returns if dataset.hash == asked["hash"] else None
+        return fit.data_of(run, root).returns
     except UserError:
         return None
 

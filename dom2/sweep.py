@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dom2 import algorithms, checkpoint, config, evaluate, fit, jobs, progress, track
+from dom2 import algorithms, checkpoint, config, evaluate, fit, jobs, track
 from dom2.jobs import Job, Outcome
 from dom2.run import Settings
 from dom2.run import read as read_run
@@ -271,7 +271,7 @@ def row(asked: Asked, out: Path, outcome: Outcome | None = None) -> dict[str, An
             }
             for shift in job.shifts if shift in returns
         },
-        "minutes": progress.fitted_seconds(track.read(job.folder)) / 60 if ours else 0.0,
+        "minutes": track.seconds(track.read(job.folder)) / 60 if ours else 0.0,
         "error": outcome.error if outcome and status == "failed" else "",
     }  # fmt: skip
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+_TAIL = 1 << 16
+"""bytes at the end of ``metrics.jsonl`` in which its last line is looked for"""
 
 
 class Track:
@@ -47,13 +51,36 @@ class Track:
 def read(folder: Path) -> list[dict[str, Any]]:
     """The lines of ``metrics.jsonl`` without those that are none, such as a last one cut short by a crash."""
     path = folder / "metrics.jsonl"
-    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
-    records = []
+    return list(_records(path.read_text(errors="replace").splitlines() if path.exists() else []))
+
+
+def last(folder: Path) -> dict[str, Any]:
+    """The last of them, without reading the others; nothing where there is none yet."""
+    path = folder / "metrics.jsonl"
+    if not path.exists():
+        return {}
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, 2) - _TAIL))
+        return next(_records(reversed(file.read().decode(errors="replace").splitlines())), {})
+
+
+def _records(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
     for line in lines:
         try:
             record = json.loads(line)
         except json.JSONDecodeError:
             continue
         if isinstance(record, dict) and isinstance(record.get("update"), int):
-            records.append(record)
-    return records
+            yield record
+
+
+def seconds(lines: Iterable[dict[str, Any]]) -> float:
+    """Seconds spent fitting, by a run's metrics; the clock of each line begins anew when a run is resumed."""
+    total = last = 0.0
+    begun = 0
+    for line in lines:
+        now, rate = line.get("time/seconds", last), line.get("time/updates_per_second", 0.0)
+        start = round(line.get("update", 0) - now * rate)  # of this clock
+        total += now if now < last or start != begun else now - last
+        last, begun = now, start
+    return total

@@ -18,7 +18,7 @@ from children import heeds_interrupts
 from click.testing import CliRunner, Result
 from tiny import released, tag_random
 
-from dom2 import checkpoint, evaluate, fit, jobs, pace, progress, sweep
+from dom2 import checkpoint, evaluate, fit, jobs, pace, progress, sweep, track
 from dom2.search import Search
 from dom2.sweep import Sweep
 from dom2_cli.learn import main
@@ -353,10 +353,10 @@ def test_what_moves_is_read_from_the_folders(tmp_path: Path) -> None:
     (job.folder / "status").write_text("complete\n")
     assert progress.moving([job], 0.0)[0].evaluating
     clocks = [1.0, 5.0, 2.0, 3.0]
-    assert progress.fitted_seconds({"time/seconds": clock} for clock in clocks) == 8.0
+    assert track.seconds({"time/seconds": clock} for clock in clocks) == 8.0
     resumed = [(100, 4.0, 25.0), (125, 5.0, 25.0), (200, 6.0, 12.5), (275, 12.0, 12.5)]  # at update 125
     names = ("update", "time/seconds", "time/updates_per_second")
-    assert progress.fitted_seconds(dict(zip(names, line, strict=True)) for line in resumed) == 17.0
+    assert track.seconds(dict(zip(names, line, strict=True)) for line in resumed) == 17.0
 
 
 def test_values_that_do_not_go_together_fail_alone(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import click
 
 from dom2_cli import evaluating, probing, reproducing, running, sweeping
 from dom2_cli import show as ui
-from dom2_cli.options import json_option, mismatch_option, place_option, run_argument
+from dom2_cli.options import force_option, json_option, mismatch_option, place_option, run_argument
 from dom2data.errors import FAILED, INTERRUPTED, UserError
 
 if TYPE_CHECKING:
@@ -280,8 +280,9 @@ def fit_rows(result: dict[str, Any]) -> dict[str, str]:
 @click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False), help="File to write [RUN/report.html]."
 )
+@force_option
 @place_option
-def report(folder: Path, out: Path | None, root: Path | None) -> None:
+def report(folder: Path, out: Path | None, force: bool, root: Path | None) -> None:
     """One HTML file about a run: curves, returns, score, pictures of the agents.
 
     \b
@@ -290,8 +291,8 @@ def report(folder: Path, out: Path | None, root: Path | None) -> None:
     from dom2 import report as reports
     from dom2 import run as runs
 
-    path = out or folder / "report.html"
-    reports.write(runs.read(folder), path, root)
+    path = out or folder / reports.OWN
+    reports.write(runs.read(folder), path, root, force=force)
     click.echo(str(path))
 
 

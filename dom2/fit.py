@@ -24,7 +24,7 @@ from dom2data import cache, envs, executors, memory, named, stream, tables
 from dom2data import dataset as datasets
 from dom2data.allocation import keep_freed_memory
 from dom2data.dataset import Dataset
-from dom2data.errors import FAILED, UserError
+from dom2data.errors import UserError
 from dom2data.read_ahead import ReadAhead
 from dom2data.sampler import Sampler, Thresholds, weights
 from dom2data.spec import Progress, quiet
@@ -189,13 +189,8 @@ def rows(
 def room(dataset: Dataset) -> None:
     """Raises UserError where a dataset does not fit into the memory that is free."""
     obs, actions, rewards = (dataset.layout(name).nbytes for name in ("observations", "actions", "rewards"))
-    needed, free = obs + 2 * (actions + rewards), memory.available()
-    if free is not None and needed > free:
-        raise UserError(
-            f"expected {needed / 1e9:,.2f} GB of free memory for {dataset.id}, found {free / 1e9:,.2f}; "
-            "--data mapped draws the same minibatches from disk",
-            FAILED,
-        )
+    remedy = "--data mapped draws the same minibatches from disk"
+    memory.require(obs + 2 * (actions + rewards), dataset.id, remedy)
 
 
 def _loop(

@@ -12,7 +12,7 @@ from PIL import Image
 from dom2 import checkpoint, evaluate, fit, track
 from dom2 import run as runs
 from dom2.run import Run
-from dom2data import envs
+from dom2data import envs, new_file
 from dom2data.errors import UserError
 from dom2data.look.pictures import BLUE, PAGES, RED, canvas, gif, png, svg, uri
 from dom2data.spec import Float32
@@ -26,12 +26,15 @@ _CURVES = {
 }
 """metrics that several algorithms have, by title; all others but norms are drawn under their own names"""
 _STILLS = 5
+OWN = "report.html"
 
 
-def write(run: Run, path: Path, root: Path | None = None) -> None:
-    """Write the report of a run. Raises UserError when the run has no checkpoint or ``path`` no folder."""
-    if not path.absolute().parent.is_dir():
-        raise UserError(f"expected a folder to write into, found none at {path.absolute().parent}")
+def write(run: Run, path: Path, root: Path | None = None, *, force: bool = False) -> None:
+    """Write the report of a run; its own, ``OWN`` in its folder, is replaced without ``force``, too.
+
+    Raises UserError when the run has no checkpoint, another file is there, or ``path`` has no folder.
+    """
+    new_file.require(path, force or path == run.folder / OWN)
     evaluations = evaluate.kept(run.folder)
     evaluation = next((each for each in evaluations if each["shift"] == "none"), None)
     animation, stills = pictures(run)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from dom2data.errors import FAILED, UserError
+
 _CONTROL_GROUPS = Path("/sys/fs/cgroup")
 
 
@@ -16,6 +18,16 @@ def available(anonymous: bool = True) -> int | None:
     """
     found = [_machine(swap=anonymous), *_control_groups(), *([_limit()] if anonymous else [])]
     return min((each for each in found if each is not None), default=None)
+
+
+def require(nbytes: int, what: str, remedy: str) -> None:
+    """Raises UserError (code 1), which ends with the ``remedy``, where so much for ``what`` is not free."""
+    free = available()
+    if free is not None and nbytes > free:
+        raise UserError(
+            f"expected {nbytes / 1e9:,.2f} GB of free memory for {what}, found {free / 1e9:,.2f}; {remedy}",
+            FAILED,
+        )
 
 
 def _machine(swap: bool) -> int | None:

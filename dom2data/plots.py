@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dom2data import scores
+from dom2data import new_file, scores
 from dom2data.dataset import Dataset
 from dom2data.errors import UserError
-from dom2data.look import new_file
 
 
 def histogram(dataset: Dataset, file: Path, *, force: bool = False) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from dom2data import dataset, ids
+from dom2data import dataset, ids, new_file
 from dom2data.dataset import Dataset
 from dom2data.errors import CHECK_FAILED, FAILED, UserError
 from dom2data.spec import Progress, quiet
@@ -41,10 +41,7 @@ def pack(found: Dataset, base: Path, file: Path, *, force: bool = False, progres
     """
     if file.suffix.lower() != ".zip":
         raise UserError(f"expected a file ending in .zip, found {file}")
-    if file.exists() and not force:
-        raise UserError(f"expected a new file, found {file}; --force replaces it")
-    if not file.absolute().parent.is_dir():
-        raise UserError(f"expected a folder to write into, found none at {file.absolute().parent}")
+    new_file.require(file, force)
     verify(found)
     data = ids.directory(found.id, base)
     names = complete(found.manifest)

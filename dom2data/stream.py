@@ -26,7 +26,6 @@ from torch import Tensor
 
 from dom2data import memory, tables
 from dom2data.dataset import Dataset, Int64
-from dom2data.errors import FAILED, UserError
 
 AHEAD = 2
 """blocks that are loaded before their turn"""
@@ -93,13 +92,7 @@ class Blocks:
         rows, steps = (self._regions * most * self._n for most in (self._rows_most, self._steps_most))
         self.index = torch.int32 if max(rows, steps) < 2**31 else torch.int64
         need = 4 * (rows * spec.obs_dim + steps * (spec.act_dim + 2))
-        free = memory.available()
-        if free is not None and need > free:
-            raise UserError(
-                f"expected {need / 1e9:,.2f} GB of free memory for {self._regions} blocks of {dataset.id}, "
-                f"found {free / 1e9:,.2f}; give fewer --stream-blocks",
-                FAILED,
-            )
+        memory.require(need, f"{self._regions} blocks of {dataset.id}", "give fewer --stream-blocks")
         self.obs = torch.empty(rows, spec.obs_dim)
         self.moves = torch.empty(steps, spec.act_dim + 2)
         self._loader = ThreadPoolExecutor(1, "blocks")

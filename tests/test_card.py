@@ -123,7 +123,7 @@ def test_command(tmp_path: Path) -> None:
     assert CliRunner().invoke(data.main, words).exit_code == 0
     again = CliRunner().invoke(data.main, words)
     assert again.exit_code == 2
-    assert again.stderr.startswith("error: expected no README.md in")
+    assert again.stderr.startswith("error: expected a new file, found ")
     assert CliRunner().invoke(data.main, [*words, "--force"]).exit_code == 0
     wrong = CliRunner().invoke(data.main, [*words, "--force", "--license", "no such thing"])
     assert wrong.exit_code == 2

@@ -73,7 +73,7 @@ def test_report_is_one_self_contained_file(
     assert "Shifted environments" not in text
     assert "Returns of the evaluated agents and of the data; lines are means." in text
     monkeypatch.setattr(report, "pictures", lambda run: (None, []))
-    report.write(finished, path, root=tmp_path / "elsewhere")
+    report.write(finished, path, root=tmp_path / "elsewhere", force=True)
     assert "evaluated agents; lines are means. The data are not there" in path.read_text()
 
 
@@ -116,13 +116,20 @@ def test_report_before_evaluation_and_without_the_data(
     assert "Not evaluated yet" in path.read_text()
     assert "Histogram" not in path.read_text()
     monkeypatch.setattr(report, "pictures", lambda run: (None, []))  # which take long
-    report.write(finished, path)
+    report.write(finished, path, force=True)
     assert "Returns of the data; lines are means." in path.read_text()
 
 
 def test_nowhere_to_write_and_nothing_trained(finished: run.Run, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="expected a folder to write into"):
         report.write(finished, tmp_path / "no" / "report.html")
+    new = new_run(tmp_path / "new")
     with pytest.raises(UserError, match="expected a checkpoint"):
-        report.write(new_run(tmp_path / "new"), tmp_path / "report.html")
+        report.write(new, tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
+    for own in (new.folder / report.OWN, tmp_path / "mine.html"):
+        own.write_text("of before")
+    with pytest.raises(UserError, match="expected a checkpoint"):  # so it would be replaced
+        report.write(new, new.folder / report.OWN)
+    with pytest.raises(UserError, match=r"expected a new file, found .*mine\.html; --force replaces it"):
+        report.write(new, tmp_path / "mine.html")

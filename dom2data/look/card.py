@@ -18,7 +18,7 @@ from typing import Any
 
 import jinja2
 
-from dom2data import catalog, share
+from dom2data import catalog, new_file, share
 from dom2data.dataset import Dataset
 from dom2data.derive import ancestors
 from dom2data.errors import UserError
@@ -46,10 +46,7 @@ def write(
     """
     files = [folder / name for name in (README, METADATA, croissant.TABLE)]
     for file in files:
-        if file.exists() and not force:
-            raise UserError(f"expected no {file.name} in {folder}, found one; --force replaces it")
-    if not folder.is_dir():
-        raise UserError(f"expected a folder to write into, found none at {folder.absolute()}")
+        new_file.require(file, force)
     words = say(dataset, license, creator, url)
     table = episodes(dataset).encode()
     table_file = File(croissant.TABLE, len(table), hashlib.sha256(table).hexdigest())

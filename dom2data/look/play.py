@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from dom2data import envs
+from dom2data import envs, new_file
 from dom2data.dataset import Dataset
 from dom2data.envs.render import Picture, draw
 from dom2data.errors import FAILED, UserError
-from dom2data.look import new_file, scenes
+from dom2data.look import scenes
 from dom2data.look.pictures import gif
 
 MOST = 200

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dom2data import catalog
+from dom2data import catalog, new_file
 from dom2data.dataset import Dataset
 from dom2data.errors import UserError
-from dom2data.look import coverage, lints, new_file, scenes
+from dom2data.look import coverage, lints, scenes
 from dom2data.look.pictures import BLUE, RED, blank, canvas, gif, plain, png, svg, uri
 
 QUANTILES = (0.05, 0.5, 0.95)

@@ -107,7 +107,8 @@ def _train(
 
 def check(document: dict[str, Any], dataset: Dataset) -> None:
     """Raises what ``fit`` of such a run would at its beginning: before one is made, or replaced, in vain."""
-    run = Run(Path(), document)
+    # One seed: what is wrong does not depend on how many there are, and networks take their time.
+    run = Run(Path(), document | {"settings": document["settings"] | {"seeds": 1}})
     untrained(run)
     if run.settings.eval_every:
         envs.close(envs.make(dataset.env, num_envs=1))

@@ -13,7 +13,7 @@ from dom2_policies.policy import Actor, Uniform, acting
 from dom2data import envs, scores
 from dom2data.envs.particle import ParticleEnv
 from dom2data.errors import FAILED, UserError
-from dom2data.rollout import play, rollout, seed_of
+from dom2data.rollout import play, seed_of
 from dom2data.spec import EnvSpec, Float32, Progress, Step, quiet
 
 
@@ -124,9 +124,9 @@ def probe(env: Joint, actor: Actor, how: PreyRecipe, seed: int) -> tuple[float, 
     act = acting(team, torch.Generator().manual_seed(seed))
     returns, outside = [], []
     for s in np.random.SeedSequence(seed, spawn_key=(2,)).spawn(-(-how.evaluation_episodes // env.num_envs)):
-        observations, _, rewards = rollout(env, env.reset(s), act)
-        returns.append(rewards[:, :, 0].sum(axis=1))
-        outside.append(np.abs(observations[:, -1, n, 2:4]).max(axis=-1) > 1.0)
+        rows = play(env, env.reset(s), act)
+        returns.append(rows.rewards[:, :, 0].sum(axis=1))
+        outside.append(np.abs(rows.observations[:, -1, n, 2:4]).max(axis=-1) > 1.0)
     return float(np.mean(returns)), float(np.mean(outside))
 
 

@@ -8,9 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dom2_policies.frozen import Act
-from dom2data.spec import Bool, EnvSpec, Float32, VectorEnv
-
-Trajectories = tuple[Float32, Float32, Float32]
+from dom2data.spec import Bool, Float32, VectorEnv
 
 
 class Rows(NamedTuple):
@@ -45,17 +43,6 @@ def play(env: VectorEnv, obs: Float32, act: Act) -> Rows:
     return Rows(observations, actions, rewards, lengths, terminated, truncated)
 
 
-def rollout(env: VectorEnv, obs: Float32, act: Act) -> Trajectories:
-    """The observations [E, T+1, N, O], actions [E, T, N, A] and rewards [E, T, N] of ``play``."""
-    rows = play(env, obs, act)
-    return rows.observations, rows.actions, rows.rewards
-
-
 def seed_of(sequence: np.random.SeedSequence) -> int:
     """A seed for a generator of the policies' noise."""
     return int(sequence.generate_state(1, np.uint64)[0])
-
-
-def team_returns(rewards: Float32, spec: EnvSpec) -> Float32:
-    """Undiscounted team return [E] of rewards [E, T, N]."""
-    return spec.team(rewards.sum(axis=1))

@@ -15,7 +15,7 @@ from dom2_policies.policy import Actor, Policy, Uniform, acting
 from dom2data import envs
 from dom2data.allocation import keep_freed_memory
 from dom2data.prey import PreyRecipe
-from dom2data.rollout import play, rollout, seed_of, team_returns
+from dom2data.rollout import play, seed_of
 from dom2data.spec import VectorEnv
 
 
@@ -183,4 +183,5 @@ def evaluate(env: VectorEnv, policy: Policy, episodes: int, seed: np.random.Seed
     """Team returns of at least ``episodes`` fresh episodes, the same ones for every policy."""
     batches = seed.spawn(-(-episodes // env.num_envs))
     act = acting(policy, torch.Generator().manual_seed(seed_of(seed)))
-    return np.concatenate([team_returns(rollout(env, env.reset(s), act)[2], env.spec) for s in batches])
+    played = (play(env, env.reset(s), act) for s in batches)
+    return np.concatenate([env.spec.team(rows.rewards.sum(axis=1)) for rows in played])

@@ -14,7 +14,7 @@ from dom2_policies.policy import Uniform, acting, load_actor
 from dom2data import behaviour, envs, prey, retrain, scores, training
 from dom2data.errors import CHECK_FAILED, USAGE, UserError
 from dom2data.plan import plan
-from dom2data.rollout import rollout, team_returns
+from dom2data.rollout import play
 
 TINY = td3.Config(batch_size=64, random_steps=500, steps_per_update=50)
 HOW = training.Recipe(
@@ -199,9 +199,9 @@ def test_the_joint_view_shows_the_prey_as_an_agent():
 def test_returns_are_the_first_agents_where_shared():
     rewards = np.arange(12, dtype=np.float32).reshape(2, 2, 3)
     spec = envs.spec("tag")
-    np.testing.assert_array_equal(team_returns(rewards, spec), [3, 15])
+    np.testing.assert_array_equal(spec.team(rewards.sum(axis=1)), [3, 15])
     individual = dataclasses.replace(spec, reward="individual")
-    np.testing.assert_array_equal(team_returns(rewards, individual), rewards.sum(axis=1).mean(axis=1))
+    np.testing.assert_array_equal(individual.team(rewards.sum(axis=1)), rewards.sum(axis=1).mean(axis=1))
 
 
 @pytest.mark.parametrize("env_name", envs.NAMES)
@@ -214,8 +214,8 @@ def test_shipped_policies_earn_what_the_zoo_says(env_name, name):
     else:
         policy = load_actor(zoo.path(env_name, name), entry["noise"])
         expected = entry["policies"][name]["return"]
-    rewards = rollout(env, env.reset(123), acting(policy, torch.Generator().manual_seed(0)))[2]
-    returns = team_returns(rewards, env.spec)
+    rows = play(env, env.reset(123), acting(policy, torch.Generator().manual_seed(0)))
+    returns = env.spec.team(rows.rewards.sum(axis=1))
     # Both are means of at least that many episodes; the zoo's may be the best of several such means.
     assert returns.mean() == pytest.approx(expected, abs=5 * np.sqrt(2) * returns.std() / np.sqrt(episodes))
 

@@ -20,7 +20,7 @@ from dom2_policies.policy import Uniform, acting
 from dom2data import envs
 from dom2data.envs import halfcheetah, shifts, shifts_halfcheetah
 from dom2data.envs.shifts import Shift, Shifted
-from dom2data.rollout import rollout
+from dom2data.rollout import play
 from dom2data.spec import Step
 
 torch.set_num_threads(1)
@@ -345,8 +345,8 @@ def test_unknown_modes_and_shifts_are_refused() -> None:
 
 def test_episodes_are_collected_like_standard_ones() -> None:
     one = shifted("tag", "speed")
-    found = rollout(one, one.reset(0), acting(Uniform(2), torch.Generator().manual_seed(0)))
-    assert found[0].shape == (ROWS, 26, 3, 16)
+    found = play(one, one.reset(0), acting(Uniform(2), torch.Generator().manual_seed(0)))
+    assert found.observations.shape == (ROWS, 26, 3, 16)
 
 
 def test_python_of_the_page(capsys: pytest.CaptureFixture[str]) -> None:

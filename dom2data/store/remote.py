@@ -7,7 +7,7 @@ and is the commit, and the note ``UPLOADING``, uploaded first, says whose files 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any

@@ -108,7 +108,7 @@ def diversity(folder: Path, repeats: int, allow_mismatch: bool, root: Path | Non
         policy = algorithm.policy(index)
         row: dict[str, Any] = {"seed": seed, "spread_ratio": measures.spread_ratio(policy, data)}
         if env is not None:
-            row |= measures.solutions(policy, env, repeats)[0]._asdict()
+            row |= measures.solutions(policy, env, repeats)._asdict()
         found.append(row)
     if as_json:
         ui.print_json(found)

@@ -216,7 +216,7 @@ def counted(label: str, name: str, policies: Sequence[Policy]) -> Found:
     counts, ends = [], []
     for number, policy in enumerate(policies):
         env: Any = envs.make(name, num_envs=64 * REPEATS)
-        counts.append(diversity.solutions(policy, env, REPEATS)[0])
+        counts.append(diversity.solutions(policy, env, REPEATS))
         if number == 0:
             drawn = [Image.fromarray(draw(env, row)).resize((160, 160)) for row in range(4)]
             ends = [png(each.quantize(64)) for each in drawn]

@@ -51,14 +51,20 @@ def spread_ratio(
     return float((variance.mean() / away.mean().clamp_min(1e-12)).sqrt())
 
 
-def solutions(
-    policy: Policy, env: ParticleEnv, repeats: int = 32, seed: int = 0
-) -> tuple[Solutions, NDArray[np.bool_]]:
-    """What agents cover at the end, from E / ``repeats`` beginnings, each played ``repeats`` times.
+def solutions(policy: Policy, env: ParticleEnv, repeats: int = 32, seed: int = 0) -> Solutions:
+    """Counts of what is ``covered``, which raises ValueError.
 
     Of interest where there are more landmarks than agents, as in ``spread-6-landmarks`` (DOM2, Figure 1).
-    Also returns what was covered, [beginnings, repeats, L]. Raises ValueError unless the rows of ``env`` are
-    a multiple of ``repeats``.
+    """
+    found = covered(policy, env, repeats, seed)
+    distinct, effective = zip(*(_counts(ends) for ends in found), strict=True)
+    return Solutions(float(np.mean(distinct)), float(np.mean(effective)), float(found.sum(axis=-1).mean()))
+
+
+def covered(policy: Policy, env: ParticleEnv, repeats: int = 32, seed: int = 0) -> NDArray[np.bool_]:
+    """Landmarks that agents cover at the end, from E / ``repeats`` beginnings, each played ``repeats`` times.
+
+    [beginnings, repeats, L]. Raises ValueError unless the rows of ``env`` are a multiple of ``repeats``.
     """
     if env.num_envs % repeats:
         raise ValueError(f"expected a multiple of {repeats} rows, found {env.num_envs}")
@@ -70,12 +76,8 @@ def solutions(
     play(env, obs, acting(policy, generator))
     agents, _, landmarks = env.state
     offsets = agents[:, : env.spec.n_agents, None] - landmarks[:, None]  # [E, N, L, 2]
-    covered = (
-        (np.square(offsets).sum(axis=-1) < REACHED**2).any(axis=1).reshape(-1, repeats, offsets.shape[2])
-    )
-    distinct, effective = zip(*(_counts(ends) for ends in covered), strict=True)
-    found = Solutions(float(np.mean(distinct)), float(np.mean(effective)), float(covered.sum(axis=-1).mean()))
-    return found, covered
+    within = np.square(offsets).sum(axis=-1) < REACHED**2
+    return within.any(axis=1).reshape(-1, repeats, offsets.shape[2])
 
 
 def _counts(ends: NDArray[np.bool_]) -> tuple[int, float]:

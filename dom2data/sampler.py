@@ -127,11 +127,6 @@ class Sampler:
         ]
         return self.source.find(torch.cat(draws).to(self.source.obs.device))
 
-    def indices(self) -> tuple[Tensor, Tensor]:
-        """(step, episode) of the next minibatch, both [M, B]: step is the flat index of the transition."""
-        step, row = (found.long().view(-1, self.batch_size) // self.n_agents for found in self._draw())
-        return self.source.flat(step, row)
-
     def draw(self) -> tuple[Tensor, Tensor]:
         """The rows of ``source.moves`` and of ``source.obs`` that are the next minibatch, both [M * B]."""
         step, row = (found.add_(self._agent) for found in self._draw())

@@ -135,11 +135,6 @@ class Blocks:
         at += self._region.index_select(0, slot) * self._virtual_most
         return self._virtual[0].index_select(0, at), self._virtual[1].index_select(0, at)
 
-    def flat(self, step: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
-        region = step // self._steps_most
-        step = step - region * self._steps_most + self._origin[0][region]
-        return step, row - region * self._rows_most + self._origin[1][region] - step
-
     def _start(self) -> None:
         """Load the blocks that are held at this minibatch; those before it are not looked at."""
         seed = int(self._dataset.hash[:15], 16)
@@ -150,7 +145,6 @@ class Blocks:
             slots[change.slot] = change.block
             change = next(self._changes)
         self._next = change
-        self._origin = torch.zeros(2, self._regions, dtype=torch.int64)
         self._region, self._share = torch.arange(self.held), torch.from_numpy(self._shares[slots])
         for future in [self._loader.submit(self._load, b, region) for region, b in enumerate(slots)]:
             future.result()
@@ -180,7 +174,6 @@ class Blocks:
             obs[begin - row : end - row] = found[begin - rows.start : end - rows.start]
         virtual = self._virtual.view(2, self._regions, self._virtual_most)[:, region]
         self._write_virtual(virtual[:, : int(self._shares[block])].numpy(), block, region)
-        self._origin[:, region] = torch.tensor((first, row))
 
     def _write_virtual(self, virtual: NDArray[np.signedinteger[Any]], block: int, region: int) -> None:
         """N x step and N x row in the buffers, of every virtual transition of a block."""

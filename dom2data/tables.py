@@ -41,10 +41,6 @@ class Source(Protocol):
         """N x step and N x row of its observation, both [draws], of one minibatch; new tensors."""
         ...
 
-    def flat(self, step: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
-        """The dataset's own (step, episode) of what ``find`` found, divided by N."""
-        ...
-
     def seek(self, minibatches: int) -> None:
         """Go to where ``find`` has been called so many times since ``weigh``."""
         ...
@@ -75,9 +71,6 @@ class Tables:
 
     def find(self, draws: Tensor) -> tuple[Tensor, Tensor]:
         return self._steps.index_select(0, draws), self._rows.index_select(0, draws)
-
-    def flat(self, step: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
-        return step, row - step  # T+1 rows per episode
 
     def seek(self, minibatches: int) -> None:
         """Nothing: a draw depends on no other."""

@@ -42,6 +42,12 @@ def in_memory(lengths: list[int], horizon: int = 4, seed: int = 0, reward: Any =
     )
 
 
+def drawn(batch: Any, dataset: Dataset) -> tuple[Any, Any]:
+    """(step, episode) of a minibatch's transitions, tensors [M, B]; step is its number in the dataset."""
+    step, episode = batch.obs[..., :2].long().unbind(dim=-1)
+    return step + step.new_tensor(dataset.offsets)[episode], episode
+
+
 def stored(root: Path, lengths: list[int], name: str = "small", **how: Any) -> Dataset:
     """The same, written to disk (as the whole of itself)."""
     return subsample(in_memory(lengths, **how), 1.0, out=name, root=root)

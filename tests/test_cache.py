@@ -57,7 +57,6 @@ def test_mapped_draws_are_those_from_memory(root: Path, thresholds: Thresholds, 
     there = Sampler(small, thresholds, 64, generators(0, 1), joint=joint, source=source)
     for _ in range(4):
         assert equal(here.sample(), there.sample())
-        assert all(map(torch.equal, here.indices(), there.indices()))
     assert not {"observations", "actions", "rewards"} & set(small._arrays)  # never whole in memory
 
 

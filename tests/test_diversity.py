@@ -59,15 +59,16 @@ def test_ratio_of_spreads(policy: Normal, ratio: float) -> None:
 def test_solutions_are_counted() -> None:
     """One way is one solution; drawn triples of six landmarks are many; chance covers little."""
     env = envs.make("spread-6-landmarks", num_envs=320)
-    one, covered = diversity.solutions(Homing(320, drawn=False), env)
+    one = diversity.solutions(Homing(320, drawn=False), env)
     assert one.distinct == one.effective == 1.0
+    covered = diversity.covered(Homing(320, drawn=False), env)
     assert covered.shape == (10, 32, 6)
     assert covered[..., :3].mean() > 0.8
-    many, _ = diversity.solutions(Homing(320, drawn=True), env)
+    many = diversity.solutions(Homing(320, drawn=True), env)
     assert many.distinct > 10
     assert 1.0 < many.effective <= many.distinct
     assert many.covered > 2.5
-    chance, _ = diversity.solutions(Uniform(2), env)
+    chance = diversity.solutions(Uniform(2), env)
     assert chance.covered < many.covered
     with pytest.raises(ValueError, match="multiple of 7"):
         diversity.solutions(Uniform(2), env, repeats=7)

@@ -348,11 +348,11 @@ def test_other_qualities_act_by_the_checkpoints_of_a_folder(tmp_path: Path, meet
 def test_samplers_stop_at_terminations_alone(tmp_path: Path, meet: str) -> None:
     found = generated(meet, tmp_path)
     sampler = Sampler(found, Thresholds("none"), 4096, [torch.Generator().manual_seed(0)])
-    step, episode = sampler.indices()
-    last = step.numpy() == found.offsets[1:][episode.numpy()] - 1
-    sampler.generators[0].manual_seed(0)
-    batch = sampler.sample()
-    ends = last & found.array("terminated")[episode.numpy()]
+    batch, actions = sampler.sample(), found.array("actions").transpose(1, 0, 2)
+    at = [{action.tobytes(): step for step, action in enumerate(own)} for own in actions]
+    step = np.array([[a[x.tobytes()] for x in m] for a, m in zip(at, batch.actions.numpy(), strict=True)])
+    episode = np.searchsorted(found.offsets, step, side="right") - 1
+    ends = (step == found.offsets[1:][episode] - 1) & found.array("terminated")[episode]
     assert ends.any()
     np.testing.assert_array_equal(batch.terminated.numpy() > 0, ends)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import chi2_contingency, chisquare
-from small_datasets import in_memory
+from small_datasets import drawn, in_memory
 
 from dom2data.errors import UserError
 from dom2data.sampler import Sampler, Thresholds, emphasis, weights
@@ -32,14 +32,14 @@ def test_augmented_draws_equal_uniform_draws_from_the_replicated_dataset() -> No
     assert len(replicated) > len(dataset)
 
     sampler = Sampler(dataset, Thresholds("absolute", thresholds), 20_000, generators(0))
-    drawn = np.bincount(sampler.indices()[0].flatten().numpy(), minlength=len(dataset))
-    uniform = replicated[np.random.default_rng(0).integers(len(replicated), size=drawn.sum())]
+    found = np.bincount(drawn(sampler.sample(), dataset)[0].flatten().numpy(), minlength=len(dataset))
+    uniform = replicated[np.random.default_rng(0).integers(len(replicated), size=found.sum())]
     reference = np.bincount(uniform, minlength=len(dataset))
-    assert chi2_contingency([drawn, reference]).pvalue > 1e-3
-    expected = np.bincount(replicated, minlength=len(dataset)) / len(replicated) * drawn.sum()
-    assert chisquare(drawn, expected).pvalue > 1e-3
+    assert chi2_contingency([found, reference]).pvalue > 1e-3
+    expected = np.bincount(replicated, minlength=len(dataset)) / len(replicated) * found.sum()
+    assert chisquare(found, expected).pvalue > 1e-3
 
-    plain = Sampler(dataset, NONE, 20_000, generators(0)).indices()[0].flatten().numpy()
+    plain = drawn(Sampler(dataset, NONE, 20_000, generators(0)).sample(), dataset)[0].flatten().numpy()
     assert chisquare(np.bincount(plain, minlength=len(dataset)), expected).pvalue < 1e-12  # the test can fail
     assert chisquare(np.bincount(plain, minlength=len(dataset))).pvalue > 1e-3
 
@@ -85,7 +85,6 @@ def test_without_thresholds_reached_the_draws_are_the_plain_ones() -> None:
 def test_a_batch_is_made_of_transitions() -> None:
     dataset = in_memory(RAGGED)
     sampler = Sampler(dataset, Thresholds(), 200, generators(0, 1))
-    state = [g.get_state() for g in sampler.generators]
     batch = sampler.sample()
     assert batch.obs.shape == batch.next_obs.shape == (6, 200, 5)
     assert batch.actions.shape == (6, 200, 2)
@@ -96,9 +95,7 @@ def test_a_batch_is_made_of_transitions() -> None:
     assert (batch.next_obs[..., 0] == batch.obs[..., 0] + 1).all()
     length = torch.tensor(RAGGED)[batch.obs[..., 1].long()]
     assert torch.equal(batch.terminated.bool(), (batch.next_obs[..., 0] == length) & (length < 4))
-    for generator, before in zip(sampler.generators, state, strict=True):
-        generator.set_state(before)
-    step, _ = sampler.indices()
+    step, _ = drawn(batch, dataset)
     for m in range(6):
         np.testing.assert_array_equal(batch.actions[m], dataset.array("actions")[step[m], m % 3])
         np.testing.assert_array_equal(batch.rewards[m], dataset.array("rewards")[step[m], m % 3])
@@ -113,8 +110,8 @@ def test_a_seed_sees_the_same_data_however_many_are_stacked() -> None:
 
 
 def test_every_agent_has_its_own_minibatch() -> None:
-    step, _ = Sampler(in_memory(RAGGED), NONE, 64, generators(0)).indices()
-    assert not torch.equal(step[0], step[1])
+    obs = Sampler(in_memory(RAGGED), NONE, 64, generators(0)).sample().obs[..., :2]
+    assert not torch.equal(obs[0], obs[1])
 
 
 def test_effective_sample_size_and_top_decile() -> None:

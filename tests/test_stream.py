@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare
-from small_datasets import in_memory, stored
+from small_datasets import drawn, in_memory, stored
 from test_fit import same_weights
 from tiny import SMALL, new_run
 
@@ -53,11 +53,9 @@ def test_a_minibatch_is_made_of_transitions(small: Dataset) -> None:
     arrays = {name: torch.from_numpy(whole.array(name)) for name in ("observations", "actions", "rewards")}
     agent = torch.tensor([0, 1, 2, 0, 1, 2])[:, None]
     assert small.layout("actions").n_chunks == 12
-    for minibatch in range(100):
-        state = sampler.state()
+    for _ in range(100):
         batch = sampler.sample()
-        sampler.resume(state, minibatch)
-        step, episode = sampler.indices()
+        step, episode = drawn(batch, whole)
         row = step + episode
         assert torch.equal(batch.obs, arrays["observations"][row, agent])
         assert torch.equal(batch.next_obs, arrays["observations"][row + 1, agent])
@@ -73,7 +71,7 @@ def test_every_transition_is_drawn_as_often_as_it_weighs(small: Dataset) -> None
     weight = np.repeat(weights(small, THRESHOLDS), small.lengths)
     assert set(weight) == {1, 2, 3}
     sampler = streamed(small, 0, size=int(weight.sum()) // 4)  # of one epoch
-    steps = torch.cat([sampler.indices()[0][0] for _ in range(4 * 150)]).numpy()
+    steps = torch.cat([drawn(sampler.sample(), small)[0][0] for _ in range(4 * 150)]).numpy()
     counts = np.bincount(steps, minlength=len(small))
     expected = weight / weight.sum() * counts.sum()
     # Blocks have their number of draws and not a random one, so counts spread less than independent ones.

@@ -72,12 +72,9 @@ def test_joint_minibatches_hold_the_same_transition_for_every_agent() -> None:
         Sampler(in_memory(RAGGED), Thresholds(), 200, generators(0, 1), joint=joint)
         for joint in (True, False)
     )
-    batch = joint.sample()
-    obs = batch.obs.view(2, 3, 200, 5)
+    obs = joint.sample().obs.view(2, 3, 200, 5)
     assert torch.equal(obs[:, :1, :, :2].expand(-1, 3, -1, -1), obs[..., :2])  # step and episode
     assert (obs[..., 2] == torch.arange(3.0)[None, :, None]).all()  # each from its own side
     assert not torch.equal(obs[0], obs[1])
     other = plain.sample().obs.view(2, 3, 200, 5)
     assert not torch.equal(other[:, :1, :, :2].expand(-1, 3, -1, -1), other[..., :2])
-    step, _ = joint.indices()
-    assert torch.equal(step[0], step[2])

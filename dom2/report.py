@@ -9,7 +9,7 @@ import jinja2
 import numpy as np
 from PIL import Image
 
-from dom2 import checkpoint, evaluate, fit, track
+from dom2 import checkpoint, evaluate, film, fit, track
 from dom2 import run as runs
 from dom2.run import Run
 from dom2data import envs, new_file
@@ -25,7 +25,7 @@ _CURVES = {
     "Conservative gap": {"train/critic/gap": "critics"},
 }
 """metrics that several algorithms have, by title; all others but norms are drawn under their own names"""
-_STILLS = 5
+_STILLS, _FRAMES = 5, 100  # of an episode
 OWN = "report.html"
 
 
@@ -129,13 +129,10 @@ def pictures(run: Run, episodes: int = 2) -> tuple[str | None, list[str]]:
     name = run.document["dataset"]["env"]
     if name not in envs.KNOWN:
         return None, []
-    from dom2data.envs.render import frames
-
     try:
         runs.mismatch(run.spec, name)  # a film of another world could not be told from one of this
     except UserError:
         return None, []
-    policy = evaluate.trained(run).policy(0)
-    drawn = frames(name, policy, seed=0, episodes=episodes)
+    drawn, _ = film.frames(run, run.settings.seed, episodes, stride=-(-run.spec.horizon // _FRAMES))
     first = np.linspace(0, len(drawn) // episodes - 1, _STILLS).round().astype(int)
     return uri("image/gif", gif(drawn, 100)), [png(Image.fromarray(drawn[i]).quantize(64)) for i in first]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import runpy
+from pathlib import Path
+
 import meeting
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ from PIL import Image
 from dom2_policies.policy import Uniform
 from dom2data import envs
 from dom2data.envs.parallel import ParallelView
-from dom2data.envs.render import LONGEST, contact_sheet, draw, frames
+from dom2data.envs.render import draw
 
 
 @pytest.mark.parametrize("name", envs.KNOWN)
@@ -81,15 +84,6 @@ def test_pictures_show_what_moves(name):
     assert ParallelView(name).render() is None
 
 
-def test_frames_cover_whole_short_episodes_and_the_beginning_of_long_ones():
-    pictures = frames("tag", Uniform(2), seed=0, episodes=2)
-    assert len(pictures) == 2 * (envs.spec("tag").horizon + 1)
-    assert len(frames("halfcheetah", Uniform(3))) == LONGEST + 1
-    chosen = frames("tag", Uniform(2), seed=0, episodes=2, times=(0, 25))
-    for found, expected in zip(chosen, (pictures[i] for i in (0, 25, 26, 51)), strict=True):
-        np.testing.assert_array_equal(found, expected)
-
-
 def test_the_camera_follows_the_cheetah():
     """Five metres on, in the same pose, only the marks below the ground differ."""
     env = envs.make("halfcheetah", num_envs=2, seed=0)
@@ -123,7 +117,8 @@ def test_a_shifted_environment_is_drawn_without_what_was_dismissed():
 
 def test_contact_sheet(tmp_path):
     file = tmp_path / "sheet.png"
-    contact_sheet({"tag": Uniform(2), "spread-10": Uniform(2)}, file)
+    page = Path(__file__).resolve().parent.parent / "docs/images/tasks.py"
+    runpy.run_path(str(page))["contact_sheet"]({"tag": Uniform(2), "spread-10": Uniform(2)}, file)
     with Image.open(file) as sheet:
         assert sheet.format == "PNG"
         width, height = sheet.size

@@ -1,36 +1,22 @@
-"""Pictures of environments, drawn without a graphics driver.
-
-``python -m dom2data.envs.render OUT.png`` writes a contact sheet of the shipped experts at the four tasks.
-"""
+"""Pictures of environments, drawn without a graphics driver."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Iterable, Mapping
 from functools import singledispatch
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mujoco
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from dom2_policies.policy import acting
-from dom2data import envs
 from dom2data.envs.halfcheetah import HalfCheetahEnv
 from dom2data.envs.particle import ParticleEnv
 from dom2data.envs.shifts import Shifted
 
-if TYPE_CHECKING:
-    from dom2_policies.policy import Policy
-
 Picture = NDArray[np.uint8]
 """[400, 400, 3]"""
 SIZE = 400
-LONGEST = 100
-"""``frames`` shows at most this many steps of an episode by default."""
 _SMOOTH = 2  # drawn this much larger and scaled down, for smooth edges
 _PIXELS = SIZE * _SMOOTH
 _PAPER, _INK, _EDGE, _ROCK, _OPEN = "#fbfaf7", "#55524b", "#d8d4ca", "#8d99a6", "#a3c993"
@@ -120,55 +106,3 @@ def _finished(image: Image.Image) -> Picture:
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
-
-
-def frames(
-    name: str, policy: Policy, seed: int = 0, episodes: int = 1, times: Iterable[int] | None = None
-) -> list[Picture]:
-    """Pictures of episodes, one episode after another, at ``times`` (0 is the start).
-
-    By default whole episodes, of long ones the start and the first ``LONGEST`` steps.
-    """
-    env, act = envs.make(name, num_envs=episodes), acting(policy, torch.Generator().manual_seed(seed))
-    shown = set(range(min(env.spec.horizon, LONGEST) + 1) if times is None else times)
-    obs = env.reset(seed)
-    pictures: list[list[Picture]] = [[] for _ in range(episodes)]
-    for t in range(max(shown) + 1):
-        if t > 0:
-            obs = env.step(act(obs)).obs
-        if t in shown:
-            for row in range(episodes):
-                pictures[row].append(draw(env, row))
-    return [picture for episode in pictures for picture in episode]
-
-
-def contact_sheet(policies: Mapping[str, Policy], path: Path, seed: int = 0) -> None:
-    """A PNG with one row per environment of ``policies``: start, middle and end of an episode."""
-    side, margin, title = SIZE // 2, 8, 22
-    height = title + side + margin
-    sheet = Image.new("RGB", (margin + 3 * (side + margin), height * len(policies)), "white")
-    pen = ImageDraw.Draw(sheet)
-    for i, (name, policy) in enumerate(policies.items()):
-        horizon = envs.spec(name).horizon
-        times = (0, horizon // 2, horizon)
-        for k, (t, picture) in enumerate(zip(times, frames(name, policy, seed, times=times), strict=True)):
-            x, y = margin + k * (side + margin), i * height
-            small = Image.fromarray(picture).resize((side, side), Image.Resampling.LANCZOS)
-            sheet.paste(small, (x, y + title))
-            pen.text((x, y + 4), f"{name}, step {t}", fill=_INK, font=_font(13))
-    sheet.save(path, optimize=True)
-
-
-def main() -> None:
-    """Draw the shipped experts."""
-    from dom2_policies import zoo
-    from dom2_policies.policy import load_actor
-
-    parser = argparse.ArgumentParser(prog="python -m dom2data.envs.render", description=__doc__)
-    parser.add_argument("out", type=Path, help="PNG file to write")
-    out = parser.parse_args().out
-    contact_sheet({name: load_actor(zoo.path(name, "expert")) for name in envs.NAMES}, out)
-
-
-if __name__ == "__main__":
-    main()

@@ -87,12 +87,9 @@ def _train(
     sampler = minibatches(algorithm, dataset, thresholds, run.settings.batch_size, batches, device, source)
     start = checkpoint.updates(run.folder)
     if start:
-        state = checkpoint.load_state(run.folder)
-        saved = checkpoint.load_weights(run.folder, device)[1]
+        drawn = restored(run, algorithm, device)
         with checkpoint.belonging(run.folder):
-            algorithm.members.load_weights(saved)
-            algorithm.members.load_state_dict(state["algorithm"])
-            sampler.resume(state["batches"], start)  # an update takes one minibatch
+            sampler.resume(drawn, start)  # an update takes one minibatch
     learn = Graphed(algorithm, cuda_graph).update if run.settings.graph else algorithm.update
     run.status = "running"
     keep_freed_memory()
@@ -131,6 +128,19 @@ def untrained(run: Run) -> tuple[Learner, torch.device]:
             "found stream"
         )
     return algorithm, device
+
+
+def restored(run: Run, algorithm: Learner, device: torch.device) -> Any:
+    """Put the last checkpoint into new networks; of it, only what is returned stays: the minibatches' state.
+
+    Raises UserError (code 3) where it is damaged, or of other networks.
+    """
+    state = checkpoint.load_state(run.folder)
+    saved = checkpoint.load_weights(run.folder, device)[1]
+    with checkpoint.belonging(run.folder):
+        algorithm.members.load_weights(saved)
+        algorithm.members.load_state_dict(state["algorithm"])
+        return state["batches"]
 
 
 def assemble(

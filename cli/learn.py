@@ -137,7 +137,7 @@ def fit(
     given = {name: value for name, value in values.items() if value is not None}
     if resume:
         only_the_schedule(dataset=dataset, out=out, print_config=print_config, force=force)
-        run = continued(resume, given, allow_mismatch)
+        run = continued(resume, given, allow_mismatch, root)
     else:
         data, document = described(dataset, preset, given, root, allow_mismatch)
         if print_config:
@@ -234,9 +234,9 @@ def only_the_schedule(**given: Any) -> None:
         raise UserError(f"expected --resume without {', '.join(refused)}: it goes on with a run as it is")
 
 
-def continued(folder: Path, given: dict[str, Any], allow_mismatch: bool) -> Run:
-    """An existing run to go on with, its schedule amended."""
-    from dom2 import checkpoint, run
+def continued(folder: Path, given: dict[str, Any], allow_mismatch: bool, root: Path | None) -> Run:
+    """An existing run to go on with, its schedule amended; one that cannot go on stays as it is."""
+    from dom2 import checkpoint, fit, run
 
     allowed = {"updates", "log_every", "checkpoint_every", "eval_every", "eval_episodes", "data"}
     if refused := sorted(set(given) - allowed):
@@ -252,6 +252,8 @@ def continued(folder: Path, given: dict[str, Any], allow_mismatch: bool) -> Run:
             f"expected --data {kept} as before, found {data}: its draws are others; start a new run"
         )
     mismatch = run.mismatch(found.spec, found.document["dataset"]["env"], allow_mismatch)
+    wanted = found.document | {"settings": found.document["settings"] | given}
+    fit.check(wanted, fit.data_of(found, root), folder)
     found.amend(mismatch, **given)
     return found
 

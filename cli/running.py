@@ -108,9 +108,9 @@ def compare(folders: tuple[Path, ...], shift: str, as_json: bool) -> None:
         if each.state != "evaluated" or shift not in each.returns:
             extra = "" if shift == "none" else f" --shift {shift}"
             what = f"one that is {each.state}" if each.state != "evaluated" else f"none under shift {shift}"
-            raise UserError(
-                f"{folder}: expected an evaluated run, found {what}; dom2 evaluate {folder}{extra}"
-            )
+            goes_on = each.state in ("interrupted", "killed", "failed", "new")
+            do = f"dom2 fit --resume {folder}" if goes_on else f"dom2 evaluate {folder}{extra}"
+            raise UserError(f"{folder}: expected an evaluated run, found {what}; {do}")
     results.comparable(found)
     results.alike(found, shift)
     import numpy as np

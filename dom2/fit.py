@@ -102,11 +102,16 @@ def _train(
     return run.status
 
 
-def check(document: dict[str, Any], dataset: Dataset) -> None:
-    """Raises what ``fit`` of such a run would at its beginning: before one is made, or replaced, in vain."""
-    # One seed: what is wrong does not depend on how many there are, and networks take their time.
-    run = Run(Path(), document | {"settings": document["settings"] | {"seeds": 1}})
-    untrained(run)
+def check(document: dict[str, Any], dataset: Dataset, folder: Path | None = None) -> None:
+    """Raises what ``fit`` of such a run would at its beginning: before one is made, or replaced, or that in
+    ``folder`` amended, in vain."""
+    begun = folder is not None and checkpoint.updates(folder) > 0
+    # One seed where that is enough: what is wrong with settings does not depend on how many there are.
+    settings = document["settings"] if begun else document["settings"] | {"seeds": 1}
+    run = Run(folder or Path(), document | {"settings": settings})
+    algorithm, device = untrained(run)
+    if begun:
+        restored(run, algorithm, device)
     if run.settings.eval_every:
         envs.close(envs.make(dataset.env, num_envs=1))
     if run.settings.data == "memory":

@@ -8,11 +8,45 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner, Result
 from tiny import new_run
 
-from dom2 import checkpoint, fit
+from dom2 import checkpoint, evaluate, fit, results
+from dom2_cli.learn import main
 
 torch.set_num_threads(1)
+
+
+def dom2(*words: Any) -> Result:
+    return CliRunner().invoke(main, [str(word) for word in words])
+
+
+@pytest.mark.parametrize("lacks", ["data", "checkpoint", "gpu"])
+def test_what_cannot_go_on_stays_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacks: str
+) -> None:
+    begun, code = new_run(tmp_path / "run"), {"data": 2, "checkpoint": 3, "gpu": 2}[lacks]
+    fit.fit(begun)
+    evaluate.keep(begun.folder, evaluate.evaluate(begun, episodes=2))
+    elsewhere = ["--root", tmp_path] if lacks == "data" else []
+    if lacks == "checkpoint":
+        (begun.folder / "checkpoint/000000004/state.pt").write_bytes(b"half")
+    if lacks == "gpu":
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        begun.amend(device="cuda")
+    before = (begun.folder / "config.json").read_text()
+    refused = dom2("fit", "--resume", begun.folder, "--updates", 8, *elsewhere)
+    assert (refused.exit_code, refused.stderr.count("\n")) == (code, 1), refused.output
+    assert (begun.folder / "config.json").read_text() == before
+    assert results.state(begun.folder) == "evaluated"
+
+
+def test_compare_says_how_a_run_comes_to_its_end(tmp_path: Path) -> None:
+    begun = new_run(tmp_path / "run")
+    for words in ("fit --resume", "evaluate"):
+        refused = dom2("compare", begun.folder)
+        assert refused.stderr.endswith(f"; dom2 {words} {begun.folder}\n")
+        fit.fit(begun)
 
 
 def test_a_resumed_run_keeps_its_weights_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 import time
@@ -62,7 +61,7 @@ def fit(
 
     ``on_update(update, metrics)`` is called after each update, with metrics when they are logged,
     ``on_decode`` while files to map are written. Returns ``complete``, or ``interrupted`` after
-    SIGINT or SIGTERM (saved; a second one ends at once). ``interrupts`` are a caller's who has entered them.
+    SIGINT or SIGTERM (saved; a second SIGINT ends at once). ``interrupts`` are those that a caller has entered.
     Raises UserError when the data has changed since the run began, another process is at it, or a loss is no
     longer finite, and like ``run.Run.unchanged``.
     """
@@ -274,7 +273,11 @@ def data_of(run: Run, root: Path | None) -> Dataset:
 
 
 class Interrupts:
-    """While entered, the first SIGINT or SIGTERM only sets ``requested``; the second ends the process."""
+    """While entered, SIGINT and SIGTERM only set ``requested``; a second SIGINT ends the process.
+
+    Of SIGTERM more than one is no impatience: ``timeout`` sends two, and systemd one to a worker whose parent
+    then interrupts it.
+    """
 
     def __init__(self) -> None:
         self.requested = False
@@ -288,9 +291,8 @@ class Interrupts:
         return self
 
     def _request(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        if number == signal.SIGINT:
             signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
         self.requested = True
 
     def __exit__(

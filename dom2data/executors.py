@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import active_children, connection, get_context, parent_process
+from types import FrameType
 from typing import Any, Protocol, TypeVar
 
 from dom2data.errors import FAILED, UserError
@@ -28,6 +29,7 @@ RETRIES = 2
 """how often jobs are done again whose worker was killed"""
 NAMES = ("local", "threads", "processes", "ray")
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+_STOP = {signal.SIGINT, signal.SIGTERM}
 _interrupts: list[int] = []
 """those that a worker got while its job did not heed any; the parent sends them when it stops"""
 
@@ -131,7 +133,8 @@ class Processes:
         left = deque(jobs)
         for _ in range(RETRIES + 1):
             try:
-                yield from self._attempt(function, left)
+                with _terminated_as_interrupted():
+                    yield from self._attempt(function, left)
                 return
             except BrokenProcessPool:
                 continue
@@ -178,9 +181,27 @@ def _busy(
             yield future.result()
 
 
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """While entered, SIGTERM is one interrupt, however often it comes: ``timeout`` sends it twice."""
+
+    def interrupt(number: int, _: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _submit(pool: ProcessPoolExecutor, function: Callable[[Job], Result], job: Job) -> Future[Result]:
     """A worker that this starts keeps interrupts back until it can heed them (``_start_worker``)."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
     try:
         return pool.submit(_begin, function, job)
     finally:
@@ -233,7 +254,7 @@ def _start_worker() -> None:
     os.setpgrp()  # a terminal's Ctrl-C goes to the parent alone, which passes it on once
     # A worker finishes its block, unless its job knows better, and begins no other.
     signal.signal(signal.SIGINT, lambda number, _: _interrupts.append(number))
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP)
     threading.Thread(target=_die_with_parent, daemon=True).start()
 
 

@@ -255,16 +255,21 @@ def test_a_run_that_another_process_holds_is_left_to_it(tmp_path: Path) -> None:
 
 
 def test_interrupted_and_killed_it_goes_on_to_the_same_weights(tmp_path: Path) -> None:
-    """Interrupted in the first run, killed when that has gone on, two at once."""
+    """Interrupted in the first run, terminated and killed when that has gone on, two at once."""
     file(tmp_path, ONE.replace("updates = 6", "updates = 500") + "[grid]\nlr = [0.01, 0.001]\n")
     folder = tmp_path / "runs/tiny-random/bc,lr=0.01"
-    for number, workers in ((signal.SIGINT, "1"), (signal.SIGKILL, "2")):
+    for number, workers in ((signal.SIGINT, "1"), (signal.SIGTERM, "2"), (signal.SIGKILL, "2")):
         updates = checkpoint.updates(folder) if folder.exists() else 0
         stopped = program(tmp_path, "runs", "--jobs", workers)
         until(lambda: folder.exists() and checkpoint.updates(folder) > updates, stopped)  # noqa: B023
         stopped.send_signal(number)
+        if number == signal.SIGTERM:
+            time.sleep(0.05)
+            stopped.send_signal(number)  # ``timeout`` sends two
         _, errors = stopped.communicate(timeout=120)
-        assert stopped.returncode == (130 if number == signal.SIGINT else -number), errors
+        assert stopped.returncode == (-number if number == signal.SIGKILL else 130), errors
+        if number != signal.SIGKILL:
+            assert (folder / "status").read_text() == "interrupted\n"
     released(tmp_path / "runs")
     assert call(tmp_path).exit_code == 0
     (tmp_path / "runs").rename(tmp_path / "parts")

@@ -60,8 +60,8 @@ def fit(
     """Train until the run has its number of updates, from its last checkpoint if there is one.
 
     ``on_update(update, metrics)`` is called after each update, with metrics when they are logged,
-    ``on_decode`` while files to map are written. Returns ``complete``, or ``interrupted`` after
-    SIGINT or SIGTERM (saved; a second SIGINT ends at once). ``interrupts`` are those that a caller has entered.
+    ``on_decode`` while files to map are written. Returns ``complete``, or ``interrupted`` after SIGINT or
+    SIGTERM (saved; a second SIGINT ends at once). ``interrupts`` are those that a caller has entered.
     Raises UserError when the data has changed since the run began, another process is at it, or a loss is no
     longer finite, and like ``run.Run.unchanged``.
     """

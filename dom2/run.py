@@ -14,13 +14,11 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
-
-from filelock import FileLock, Timeout
 
 from dom2 import algorithms, standardised
 from dom2 import config as configs
@@ -29,6 +27,7 @@ from dom2data.dataset import Dataset
 from dom2data.errors import CHECK_FAILED, FAILED, UserError
 from dom2data.sampler import Thresholds, emphasis
 from dom2data.spec import EnvSpec, differences
+from dom2data.store import lock
 
 if TYPE_CHECKING:
     import torch
@@ -172,16 +171,11 @@ class Run:
             )
 
 
-@contextmanager
-def held(folder: Path) -> Iterator[None]:
+def held(folder: Path) -> AbstractContextManager[None]:
     """While entered, no other process fits or replaces the run. Raises UserError where one does already."""
-    try:
-        with FileLock(folder / LOCK, timeout=1):  # a look at it, by ``results.state``, is over at once
-            yield
-    except Timeout as error:
-        raise UserError(
-            f"expected {folder} to be free, found another process fitting it; wait for it", FAILED
-        ) from error
+    otherwise = f"expected {folder} to be free, found another process fitting it; wait for it"
+    # A look at it, by ``results.state``, is over at once.
+    return lock.held(folder / LOCK, otherwise, timeout=1)
 
 
 def resolved(settings: Settings, env: str) -> Settings:

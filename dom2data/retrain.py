@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dom2data import envs, named, recipes
-from dom2data.convert.staging import only_writer
+from dom2data.convert.staging import claimed
 from dom2data.errors import UserError
 from dom2data.spec import Progress, quiet
 from dom2data.store.stage import read_note, write_note
@@ -40,7 +40,7 @@ def train(
             f"expected a folder of policies to replace, found other files in {out}; choose another"
         )
     out.parent.mkdir(parents=True, exist_ok=True)
-    with only_writer(out):
+    with claimed(out):
         return _train(env, seed, out, progress, force, new_prey)
 
 

@@ -16,8 +16,6 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from dom2data import dataset, ids, new_file
 from dom2data.dataset import Dataset
 from dom2data.errors import CHECK_FAILED, FAILED, UserError
@@ -26,6 +24,7 @@ from dom2data.store import contents, remote, zarr
 from dom2data.store import manifest as manifests
 from dom2data.store.contents import Source, refuse
 from dom2data.store.layout import ArrayLayout
+from dom2data.store.lock import held
 from dom2data.store.stage import Stage, open_stage
 from dom2data.verify import verify
 
@@ -212,13 +211,9 @@ def outgoing(url: str) -> Path:
 def only_sender(here: Path) -> Iterator[None]:
     """Raises UserError (code 1) when another process makes datasets for the same URL."""
     here.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(here / ".lock", timeout=0):
-            yield
-    except Timeout as error:
-        raise UserError(
-            f"expected to be the only one who fills {here}, found another process; wait for it", FAILED
-        ) from error
+    otherwise = f"expected to be the only one who fills {here}, found another process; wait for it"
+    with held(here / ".lock", otherwise):
+        yield
 
 
 def deliver(dataset_id: str, here: Path, url: str, force: bool, progress: Progress = quiet) -> None:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dom2data.errors import FAILED, UserError
+from dom2data.store.lock import held
 from dom2data.store.manifest import sync
 
 
@@ -29,7 +30,7 @@ def staged(path: Path, force: bool) -> Iterator[Path]:
     replaced = path.with_name(f".{path.name}.replaced.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with only_writer(path):
+        with claimed(path):
             try:
                 _remove(partial)
                 yield partial
@@ -52,23 +53,15 @@ def staged(path: Path, force: bool) -> Iterator[Path]:
 
 
 @contextmanager
-def only_writer(path: Path) -> Iterator[None]:
+def claimed(path: Path) -> Iterator[None]:
     """Raises UserError (code 1) when another process is writing ``path``; the lock goes with its process."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(path.with_name(f".{path.name}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise UserError(
-            f"expected to be the only writer of {path}, found another process; wait for it, or see --out",
-            FAILED,
-        ) from error
-    try:
-        yield
-    finally:
-        Path(lock.lock_file).unlink(missing_ok=True)
-        lock.release()
+    lock = path.with_name(f".{path.name}.lock")
+    otherwise = f"expected to be the only writer of {path}, found another process; wait for it, or see --out"
+    with held(lock, otherwise):
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
 
 
 def _require_alike(old: Path, new: Path) -> None:

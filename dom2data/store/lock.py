@@ -1,22 +1,37 @@
-"""One writer per dataset id.
+"""Locks: above all, one writer per dataset id.
 
-The lock is the operating system's, on an open file, so it goes with the process that held it, however that
+A lock is the operating system's, on an open file, so it goes with the process that held it, however that
 ended: there is no stale lock to clear. Who holds it is noted beside it, for the message alone; nobody relies
 on that note. (On a filesystem without such locks, filelock falls back to a file that names its owner.)
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 from dom2data.errors import FAILED, UserError
+
+
+@contextmanager
+def held(file: Path, otherwise: str, timeout: float = 0.0) -> Iterator[None]:
+    """Hold a lock. Raises UserError (code 1) that says ``otherwise`` when another process holds it."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(file, timeout)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise UserError(otherwise, FAILED) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager
@@ -25,32 +40,28 @@ def only_writer(dataset_id: str, base: Path) -> Iterator[None]:
 
     Raises UserError (code 1) when another process holds it, saying which, or the root cannot be written.
     """
-    from filelock import FileLock, Timeout
-
     file = base / ".dom2data" / "locks" / (dataset_id.replace("/", "--") + ".lock")
     note = file.with_suffix(".json")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(file)
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise UserError(
-            f"expected to be the only writer of {dataset_id}, found another process{_owner(note)} holding "
-            f"{file}; wait for it, or choose another id with --out",
-            FAILED,
-        ) from error
-    except OSError as error:
-        message = f"expected a writable root {base}, found: {error.strerror}; see --root"
-        raise UserError(message, FAILED) from error
-    try:
-        with contextlib.suppress(OSError):  # a full disk is the writer's to report
-            since = datetime.now(UTC).isoformat(timespec="seconds")
-            note.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}))
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            note.unlink(missing_ok=True)
-        lock.release()
+    with ExitStack() as stack:
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            otherwise = (
+                f"expected to be the only writer of {dataset_id}, found another process{_owner(note)} "
+                f"holding {file}; wait for it, or choose another id with --out"
+            )
+            stack.enter_context(held(file, otherwise))
+        except OSError as error:
+            message = f"expected a writable root {base}, found: {error.strerror}; see --root"
+            raise UserError(message, FAILED) from error
+        try:
+            with suppress(OSError):  # a full disk is the writer's to report
+                since = datetime.now(UTC).isoformat(timespec="seconds")
+                owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
+                note.write_text(json.dumps(owner))
+            yield
+        finally:
+            with suppress(OSError):
+                note.unlink(missing_ok=True)
 
 
 def _owner(note: Path) -> str:

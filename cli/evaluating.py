@@ -35,7 +35,15 @@ from dom2_cli.options import json_option, mismatch_option, run_argument
     type=click.IntRange(1),
     default=1,
     show_default=True,
-    help="Actions drawn, of which the critic takes the best.",
+    help="Actions drawn, of which the critic takes the best; 1: the algorithm's own number (MA-SfBC and "
+    "MA-Diffusion-QL have one).",
+)
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="cpu",
+    show_default=True,
+    help="Where networks compute; a GPU's returns differ by its noise and rounding.",
 )
 @mismatch_option
 @json_option
@@ -45,6 +53,7 @@ def evaluate(
     seed: int,
     shift: str,
     candidates: int,
+    device: str,
     allow_mismatch: bool,
     as_json: bool,
 ) -> None:
@@ -66,11 +75,11 @@ def evaluate(
     run = runs.read(folder)
     torch.set_num_threads(run.settings.threads)
     names = ["none", *shifts.applying(run.document["dataset"]["env"])] if shift == "all" else [shift]
-    results = []
+    results, where = [], runs.actual_device(device)
     for number, name in enumerate(names, 1):
         if shift == "all":
             ui.note(f"shift {name} ({number} of {len(names)})")
-        result = evaluation.evaluate(run, episodes, seed, candidates, name, allow_mismatch)
+        result = evaluation.evaluate(run, episodes, seed, candidates, name, allow_mismatch, where)
         evaluation.keep(folder, result)
         results.append(result)
     if as_json:
@@ -90,7 +99,7 @@ def evaluation_rows(result: dict[str, Any]) -> dict[str, str]:
         "normalised": spread(result["normalized"]) + " (published references)",
         "normalised (own)": spread(result["normalized_own"]),
         "data": f"{result['dataset']['mean']:.1f} mean return of {result['dataset']['id']}",
-        "episodes": f"{result['episodes']} for each of {result['seeds']} seeds",
+        "episodes": f"{result['episodes']} for each of {ui.counted(result['seeds'], 'seed')}",
         "environment": f"{result['env']}, shift {result['shift']}" + (f" ({drawn})" if drawn else ""),
         "updates": f"{result['updates']:,}",
     }

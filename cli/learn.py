@@ -174,7 +174,8 @@ def announce(run: Run) -> None:
     """Where the run is, how much augmentation weighs, and whether it only clones."""
     from dom2 import algorithms
 
-    ui.note(f"run: {run.folder} ({run.settings.seeds} seeds, {run.settings.threads} threads)")
+    seeds, threads = ui.counted(run.settings.seeds, "seed"), ui.counted(run.settings.threads, "thread")
+    ui.note(f"run: {run.folder} ({seeds}, {threads})")
     if run.settings.augment != "none" and (draws := run.document.get("draws")):
         share, size = f"{draws['top_decile_share']:.0%}", f"{draws['effective_sample_size']:,.0f}"
         ui.note(f"augmented: {share} of draws from the best tenth of episodes, {size} effective transitions")

@@ -86,7 +86,9 @@ def runs_options(command: Callable[..., Any]) -> Callable[..., Any]:
         help="GPUs of each run on Ray, such as 0.25.",
     )
     jobs = click.option(
-        "--jobs", type=click.IntRange(1), help="Runs at once, on one thread each [one for each core]."
+        "--jobs",
+        type=click.IntRange(1),
+        help="Runs at once, on one thread each [one for each core; one on a GPU].",
     )
     executor = executor_options("local, processes or ray [processes, where more than one runs at once].")
     return jobs(executor(gpus(retries(command))))

@@ -102,8 +102,9 @@ def reproduce(
     """
     from dom2 import earlier as reports
     from dom2 import experiments
+    from dom2.jobs import at_once
     from dom2.reproduce import Grid
-    from dom2data import executors, ids
+    from dom2data import ids
 
     if scale not in experiments.SCALES:
         raise UserError(f"expected a scale ({', '.join(experiments.SCALES)}), found {scale!r}; choose one")
@@ -120,7 +121,7 @@ def reproduce(
     if other:
         ui.note(f"left out of the earlier reports, because they were made with other settings: {other} cells")
     if dry_run:
-        estimate(grid, todo, left, where.count(executors.cores()), as_json, stages)
+        estimate(grid, todo, left, where.count(at_once()), as_json, stages)
         return
     failed = carry_out(grid, left, known, where, retries) if left and not report_only else []
     finish(grid, part.command, out / target if out else grid.base / part.name, known, as_json)
@@ -226,9 +227,8 @@ def carry_out(
 ) -> list[Job]:
     """Generate, fit, evaluate, in sight; what failed."""
     from dom2 import earlier, jobs, reproduce
-    from dom2data import executors
 
-    executor = where.made(executors.cores())
+    executor = where.made(jobs.at_once())
     with ui.progress_bar() as progress:
         reproduce.prepare(grid, progress)
     earlier.check(grid, known)  # now, and not when hours of fitting are done

@@ -102,7 +102,10 @@ def compare(folders: tuple[Path, ...], shift: str, as_json: bool) -> None:
     """
     from dom2 import results, statistics
     from dom2.tables import normalized
+    from dom2data.envs import shifts
 
+    if shift != "none" and shift not in shifts.SHIFTS:
+        raise UserError(f"expected a shift (none, {', '.join(shifts.SHIFTS)}), found {shift!r}")
     found = [results.read(folder) for folder in folders]
     for folder, each in zip(folders, found, strict=True):
         if each.state != "evaluated" or shift not in each.returns:

@@ -85,7 +85,7 @@ def print_json(value: Any) -> None:
 
 @contextlib.contextmanager
 def progress_bar() -> Iterator[Progress]:
-    """A bar on stderr with rate and time left; yields ``update(what, done, total)``."""
+    """Yields ``update(what, done, total)``; from its first call on, a bar on stderr with rate and time left."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -96,20 +96,25 @@ def progress_bar() -> Iterator[Progress]:
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("", total=None, rate="", visible=False)
-        # When, where and of what: a resumed run begins with steps already done; one job may follow another.
-        began: list[tuple[float, int, int]] = []
+    bar = Progress(*columns, console=Console(stderr=True))
+    task = bar.add_task("", total=None, rate="")
+    # When, where and of what: a resumed run begins with steps already done; one job may follow another.
+    began: list[tuple[float, int, int]] = []
 
-        def update(what: str, done: int, total: int) -> None:
-            now = time.perf_counter()
-            if not began or began[0][2] != total:
-                began[:] = [(now, done, total)]
-            since, elapsed = done - began[0][1], now - began[0][0]
-            rate = f"{since / elapsed:,.0f}/s" if since and elapsed else ""
-            bar.update(task, description=what, completed=done, total=total, rate=rate, visible=True)
+    def update(what: str, done: int, total: int) -> None:
+        now = time.perf_counter()
+        bar.start()  # which changes nothing once it has
+        if not began or began[0][2] != total:
+            began[:] = [(now, done, total)]
+        since, elapsed = done - began[0][1], now - began[0][0]
+        speed = rate(since / elapsed) if since and elapsed else ""
+        bar.update(task, description=what, completed=done, total=total, rate=speed)
 
+    try:
         yield update
+    finally:
+        if began:
+            bar.stop()
 
 
 def size(nbytes: float) -> str:
@@ -118,8 +123,21 @@ def size(nbytes: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """6.4 s, 3 min 20 s"""
-    return f"{seconds:.1f} s" if seconds < 60 else f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
+    """6.4 s, 3 min 20 s, 31 h 5 min"""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def rate(per_second: float) -> str:
+    """1,200/s, 0.8/s"""
+    return f"{per_second:,.0f}/s" if per_second >= 10 else f"{per_second:.2g}/s"
+
+
+def counted(number: int, what: str) -> str:
+    """1 seed, 5 seeds"""
+    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 def number(value: float | None, digits: int = 1) -> str:

@@ -69,8 +69,9 @@ def sweep(
     killed, the same command continues; given twice, both share the work. Nothing that is there is made again.
     """
     from dom2 import sweep as sweeps
+    from dom2.jobs import at_once
     from dom2.search import METRICS
-    from dom2data import executors, ids
+    from dom2data import ids
 
     asked = sweeps.Sweep(sweeps.read(spec), (out or Path("runs", spec.stem)).absolute(), ids.root(root))
     if metric not in METRICS:
@@ -83,11 +84,11 @@ def sweep(
         raise UserError(
             "expected --jobs with --search on Ray, found none; give how many runs to ask for at once"
         )
-    workers = where.count(executors.cores())
+    workers = where.count(at_once())
     if dry_run:
         plan(asked, found, workers, as_json)
         return
-    worker = where.made(executors.cores())
+    worker = where.made(at_once())
     asked.out.mkdir(parents=True, exist_ok=True)
     if spec.absolute() != asked.out / SPEC:
         shutil.copyfile(spec, asked.out / SPEC)

@@ -176,9 +176,9 @@ STANDARD = (0, 1, ())
 """The ``way`` of the evaluations that tables are made of."""
 
 
-def trained(run: Run) -> Learner:
+def trained(run: Run, where: str = "cpu") -> Learner:
     """A run's algorithm with its last checkpoint's weights. Raises UserError when there is none."""
-    device = torch.device("cpu")
+    device = torch.device(where)
     algorithm = run.build(device, seeding.generators(run.seeds, seeding.LEARNING, device))
     updates, weights = checkpoint.load_weights(run.folder, device)
     with checkpoint.belonging(run.folder):
@@ -194,10 +194,12 @@ def evaluate(
     candidates: int = 1,
     shift: str = "none",
     allow_mismatch: bool = False,
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """The document ``evaluation.json`` for a run's last checkpoint, in the standard or a shifted environment.
 
-    Initial states and the policies' noise are the same under every shift. Raises ValueError for a shift that
+    Initial states and the policies' noise are the same under every shift; on a GPU (``device``) the noise and
+    the rounding are others than on the CPU. Raises ValueError for a shift that
     the environment does not have, and UserError when the environment is no longer the one that the data came
     from, unless that is allowed; then ``mismatch`` lists how it differs.
     """
@@ -205,7 +207,8 @@ def evaluate(
     mismatch = runs.mismatch(run.spec, name, allow_mismatch)
     named.environment(name)  # an allowed mismatch is no leave to run code
     with envs.closing(envs.make(name, num_envs=episodes, shift=shift)) as env:
-        algorithm = trained(run)
+        algorithm = trained(run, device)
         played = play(algorithm, run.settings.seeds, env, seed, candidates)
     updates = algorithm.members.updates
-    return report(run, played, env, candidates, seed, updates) | {"mismatch": mismatch}
+    document = report(run, played, env, candidates, seed, updates)
+    return document | {"device": device, "mismatch": mismatch}

@@ -124,7 +124,7 @@ def untrained(run: Run) -> tuple[Learner, torch.device]:
         named.environment(run.document["dataset"]["env"])
     device = torch.device(actual_device(settings.device))
     if settings.graph and device.type != "cuda":
-        raise UserError(f"expected a CUDA device with --graph, found {device}; leave it out")
+        raise UserError(f"expected a CUDA device with --graph true, found {device}; leave it out")
     algorithm = run.build(device, seeding.generators(run.seeds, seeding.LEARNING, device))
     if settings.data == "stream" and algorithm.batches == "windows":
         raise UserError(
@@ -229,10 +229,13 @@ def _loop(
             if (
                 saving or due or update % settings.log_every == 0
             ):  # before a checkpoint, so that no NaN is saved
-                elapsed = time.monotonic() - began
-                times = {"time/seconds": elapsed, "time/updates_per_second": (update - start) / elapsed}
                 watch.check(run)
-                values = reduce(metrics, settings.seeds) | times
+                found = reduce(metrics, settings.seeds)  # which waits for a GPU; the clock comes after
+                elapsed = time.monotonic() - began
+                values = found | {
+                    "time/seconds": elapsed,
+                    "time/updates_per_second": (update - start) / elapsed,
+                }
                 if due:
                     values["eval/return"] = _evaluation(run, algorithm)
                 log.log(update, values)

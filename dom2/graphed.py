@@ -66,6 +66,7 @@ def cuda_graph(update: Update, generators: list[torch.Generator]) -> tuple[Calla
     graph = torch.cuda.CUDAGraph()
     for generator in generators:
         graph.register_generator_state(generator)
-    with torch.cuda.graph(graph):
+    # Only this thread is recorded: another may be reading minibatches ahead.
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         metrics = update()
     return graph.replay, metrics

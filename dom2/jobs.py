@@ -43,6 +43,11 @@ Word = Literal["done", "interrupted", "failed", "retried", "elsewhere"]
 Stage = Literal["missing", "begun", "fitted", "done", "other"]
 
 
+def at_once() -> int:
+    """How many runs there are at once where nobody says: one a core, but one alone where all share a GPU."""
+    return 1 if torch.cuda.is_available() else executors.cores()
+
+
 @dataclass(frozen=True)
 class Job:
     """A run as a worker needs it: what to fit on what, where, and what to evaluate."""
@@ -261,7 +266,9 @@ def _work(job: Job, interrupts: fit.Interrupts) -> Outcome:
         fitted = checkpoint.updates(found.folder) == found.settings.updates
         for shift in pending(job, evaluate.kept(job.folder)) if fitted else ():
             if not interrupts.requested:
-                evaluate.keep(found.folder, evaluate.evaluate(found, job.episodes, shift=shift))
+                device = found.settings.device
+                document = evaluate.evaluate(found, job.episodes, shift=shift, device=device)
+                evaluate.keep(found.folder, document)
         left = pending(job, evaluate.kept(job.folder))
         return Outcome(job, "interrupted" if left else "done", time.monotonic() - started)
     except UserError as error:

@@ -267,6 +267,7 @@ def test_commands_about_runs(made: Grid, tmp_path: Path) -> None:
     assert 0.0 <= compared[1]["improvement"]["mean"] <= 1.0
     shifted = json.loads(call(main, ["compare", bc, cql, "--shift", "speed", "--json"]).stdout)
     assert shifted[0]["mean"] != compared[0]["mean"]
+    assert "found 'bogus'" in call(main, ["compare", bc, cql, "--shift", "bogus"]).stderr
     refused = call(main, ["compare", bc, str(new_run(tmp_path / "new").folder)])
     assert refused.exit_code == 2
     assert "expected an evaluated run, found one that is new" in refused.stderr

@@ -390,4 +390,8 @@ def test_numbers_are_for_people() -> None:
     assert describe.ui.size(2_400) == "2 kB"
     assert describe.ui.duration(6.44) == "6.4 s"
     assert describe.ui.duration(200) == "3 min 20 s"
+    assert [describe.ui.duration(each) for each in (59.94, 59.96, 119.7, 111_900)] == [
+        "59.9 s", "1 min 0 s", "2 min 0 s", "31 h 5 min"
+    ]  # fmt: skip
+    assert [describe.ui.rate(each) for each in (1234.4, 0.345, 9.96)] == ["1,234/s", "0.34/s", "10/s"]
     assert (describe.ui.number(None), describe.ui.number(1234.56)) == ("–", "1,234.6")

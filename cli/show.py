@@ -85,7 +85,7 @@ def print_json(value: Any) -> None:
 
 @contextlib.contextmanager
 def progress_bar() -> Iterator[Progress]:
-    """Yields ``update(what, done, total)``; from its first call on, a bar on stderr with rate and time left."""
+    """Yields ``update(what, done, total)``; from its first call on, a bar on stderr, with rate and time."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -40,6 +40,21 @@ def _dataset_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of its own for a test's datasets."""
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of 20 episodes of tag and its like, decided here and carried to the workers with their jobs."""
+    from dom2data.store import layout
+
+    monkeypatch.setitem(layout._BLOCK_EPISODES, 25, 20)
+
+
 @pytest.fixture(scope="session")
 def s3() -> Iterator[None]:
     """An S3 server with the bucket ``bucket``, found through the environment as any other would be."""

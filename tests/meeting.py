@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
-PAGE = Path(__file__).resolve().parent.parent / "docs/your-environment.md"
+import pages
 
 HELD = (
     "def __init__(self):",
@@ -16,10 +15,8 @@ HELD = (
 
 
 def code() -> str:
-    """The page's first block of Python."""
-    found = re.search(r"^```python\n(.*?)^```", PAGE.read_text(), flags=re.M | re.S)
-    assert found is not None
-    return found[1]
+    """The page's."""
+    return pages.python("your-environment.md")
 
 
 def written(folder: Path, *changes: tuple[str, str]) -> str:

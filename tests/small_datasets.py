@@ -6,10 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from dom2data.dataset import Dataset, from_arrays
-from dom2data.spec import EnvSpec
+from dom2data.spec import Batch, EnvSpec
 from dom2data.subsample import subsample
+
+
+def generators(*seeds: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
 def spec(horizon: int = 4, reward: Any = "individual") -> EnvSpec:
@@ -42,8 +47,8 @@ def in_memory(lengths: list[int], horizon: int = 4, seed: int = 0, reward: Any =
     )
 
 
-def drawn(batch: Any, dataset: Dataset) -> tuple[Any, Any]:
-    """(step, episode) of a minibatch's transitions, tensors [M, B]; step is its number in the dataset."""
+def drawn(batch: Batch, dataset: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
+    """(step, episode) of a minibatch's transitions, both [M, B]; step is its number in the dataset."""
     step, episode = batch.obs[..., :2].long().unbind(dim=-1)
     return step + step.new_tensor(dataset.offsets)[episode], episode
 

@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from commands import dom2
 from edited import ANYTHING, places, replaced
 from filelock import FileLock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pages import Page
 from PIL import Image
-from test_report import page
 from tiny import new_run
 
 from dom2 import board, earlier, evaluate, experiments, figures, fit, jobs, reproduce, results, run, tables
@@ -101,7 +102,7 @@ def test_a_run_that_somebody_has_edited_is_listed(name: str, data: st.DataObject
         )
     file.write_text(text)
     try:
-        listed = CliRunner().invoke(main, ["runs", str(evaluated.folder.parent)])
+        listed = dom2("runs", evaluated.folder.parent)
         assert listed.exit_code == 0, (text[:2000], listed.output, listed.exception)
         assert str(evaluated.folder) in listed.output
     finally:
@@ -179,7 +180,8 @@ def written(made: Grid, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
 
 
 def test_report_is_one_file_with_everything_in_it(written: dict[str, Path]) -> None:
-    found, text = page(written["html"]), written["html"].read_text()
+    text = written["html"].read_text()
+    found = Page(text)
     assert found.open == []
     assert found.links
     assert all(link.startswith("data:image/") for link in found.links)

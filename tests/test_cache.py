@@ -12,7 +12,7 @@ import fsspec
 import numpy as np
 import pytest
 import torch
-from small_datasets import in_memory, stored
+from small_datasets import generators, in_memory, stored
 from test_fit import same_weights
 from tiny import new_run
 
@@ -37,10 +37,6 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("dom2data.store.layout.block_episodes", lambda horizon: 3)
     stored(tmp_path, RAGGED)
     return tmp_path
-
-
-def generators(*seeds: int) -> list[torch.Generator]:
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
 def equal(one: Batch | Windows, other: Batch | Windows) -> bool:

@@ -12,11 +12,10 @@ from typing import Any
 import mlcroissant
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from commands import dom2data
 from small_datasets import in_memory, stored
 from tiny import tag_random
 
-from dom2_cli import data
 from dom2data import dataset, ids, share
 from dom2data.convert.ingest import Imported, ingest
 from dom2data.errors import UserError
@@ -120,11 +119,11 @@ def test_a_card_of_imported_data_says_what_the_import_changed(tmp_path: Path) ->
 
 def test_command(tmp_path: Path) -> None:
     words = ["card", tag_random(), "--out", str(tmp_path)]
-    assert CliRunner().invoke(data.main, words).exit_code == 0
-    again = CliRunner().invoke(data.main, words)
+    assert dom2data(*words).exit_code == 0
+    again = dom2data(*words)
     assert again.exit_code == 2
     assert again.stderr.startswith("error: expected a new file, found ")
-    assert CliRunner().invoke(data.main, [*words, "--force"]).exit_code == 0
-    wrong = CliRunner().invoke(data.main, [*words, "--force", "--license", "no such thing"])
+    assert dom2data(*words, "--force").exit_code == 0
+    wrong = dom2data(*words, "--force", "--license", "no such thing")
     assert wrong.exit_code == 2
     assert "SPDX" in wrong.stderr

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import meeting
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
+from commands import dom2data
 
-from dom2_cli.data import main
 from dom2data.check_env import check
 
 
 def check_env(*words: str) -> Result:
-    return CliRunner().invoke(main, ["check-env", *words])
+    return dom2data("check-env", *words)
 
 
 def test_the_environment_of_the_page_is_without_findings(tmp_path: Path) -> None:

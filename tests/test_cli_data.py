@@ -12,12 +12,11 @@ from typing import Any
 import meeting
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from commands import dom2data
 from filelock import FileLock
 from small_datasets import stored
 
 from dom2_cli import describe
-from dom2_cli.data import main
 from dom2_policies.policy import Actor
 from dom2data import behaviour, envs, executors
 from dom2data import generate as make
@@ -38,16 +37,6 @@ KEYS = {
     ),
     *("references", "hash", "recipe", "parents", "published", "size_bytes", "created", "spec", "wall_s"),
 }
-
-
-@pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
-    return tmp_path
-
-
-def dom2data(*words: str) -> Result:
-    return CliRunner().invoke(main, words)
 
 
 def fails(code: int, *words: str) -> str:

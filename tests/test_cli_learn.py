@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 from children import heeds_interrupts
-from click.testing import CliRunner, Result
+from click.testing import Result
+from commands import dom2
 from tiny import tag_random
 
 from dom2 import checkpoint, results, run
 from dom2_cli import running
-from dom2_cli.learn import main
 from dom2data import dataset, ids, share
 from dom2data.envs import physics, shifts
 
@@ -32,10 +32,6 @@ SMALL = [
     "--threads",
     "1",
 ]
-
-
-def dom2(*args: Any) -> Result:
-    return CliRunner().invoke(main, [str(arg) for arg in args])
 
 
 def fit(out: Path, *more: Any) -> Result:

@@ -16,10 +16,9 @@ from typing import Any
 
 import pytest
 from children import heeds_interrupts
-from click.testing import CliRunner
+from commands import dom2data
 from small_datasets import stored
 
-from dom2_cli.data import main
 from dom2data import catalog
 from dom2data.errors import UserError
 from dom2data.store import stage as stages
@@ -34,7 +33,7 @@ NAME = "dom2/tag-random-v0"
 
 def generate(root: Path, *more: str) -> str:
     """The hash of what the same command makes in this process, which nobody disturbs."""
-    run = CliRunner().invoke(main, [*WORDS, "--root", str(root), "--json", *more])
+    run = dom2data(*WORDS, "--root", root, "--json", *more)
     assert run.exit_code == 0, run.output
     return json.loads(run.stdout)["hash"]
 
@@ -121,7 +120,7 @@ def test_two_at_once(tmp_path: Path, undisturbed: str) -> None:
     first = subprocess.Popen([*GENERATE, "--root", tmp_path], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     wait_for_blocks(first, tmp_path, 1)  # type: ignore[arg-type]
     first.send_signal(signal.SIGSTOP)  # it must not be over before the second has started
-    second = CliRunner().invoke(main, [*WORDS, "--root", str(tmp_path)])
+    second = dom2data(*WORDS, "--root", tmp_path)
     first.send_signal(signal.SIGCONT)
     assert second.exit_code == 1
     line = second.stderr.splitlines()[-1]
@@ -206,7 +205,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def one_line(*words: str) -> str:
-    run = CliRunner().invoke(main, words)
+    run = dom2data(*words)
     assert (run.exit_code, run.stdout) == (1, ""), run.output
     (line,) = [text for text in run.stderr.splitlines() if text.startswith("error")]
     return line

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from commands import dom2data
 from small_datasets import in_memory, stored
 
-from dom2_cli.data import main
 from dom2data.diff import apart, diff, fingerprints, rows
 from dom2data.subsample import subsample
 
@@ -74,11 +73,11 @@ def test_other_shapes_are_a_difference_and_not_an_error(tmp_path: Path) -> None:
 def test_the_command(tmp_path: Path) -> None:
     stored(tmp_path, LENGTHS, name="a")
     stored(tmp_path, LENGTHS, name="b", seed=1)
-    text = CliRunner().invoke(main, ["diff", "a", "b", "--root", str(tmp_path)])
+    text = dom2data("diff", "a", "b", "--root", tmp_path)
     assert text.exit_code == 0, text.stderr
     assert "identical episodes  0 and 0 are in the other" in text.stdout
     assert "return of team" in text.stdout
-    same = CliRunner().invoke(main, ["diff", "a", "a", "--root", str(tmp_path), "--json"])
+    same = dom2data("diff", "a", "a", "--root", tmp_path, "--json")
     assert json.loads(same.stdout)["same_content"]
-    leaks = CliRunner().invoke(main, ["diff", "a", "a", "--root", str(tmp_path)])
+    leaks = dom2data("diff", "a", "a", "--root", tmp_path)
     assert "neither is a fair test" in leaks.stderr

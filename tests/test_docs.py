@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 import meeting
+import pages
 import pytest
 import weighted
 from click.testing import CliRunner
@@ -201,20 +202,16 @@ def test_documented_json_keys_are_there(command: str, of: str) -> None:
 
 def test_reader_of_the_format_page(place: Path) -> None:
     """The page's own code opens and verifies a dataset, with Zarr alone."""
-    code = re.search(r"^```python\n(.*?)^```", (ROOT / "docs/format.md").read_text(), flags=re.M | re.S)
-    assert code is not None
     names: dict[str, object] = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place / "root")
-        exec(code[1], names)
+        exec(pages.python("format.md"), names)
     assert getattr(names["first"], "shape", None) == (26, 3, 16)
 
 
 def test_python_of_the_minari_page() -> None:
-    code = re.search(r"^```python\n(.*?)^```", (ROOT / "docs/minari.md").read_text(), flags=re.M | re.S)
-    assert code is not None
     names: dict[str, object] = {}
-    exec(code[1], names)
+    exec(pages.python("minari.md"), names)
     assert (names["t"], names["truncated"]) == (24, True)
 
 

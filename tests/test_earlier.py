@@ -7,12 +7,11 @@ import json
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from commands import dom2
 
 from dom2 import board, earlier, jobs, reproduce, tables
 from dom2.experiments import SCALES, Cell, Scale
 from dom2.reproduce import Grid
-from dom2_cli.learn import main
 from dom2data import executors
 from dom2data.errors import UserError
 
@@ -59,7 +58,7 @@ def test_two_parts_make_the_whole_table(first: Path, tmp_path: Path) -> None:
     before = json.loads(first.read_text())["entries"]
     assert [dataclasses.asdict(each) | {"report": None} for each in listed] == before
     assert {each.report for each in listed} == {"table2.json"}
-    said = CliRunner().invoke(main, [*QUICK, "--runs", str(tmp_path / "runs"), "--earlier", str(first)])
+    said = dom2(*QUICK, "--runs", tmp_path / "runs", "--earlier", first)
     assert said.exit_code == 0, said.output
     assert "1 in a report" in said.output
     assert not (tmp_path / "runs/smoke/tag-random/bc").exists()
@@ -89,9 +88,7 @@ def test_what_was_made_otherwise_is_left_out_and_said(
     file = changed(first, tmp_path, **values)
     asked = Grid("table2", "smoke", CELLS, 3, tmp_path)
     assert earlier.known(asked, [file]) == ({}, 1)
-    said = CliRunner().invoke(
-        main, [*QUICK, "--runs", str(tmp_path), "--earlier", str(file), "--report-only"]
-    )
+    said = dom2(*QUICK, "--runs", tmp_path, "--earlier", file, "--report-only")
     assert "because they were made with other settings: 1 cells" in said.output
 
 
@@ -139,7 +136,7 @@ def test_other_bytes_are_refused_before_anything_is_fitted(first: Path, tmp_path
     asked = [*QUICK, "--runs", str(tmp_path / "runs"), "--earlier"]
     for what, words in (("hash", "one hash"), ("fingerprint", "one fingerprint")):
         file = changed(first, tmp_path, **{what: "f" * 16})
-        said = CliRunner().invoke(main, [*asked, str(file)])
+        said = dom2(*asked, file)
         assert said.exit_code == 3, said.output
         assert f"expected {words}, found ffffffffffffffff in changed.json" in said.output
         assert "in dom2/tag-random-smoke-v0" in said.output

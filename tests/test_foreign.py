@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from commands import dom2data
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -108,7 +109,7 @@ def test_policies_are_trained_and_play(tmp_path: Path, monkeypatch: pytest.Monke
                             reference_episodes=20)  # fmt: skip
     monkeypatch.setitem(training.RECIPES, meet, short)
     words = ["train", "--env", meet, "--out", str(tmp_path / "zoo")]
-    trained = CliRunner().invoke(data.main, words)
+    trained = dom2data(*words)
     assert trained.exit_code == 0, trained.output
     entry = json.loads((tmp_path / "zoo/zoo.json").read_text())[meet]
     assert set(entry["policies"]) == {"medium", "expert"}
@@ -118,7 +119,7 @@ def test_policies_are_trained_and_play(tmp_path: Path, monkeypatch: pytest.Monke
         assert verify(made)
         assert made.manifest["policies"].keys() == ({"expert"} if quality == "expert" else {"medium"})
     words = ["references", "--env", meet, "--checkpoints", str(tmp_path / "zoo")]
-    measured = CliRunner().invoke(data.main, words)
+    measured = dom2data(*words)
     assert measured.exit_code == 0, measured.output
     assert foreign.load(meet)[0].Meet.held == []
 

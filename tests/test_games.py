@@ -7,10 +7,9 @@ import json
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from commands import dom2
 
 from dom2 import diagnose
-from dom2_cli import learn
 from dom2data.envs import games
 
 MOVES = np.linspace(-1.0, 1.0, 41, dtype=np.float32)
@@ -76,12 +75,12 @@ def test_cloning_the_average_fails_and_a_critic_that_breaks_the_tie_does_not() -
 def test_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(diagnose, "EPISODES", 8)
     words = ["diagnose", "--algorithm", "bc,madiff-c", "--game", "xor", "--updates", "2", "--seeds", "2"]
-    result = CliRunner().invoke(learn.main, [*words, "--json"])
+    result = dom2(*words, "--json")
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     assert [(v["algorithm"], v["data"]) for v in found] == [
         ("bc", "both"), ("bc", "uniform"), ("madiff-c", "both"), ("madiff-c", "uniform")
     ]  # fmt: skip
-    wrong = CliRunner().invoke(learn.main, ["diagnose", "--game", "chess"])
+    wrong = dom2("diagnose", "--game", "chess")
     assert wrong.exit_code == 2
     assert "chess" in wrong.output

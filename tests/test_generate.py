@@ -29,12 +29,6 @@ from dom2data.training import Checkpoint
 from dom2data.verify import verify
 
 
-@pytest.fixture
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks of 20 episodes, decided here and carried to the workers with their jobs."""
-    monkeypatch.setitem(layouts._BLOCK_EPISODES, 25, 20)
-
-
 def generated(root: Path, quality: str = "medium-expert", **how: Any) -> Dataset:
     options = {key: how.pop(key) for key in ("executor", "force", "progress") if key in how}
     return make.generate(make.plan("tag", quality, **({"steps": 2_125} | how), root=root), **options)

@@ -13,13 +13,13 @@ import hostile_files
 import numpy as np
 import pytest
 import small_datasets
-from click.testing import CliRunner, Result
+from click.testing import Result
+from commands import dom2data
 from edited import ANYTHING, places, replaced
 from foreign_files import play
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from dom2_cli.data import main
 from dom2_policies import zoo
 from dom2data import convert, dataset
 from dom2data.convert.ingest import checked
@@ -66,10 +66,6 @@ def _madiff(path: Path, content: bytes) -> Path:
     return path
 
 
-def run(*words: object) -> Result:
-    return CliRunner().invoke(main, [str(word) for word in words])
-
-
 def refused_in_one_line(result: Result) -> None:
     assert result.exit_code == CHECK_FAILED, result.output
     assert result.stdout == ""
@@ -87,7 +83,7 @@ def test_import(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     path, root = make(tmp_path / "in" / "file"), tmp_path / "root"
     before = sorted(tmp_path.rglob("*"))
     tracemalloc.start()
-    result = run("import", path, "--from", format_, "--root", root)
+    result = dom2data("import", path, "--from", format_, "--root", root)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     refused_in_one_line(result)
@@ -109,7 +105,7 @@ def test_the_valid_files_are_imported(tmp_path: Path) -> None:
         ("torchrl", "td"),
         ("vault", "vault"),
     ):
-        result = run(
+        result = dom2data(
             "import", tmp_path / name, "--from", format_, "--root", tmp_path / "root", "--out", format_
         )
         assert result.exit_code == 0, result.output
@@ -173,7 +169,7 @@ def test_what_fuzzing_found(file: Path, tmp_path: Path, monkeypatch: pytest.Monk
     format_, path = file.name.partition("-")[0], file
     if format_ == "npy":
         format_, path = "omar", hostile_files.omar(tmp_path / "in", "acs", file.read_bytes())
-    refused_in_one_line(run("import", path, "--from", format_, "--root", tmp_path / "root"))
+    refused_in_one_line(dom2data("import", path, "--from", format_, "--root", tmp_path / "root"))
     assert not (tmp_path / "root").exists()
     assert not Path("it-ran").exists()
 
@@ -225,7 +221,7 @@ def test_any_value_in_our_manifest(data: st.DataObject, own: Path) -> None:
     (folder / manifests.MARKER).write_text(manifests.digest(text))
     try:
         for words in (["list"], ["show", "ours"], ["verify", "ours"]):
-            result = run(*words, "--root", own)
+            result = dom2data(*words, "--root", own)
             assert result.exit_code in (0, CHECK_FAILED), (words, where, result.output)
             assert "this is a bug" not in result.output
     finally:
@@ -250,7 +246,7 @@ def test_any_value_in_a_zoo(where: Any, value: Any, tmp_path_factory: pytest.Tem
         (folder / file.name).symlink_to(file)
     for quality in ("expert", "medium-replay"):
         words = ("generate", "--env", "tag", "--quality", quality, "--checkpoints", folder, "--dry-run")
-        result = run(*words, "--root", folder)
+        result = dom2data(*words, "--root", folder)
         assert "this is a bug" not in result.output, (where, result.output)
         assert result.exit_code in (0, USAGE, CHECK_FAILED), (where, result.output)
 
@@ -271,7 +267,7 @@ def test_our_arrays_metadata(spoilt: dict[str, Any], tmp_path: Path) -> None:
     small_datasets.stored(tmp_path, [4, 3], name="ours")
     file = tmp_path / "dom2" / "ours-v0" / "data" / "actions" / "zarr.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | spoilt))
-    refused_in_one_line(run("verify", "ours", "--root", tmp_path))
+    refused_in_one_line(dom2data("verify", "ours", "--root", tmp_path))
 
 
 def test_an_old_array_that_would_be_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,7 +292,7 @@ def test_an_old_array_that_would_be_unpickled(tmp_path: Path, monkeypatch: pytes
     (folder / "0").mkdir()
     (folder / "0" / "0").mkdir()
     (folder / "0" / "0" / "0").write_bytes(pickle.dumps(hostile_files.Payload()))
-    refused_in_one_line(run("verify", "ours", "--root", tmp_path))
+    refused_in_one_line(dom2data("verify", "ours", "--root", tmp_path))
     assert not Path("it-ran").exists()
 
 

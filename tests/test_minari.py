@@ -14,11 +14,10 @@ from typing import Any
 import minari
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from commands import dom2data
 from gymnasium.utils.env_checker import check_env
 from small_datasets import stored, uneven
 
-from dom2_cli.data import main
 from dom2data import generate
 from dom2data.convert import minari as ours
 from dom2data.convert import minari_hook
@@ -31,12 +30,6 @@ from dom2data.subsample import subsample
 from dom2data.verify import verify
 
 RAGGED = [4, 2, 4, 1, 3, 4]
-
-
-@pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
-    return tmp_path
 
 
 def in_hdf5(dataset: Dataset, root: Path) -> minari.MinariDataset:
@@ -209,13 +202,13 @@ def test_a_folder_that_minari_would_not_accept(root: Path) -> None:
 
 def test_generate_for_minari(root: Path) -> None:
     command = ["generate", "--env", "tag", "--quality", "random", "--steps", "1000", "--store", "minari"]
-    assert CliRunner().invoke(main, command).exit_code == 0
+    assert dom2data(*command).exit_code == 0
     assert len(minari.load_dataset("dom2/tag-random-minari-v0")) == 40
-    again = CliRunner().invoke(main, command)
+    again = dom2data(*command)
     assert (again.exit_code, "complete already: kept" in again.output) == (0, True)
-    listed = json.loads(CliRunner().invoke(main, ["list", "--json"]).stdout)
+    listed = json.loads(dom2data("list", "--json").stdout)
     assert [entry["id"] for entry in listed] == ["dom2/tag-random-v0"]
-    shown = CliRunner().invoke(main, ["show", "tag-random-minari"])
+    shown = dom2data("show", "tag-random-minari")
     assert (shown.exit_code, "--from minari" in shown.output) == (3, True)
     (root / "dom2" / "tag-random-minari-v0" / "data" / "metadata.json").unlink()
     for words in (["list", "local"], ["show", "dom2/tag-random-v0"]):

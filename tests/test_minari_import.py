@@ -29,12 +29,6 @@ from dom2data.verify import verify
 RAGGED = [4, 2, 4, 1, 3, 4]
 
 
-@pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
-    return tmp_path
-
-
 def test_import_of_derived_datasets_gives_the_same_content_hash(root: Path) -> None:
     one, other = stored(root, RAGGED), stored(root, RAGGED, name="other", seed=1)
     mixture = mix([one, other], [0.5, 0.5], out="mixture", root=root)

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from commands import dom2data
 from small_datasets import in_memory, stored
 
-from dom2_cli.data import main
 from dom2data.derive import ancestors, origins
 from dom2data.errors import UserError
 from dom2data.mix import mix
@@ -149,11 +148,11 @@ def test_another_environment_is_refused(tmp_path: Path) -> None:
 def test_the_command(tmp_path: Path) -> None:
     for name, seed in (("a", 1), ("b", 2)):
         stored(tmp_path, LENGTHS, name=name, seed=seed)
-    made = CliRunner().invoke(main, ["mix", "a:0.7", "b:0.3", "--episodes", "10", "--root", str(tmp_path)])
+    made = dom2data("mix", "a:0.7", "b:0.3", "--episodes", "10", "--root", tmp_path)
     assert made.exit_code == 0, made.stderr
     assert "7 of 10 episodes of dom2/a-v0" in made.stderr
     assert "dom2/tag-mix-a70-b30-v0" in made.stdout
-    wrong = CliRunner().invoke(main, ["mix", "a:x", "b", "--root", str(tmp_path)])
+    wrong = dom2data("mix", "a:x", "b", "--root", tmp_path)
     assert (wrong.exit_code, wrong.stderr) == (
         2,
         "error: expected ID:RATIO, as tag-medium:0.7, found 'a:x'\n",

@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 import weighted
-from click.testing import CliRunner
+from commands import dom2
 from test_algorithms import make
 from tiny import CPU, SPEC, generators, minibatch, tag_random
 
 from dom2 import algorithms, checkpoint
 from dom2.algorithms import Algorithm
-from dom2_cli.learn import main
 from dom2data.errors import UserError
 
 
@@ -33,7 +32,7 @@ def test_the_command_runs_resumes_and_evaluates_it(tmp_path: Path) -> None:
         ["fit", "--resume", halves, "--updates", "4"],
         ["evaluate", whole, "--episodes", "3"],
     ):
-        result = CliRunner().invoke(main, arguments)
+        result = dom2(*arguments)
         assert result.exit_code == 0, result.output
     document = json.loads((tmp_path / "whole/config.json").read_text())
     assert (document["config"]["beta"], document["settings"]["augment"]) == (2.0, "none")
@@ -53,7 +52,7 @@ def test_what_cannot_be_loaded_is_one_line(tmp_path: Path) -> None:
 
 
 def test_its_settings_are_flags_with_help(tmp_path: Path) -> None:
-    result = CliRunner().invoke(main, ["fit", "--algorithm", weighted.written(tmp_path), "--help"])
+    result = dom2("fit", "--algorithm", weighted.written(tmp_path), "--help")
     assert result.exit_code == 0
     assert "--beta" in result.output
     assert "Inverse temperature" in result.output
@@ -92,7 +91,7 @@ def test_a_wrong_name_is_one_line(
 ) -> None:
     weighted.written(tmp_path)
     monkeypatch.chdir(tmp_path)
-    result = CliRunner().invoke(main, ["fit", "--algorithm", which, "--dataset", tag_random()])
+    result = dom2("fit", "--algorithm", which, "--dataset", tag_random())
     assert result.exit_code == 2
     assert says in result.output
     assert "Traceback" not in result.output
@@ -103,7 +102,7 @@ def test_an_infinite_default_is_its_authors_to_have(tmp_path: Path) -> None:
     file = tmp_path / "weighted.py"
     file.write_text(file.read_text().replace("beta: float = 1.0", "beta: float = float('inf')"))
     fit = ["fit", "--algorithm", name, "--dataset", tag_random(), "--batch-size", "8", "--threads", "1"]
-    begun = CliRunner().invoke(main, [*fit, "--updates", "1", "--out", run])
+    begun = dom2(*fit, "--updates", "1", "--out", run)
     assert "found inf" not in begun.output
-    given = CliRunner().invoke(main, [*fit, "--lr", "inf", "--out", run, "--force"])
+    given = dom2(*fit, "--lr", "inf", "--out", run, "--force")
     assert (given.exit_code, "lr: expected number, found inf" in given.stderr) == (2, True)

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from commands import dom2data
 from PIL import Image
 from small_datasets import stored
 from tiny import tag_random
 
-from dom2_cli import data
 from dom2data import dataset, envs, generate
 from dom2data.dataset import Dataset, from_arrays
 from dom2data.envs.render import draw
@@ -108,13 +107,13 @@ def test_times() -> None:
 def test_gif(tmp_path: Path) -> None:
     file = tmp_path / "out.gif"
     words = ["play", tag_random(), "--episode", "3", "--video", str(file)]
-    result = CliRunner().invoke(data.main, words)
+    result = dom2data(*words)
     assert result.exit_code == 0, result.stderr
     with Image.open(file) as gif:
         assert (gif.n_frames, gif.size) == (26, (400, 400))
     assert f"{dataset.open(tag_random()).returns[3]:.2f}" in result.stdout
-    assert CliRunner().invoke(data.main, words).exit_code == 2
-    assert CliRunner().invoke(data.main, [*words, "--force"]).exit_code == 0
+    assert dom2data(*words).exit_code == 2
+    assert dom2data(*words, "--force").exit_code == 0
 
 
 def test_mp4(tmp_path: Path) -> None:
@@ -146,7 +145,7 @@ def test_mp4_without_ffmpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 )
 def test_wrong_words(words: list[str], line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    result = CliRunner().invoke(data.main, ["play", tag_random(), *words])
+    result = dom2data("play", tag_random(), *words)
     assert result.exit_code == 2
     assert result.stderr == f"error: {line}\n"
     assert list(tmp_path.iterdir()) == []

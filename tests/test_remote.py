@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import s3fs
-from click.testing import CliRunner
+from commands import dom2data
 from small_datasets import stored
 
-from dom2_cli import data, generating
+from dom2_cli import generating
 from dom2data import catalog, dataset, generate, ids, share
 from dom2data.dataset import Dataset
 from dom2data.errors import FAILED, UserError
@@ -64,20 +64,20 @@ def test_generate_to_a_url(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("MINARI_DATASETS_PATH", url)
     words = ["generate", "--env", "tag", "--quality", "random", "--steps", "100"]
-    assert CliRunner().invoke(data.main, [*words, "--dry-run"]).exit_code == 0
+    assert dom2data(*words, "--dry-run").exit_code == 0
     with monkeypatch.context() as patch:
         patch.setattr(remote, "_all_there", lambda *_: (_ for _ in ()).throw(Unplugged("unplugged")))
-        assert "unplugged" in CliRunner().invoke(data.main, words).stderr
+        assert "unplugged" in dom2data(*words).stderr
     assert catalog.catalog(url) == ([], [])
     (made,) = ids.existing(share.outgoing(url))
-    assert CliRunner().invoke(data.main, [*words, "--dry-run"]).exit_code == 0  # makes and sends nothing
+    assert dom2data(*words, "--dry-run").exit_code == 0  # makes and sends nothing
     assert list(ids.existing(share.outgoing(url))) == [made]
-    assert CliRunner().invoke(data.main, [*words, "--out", "other"]).exit_code == 0
+    assert dom2data(*words, "--out", "other").exit_code == 0
     assert [record["id"] for record in catalog.catalog(url)[0]] == ["dom2/other-v0", made]
     assert verify(dataset.open("tag-random"))
     assert list(ids.existing(share.outgoing(url))) == []
     for more in (("--shard", "1/2"), ("--store", "minari")):
-        assert "expected a folder as root" in CliRunner().invoke(data.main, [*words, *more]).stderr
+        assert "expected a folder as root" in dom2data(*words, *more).stderr
 
 
 def test_generate_to_a_url_again(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,9 +86,9 @@ def test_generate_to_a_url_again(url: str, tmp_path: Path, monkeypatch: pytest.M
     words = ["generate", "--env", "tag", "--quality", "random", "--steps", "100", "--root", url]
     with monkeypatch.context() as patch:
         patch.setattr(remote, "_all_there", lambda *_: (_ for _ in ()).throw(Unplugged("unplugged")))
-        CliRunner().invoke(data.main, words)
+        dom2data(*words)
     left = dataset.open("tag-random", share.outgoing(url)).manifest
-    again = CliRunner().invoke(data.main, words)
+    again = dom2data(*words)
     assert again.exit_code == 0
     assert "is complete already: kept" in again.stderr
     assert dataset.open("tag-random", url).manifest == left
@@ -98,15 +98,15 @@ def test_generate_to_a_url_that_has_it(url: str, tmp_path: Path, monkeypatch: py
     """Refused before any work, and of many kept; a copy that waits is removed, and stops no other dataset."""
     monkeypatch.setenv("HOME", str(tmp_path))
     words = ["generate", "--env", "tag", "--steps", "100", "--root", url, "--quality"]
-    assert CliRunner().invoke(data.main, [*words, "random"]).exit_code == 0
+    assert dom2data(*words, "random").exit_code == 0
     sent = dataset.open("tag-random", url).manifest
     with monkeypatch.context() as patch:
         patch.setattr(generating, "carry_out", lambda *_: pytest.fail("made again"))
-        again = CliRunner().invoke(data.main, [*words, "random"])
+        again = dom2data(*words, "random")
     assert (again.exit_code, "expected a new id, found " + url in again.stderr) == (2, True)
     made = generate.generate(generate.plan("tag", "random", steps=100, root=share.outgoing(url)))
     assert made.manifest["created"] != sent["created"]
-    many = CliRunner().invoke(data.main, [*words, "random,medium", "--json"])
+    many = dom2data(*words, "random,medium", "--json")
     assert many.exit_code == 0, many.stderr
     assert "dom2/tag-random-v0 is complete already: kept" in many.stderr
     assert [record["path"] for record in json.loads(many.stdout)] == [
@@ -135,7 +135,7 @@ def test_what_is_refused_or_fails_stops_no_other(
 
     monkeypatch.setattr(generating, "carry_out", full)
     words = ["generate", "--env", "tag,spread", "--quality", "random", "--steps", "100", "--root", url]
-    result = CliRunner().invoke(data.main, words)
+    result = dom2data(*words)
     assert result.exit_code == 1
     line = result.stderr.splitlines()[-1]
     assert "without dom2/tag-random-v0" in line
@@ -157,7 +157,7 @@ def test_nothing_there(url: str, tmp_path: Path) -> None:
 
 def test_commands(url: str, root: Path, tmp_path: Path) -> None:
     def run(*words: str, code: int = 0) -> str:
-        result = CliRunner().invoke(data.main, words)
+        result = dom2data(*words)
         assert result.exit_code == code, result.output
         return result.stdout if code == 0 else result.stderr
 

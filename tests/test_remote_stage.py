@@ -14,7 +14,6 @@ from dom2data import collect, dataset, generate
 from dom2data.errors import UserError
 from dom2data.executors import Local, Processes
 from dom2data.sampler import Sampler, Thresholds
-from dom2data.store import layout as layouts
 from dom2data.store import remote
 from dom2data.stream import Blocks
 from dom2data.verify import verify
@@ -22,9 +21,7 @@ from dom2data.verify import verify
 ID = "dom2/tag-random-medium-v0"
 
 
-@pytest.fixture(autouse=True)
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(layouts._BLOCK_EPISODES, 25, 20)
+pytestmark = pytest.mark.usefixtures("small_blocks")
 
 
 def plan(root: Path | str, **how: Any) -> generate.Plan:

@@ -2,11 +2,11 @@ import base64
 import io
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 import torch
+from pages import Page
 from PIL import Image
 from tiny import new_run, tag_random
 
@@ -23,33 +23,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> run.Run:
     return made
 
 
-class Page(HTMLParser):
-    """Collects images, what is fetched from elsewhere, and unclosed elements."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.images: list[str] = []
-        self.links: list[str] = []
-        self.open: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        found = dict(attrs)
-        if tag == "img":
-            self.images.append(found["src"] or "")
-        self.links += [value for name in ("href", "src") if (value := found.get(name))]
-        if tag not in ("img", "meta", "link", "br"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-
-def page(path: Path) -> Page:
-    parsed = Page()
-    parsed.feed(path.read_text())
-    return parsed
-
-
 def test_report_is_one_self_contained_file(
     finished: run.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -57,7 +30,8 @@ def test_report_is_one_self_contained_file(
     (finished.folder / "evaluation.json").write_text(json.dumps(result))
     path = tmp_path / "report.html"
     report.write(finished, path)
-    found, text = page(path), path.read_text()
+    text = path.read_text()
+    found = Page(text)
     assert found.open == []
     assert all(link.startswith("data:image/") for link in found.links)
     kinds = [re.match(r"data:image/([a-z+]+);base64,", image)[1] for image in found.images]
@@ -98,7 +72,7 @@ def test_shifted_evaluations_stand_beside_the_standard_one(finished: run.Run, tm
         evaluate.file(finished.folder, result["shift"]).write_text(json.dumps(result))
     path = tmp_path / "report.html"
     report.write(finished, path)
-    assert page(path).open == []
+    assert Page(path.read_text()).open == []
     rows = re.findall(r"<tr><th>(speed|delay)</th>(.*?)</tr>", path.read_text(), flags=re.S)
     assert [name for name, _ in rows] == ["speed", "delay"]
     for (_, row), result in zip(rows, results[1:], strict=True):

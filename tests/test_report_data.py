@@ -5,38 +5,19 @@ from __future__ import annotations
 import base64
 import io
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from commands import dom2data
+from pages import Page
 from PIL import Image
 from small_datasets import in_memory, spec, stored
 from tiny import tag_random
 
-from dom2_cli import data
 from dom2data import dataset, ids
 from dom2data.dataset import Dataset, from_arrays
 from dom2data.look import coverage, lints, report
-
-
-class Page(HTMLParser):
-    """Collects what is fetched, the words, and checks that elements close."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.links: list[str] = []
-        self.open: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.links += [value for name, value in attrs if name in ("src", "href") and value]
-        if tag not in ("img", "meta", "link", "br"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
 
 
 def made(observations: np.ndarray, actions: np.ndarray, lengths: list[int]) -> Dataset:
@@ -152,7 +133,7 @@ def test_command(tmp_path: Path) -> None:
     stored(tmp_path / "root", [4, 3])
 
     def run(*words: str) -> object:
-        return CliRunner().invoke(data.main, ["report", "small", "--root", str(tmp_path / "root"), *words])
+        return dom2data("report", "small", "--root", tmp_path / "root", *words)
 
     path = tmp_path / "page.html"
     assert run("--out", str(path)).exit_code == 0

@@ -17,7 +17,7 @@ import pytest
 import tiny
 import torch
 from children import heeds_interrupts
-from click.testing import CliRunner
+from commands import dom2
 from safetensors.torch import load_file
 
 from dom2 import checkpoint, evaluate, experiments, fit, jobs, pace, reproduce, run, tables
@@ -25,7 +25,6 @@ from dom2.experiments import SCALES, Cell, Scale
 from dom2.jobs import Job
 from dom2.networks import MLPNoise, ResidualNoise
 from dom2.reproduce import Grid
-from dom2_cli.learn import main
 from dom2_cli.reproducing import Part
 from dom2data import dataset, envs, executors, generate
 from dom2data.errors import UserError
@@ -172,7 +171,7 @@ def test_a_cell_is_a_run_that_anyone_can_fit(tmp_path: Path) -> None:
     words = ["fit", "--dataset", "tag-random-smoke", "--out", str(tmp_path / "own"), "--algorithm", "bc"]
     words += ["--actor-widths", "8,8", "--batch-size", "16", "--updates", "8"]
     words += ["--seeds", "2", "--threads", "1"]
-    result = CliRunner().invoke(main, words)
+    result = dom2(*words)
     assert result.exit_code == 0, result.output
     cell = checkpoint.load_weights(asked.jobs()[0].folder, torch.device("cpu"))[1]
     own = checkpoint.load_weights(tmp_path / "own", torch.device("cpu"))[1]
@@ -271,7 +270,7 @@ def program(runs: Path, root: Path, workers: str) -> subprocess.Popen[bytes]:
 def here(runs: Path, root: Path) -> None:
     """The same command in this process, one job after the other."""
     words = [*ASKED, "--jobs", "1", "--runs", str(runs)]
-    result = CliRunner().invoke(main, words, env={"MINARI_DATASETS_PATH": str(root)})
+    result = dom2(*words, env={"MINARI_DATASETS_PATH": str(root)})
     assert result.exit_code == 0, result.output
 
 
@@ -325,10 +324,10 @@ def test_a_dry_run_says_what_there_is_and_what_there_is_not(
     words = ["--runs", str(tmp_path / "runs"), "--root", str(tmp_path), "--scale", "smoke", "--dry-run"]
     for target, columns in (("table1", 6), ("comparison", 13)):  # many columns stand one below the other
         asked = ["reproduce", target, "--only", "tag-random", *words]
-        table = CliRunner().invoke(main, asked)
+        table = dom2(*asked)
         assert table.exit_code == 0, table.output
         assert table.stdout.count("missing") == columns
-        document = json.loads(CliRunner().invoke(main, [*asked, "--json"]).stdout)
+        document = json.loads(dom2(*asked, "--json").stdout)
         assert {cell["stage"] for cell in document["cells"]} == {"missing"}
         assert len(document["cells"]) == columns
         assert (document["scale"], document["missing_datasets"]) == ("smoke", ["tag-random-smoke"])

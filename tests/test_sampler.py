@@ -6,17 +6,13 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import chi2_contingency, chisquare
-from small_datasets import drawn, in_memory
+from small_datasets import drawn, generators, in_memory
 
 from dom2data.errors import UserError
 from dom2data.sampler import Sampler, Thresholds, emphasis, weights
 
 RAGGED = [4, 2, 4, 1, 3, 4, 4, 4]
 NONE = Thresholds("none")
-
-
-def generators(*seeds: int) -> list[torch.Generator]:
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
 def test_augmented_draws_equal_uniform_draws_from_the_replicated_dataset() -> None:

@@ -9,22 +9,18 @@ from typing import Any
 
 import meeting
 import pytest
-from click.testing import CliRunner
+from commands import dom2data
 
-from dom2_cli.data import main
 from dom2data import collect, generate, shards
 from dom2data.dataset import Dataset
 from dom2data.errors import UserError
 from dom2data.executors import Processes
-from dom2data.store import layout as layouts
 from dom2data.verify import verify
 
 ID = "dom2/tag-random-medium-v0"
 
 
-@pytest.fixture(autouse=True)
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(layouts._BLOCK_EPISODES, 25, 20)
+pytestmark = pytest.mark.usefixtures("small_blocks")
 
 
 def plan(root: Path, env: str = "tag", quality: str = "random-medium", **how: Any) -> generate.Plan:
@@ -151,7 +147,7 @@ def test_what_shards_have_needs_no_more_room(tmp_path: Path, monkeypatch: pytest
 
 def test_the_commands(tmp_path: Path) -> None:
     def run(*words: str, code: int = 0) -> str:
-        result = CliRunner().invoke(main, [*words, "--root", str(tmp_path)])
+        result = dom2data(*words, "--root", tmp_path)
         assert result.exit_code == code, result.output
         return result.output
 

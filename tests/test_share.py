@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
+from commands import dom2data
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small_datasets import stored
 
-from dom2_cli import data
 from dom2data import catalog, dataset, ids, share
 from dom2data.dataset import Dataset
 from dom2data.errors import UserError
@@ -313,13 +312,13 @@ def test_what_came_before_an_interrupt_needs_no_more_room(
 
 def test_command(original: tuple[Dataset, Path, Path], tmp_path: Path) -> None:
     words = ["export", "small", str(tmp_path / "a.zip"), "--root", str(original[1])]
-    done = CliRunner().invoke(data.main, words)
+    done = dom2data(*words)
     assert done.exit_code == 0, done.stderr
     assert original[0].hash in done.stdout
-    assert CliRunner().invoke(data.main, words).exit_code == 2
-    assert CliRunner().invoke(data.main, [*words, "--force"]).exit_code == 0
+    assert dom2data(*words).exit_code == 2
+    assert dom2data(*words, "--force").exit_code == 0
     words[2] = str(tmp_path / "a.tar")
-    assert "expected a file ending in .zip" in CliRunner().invoke(data.main, words).stderr
+    assert "expected a file ending in .zip" in dom2data(*words).stderr
 
 
 def test_killed_imports(original: tuple[Dataset, Path, Path], tmp_path: Path) -> None:

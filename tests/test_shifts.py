@@ -6,11 +6,11 @@ import dataclasses
 import re
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import mujoco
 import numpy as np
+import pages
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -351,12 +351,10 @@ def test_episodes_are_collected_like_standard_ones() -> None:
 
 def test_python_of_the_page(capsys: pytest.CaptureFixture[str]) -> None:
     """Prints a row for every shift of tag, the standard environment first."""
-    page = (Path(__file__).resolve().parent.parent / "docs/shifts.md").read_text()
-    code = re.search(r"^```python\n(.*?)^```", page, flags=re.M | re.S)
-    assert code is not None
-    exec(code[1].replace('"tag", 2000', '"tag", 4'), {})
+    exec(pages.python("shifts.md").replace('"tag", 2000', '"tag", 4'), {})
     names = [line.split(" | ")[0].strip("| ") for line in capsys.readouterr().out.splitlines()]
     assert names == ["none", *shifts.applying("tag")]
+    page = (pages.DOCS / "shifts.md").read_text()
     documented = set(re.findall(r"`([\w-]+)`", "".join(re.findall(r"^\| (`.*?) \|", page, flags=re.M))))
     assert documented == set(shifts.SHIFTS)
 

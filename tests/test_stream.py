@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare
-from small_datasets import drawn, in_memory, stored
+from small_datasets import drawn, generators, in_memory, stored
 from test_fit import same_weights
 from tiny import SMALL, new_run
 
@@ -33,10 +33,6 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
     monkeypatch.setattr("dom2data.store.layout.block_episodes", lambda horizon: 3)
     stored(tmp_path, RAGGED)
     return dataset.open("small", tmp_path)
-
-
-def generators(*seeds: int) -> list[torch.Generator]:
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
 def streamed(data: Dataset, *seeds: int, size: int = 16, joint: bool = False) -> Sampler:

@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 import torch
 from children import heeds_interrupts
-from click.testing import CliRunner, Result
+from click.testing import Result
+from commands import dom2
 from tiny import released, tag_random
 
 from dom2 import checkpoint, evaluate, fit, jobs, pace, progress, sweep, track
 from dom2.search import Search
 from dom2.sweep import Sweep
-from dom2_cli.learn import main
 from dom2data import ids
 from dom2data.errors import UserError
 
@@ -52,7 +52,7 @@ def asked(folder: Path, text: str) -> Sweep:
 
 def call(folder: Path, *more: str) -> Result:
     words = ["sweep", str(folder / "asked.toml"), "--out", str(folder / "runs"), "--jobs", "1", *more]
-    return CliRunner().invoke(main, words)
+    return dom2(*words)
 
 
 def program(folder: Path, out: str, *more: str) -> subprocess.Popen[str]:
@@ -332,9 +332,9 @@ def test_search_and_its_ranges_belong_together(tmp_path: Path, monkeypatch: pyte
     assert "expected --search tpe, found 'random'" in call(tmp_path, "--search", "random").stderr
     assert "expected --metric score or return" in call(tmp_path, "--metric", "loss").stderr
     words = ["sweep", str(tmp_path / "asked.toml"), "--search", "tpe", "--executor", "ray", "--dry-run"]
-    assert "expected --jobs with --search on Ray" in CliRunner().invoke(main, words).stderr
+    assert "expected --jobs with --search on Ray" in dom2(*words).stderr
     words = ["sweep", str(tmp_path / "asked.toml"), "--search", "tpe", "--executor", "local", "--dry-run"]
-    assert "--jobs 1," in CliRunner().invoke(main, words).stdout
+    assert "--jobs 1," in dom2(*words).stdout
     monkeypatch.setitem(sys.modules, "optuna", None)
     missing = call(tmp_path, "--search", "tpe")
     assert (missing.exit_code, "pip install 'dom2[search]'" in missing.stderr) == (2, True)

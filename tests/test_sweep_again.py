@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
+from commands import dom2
 from test_sweep import ONE, RANGES, call, file
 from tiny import tag_random
 
 from dom2 import evaluate
-from dom2_cli.learn import main
 
 TWO = ONE + "[grid]\nlr = [0.01, 0.001]\n"
 
@@ -63,7 +62,7 @@ def test_an_evaluation_by_hand_with_more_episodes_will_do_another_is_replaced(
     before = record(tmp_path)
     folder = tmp_path / "runs" / before["runs"][0]["run"]
     for words, kept in ((("--episodes", "5"), 5), (("--episodes", "2"), 3), (("--seed", "1"), 3)):
-        by_hand = CliRunner().invoke(main, ["evaluate", str(folder), *words])
+        by_hand = dom2("evaluate", folder, *words)
         assert by_hand.exit_code == 0, by_hand.output
         assert call(tmp_path, *more).exit_code == 0
         after = record(tmp_path)

@@ -5,15 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from small_datasets import generators
 
 from dom2_policies import portable
 from dom2_policies.policy import Actor, Uniform, drawn, load_actor, save_actor
 from dom2_policies.stacked import StackedLinear, StackedMLP, polyak_
 from dom2_policies.td3 import TD3, Adam, Config, ReplayBuffer, Transitions
-
-
-def generators(*seeds: int) -> list[torch.Generator]:
-    return [torch.Generator().manual_seed(s) for s in seeds]
 
 
 def test_a_stack_equals_its_members_alone():

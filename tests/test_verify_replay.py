@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from commands import dom2data
 from meeting import written
 from small_datasets import stored
 
-from dom2_cli.data import main
 from dom2data import behaviour, training
 from dom2data.dataset import Dataset
 from dom2data.errors import UserError
@@ -125,7 +124,7 @@ def test_data_made_elsewhere(tmp_path: Path) -> None:
 
 def test_the_command(root: Path, tag: Dataset) -> None:
     def verify(*words: str) -> tuple[int, str, str]:
-        run = CliRunner().invoke(main, ["verify", tag.id, "--root", str(root), *words])
+        run = dom2data("verify", tag.id, "--root", root, *words)
         return run.exit_code, run.stdout, run.stderr
 
     code, text, _ = verify("--replay", "1%")

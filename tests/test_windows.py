@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from small_datasets import in_memory
+from small_datasets import generators, in_memory
 
 from dom2data.dataset import Dataset
 from dom2data.sampler import Sampler, Thresholds
@@ -14,10 +14,6 @@ from dom2data.windows import WindowSampler
 
 RAGGED = [4, 2, 4, 1, 3]
 H = 3
-
-
-def generators(*seeds: int) -> list[torch.Generator]:
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
 def sampler(*seeds: int) -> WindowSampler:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from filelock import FileLock
+from small_datasets import generators
 
 from dom2 import fit, run
 from dom2.algorithms import Algorithm
@@ -38,10 +39,6 @@ SMALL: dict[str, dict[str, Any]] = {
     | {"behaviour_updates": 2, "critic_updates": 2, "horizon": 3, "bank": 48, "n_actions": 3},
 }
 CPU = torch.device("cpu")
-
-
-def generators(*seeds: int) -> list[torch.Generator]:
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
 def dom2(seeds: int = 1, first: int = 0, spec: EnvSpec = SPEC, **settings: Any) -> DOM2:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
-PAGE = Path(__file__).resolve().parent.parent / "docs/your-algorithm.md"
+import pages
 
 
 def written(folder: Path) -> str:
     """The algorithm's name, ``<folder>/weighted.py:WeightedCloning``, once its file is written there."""
-    found = re.search(r"^```python\n(.*?)^```", PAGE.read_text(), flags=re.M | re.S)
-    assert found is not None
     file = folder / "weighted.py"
-    file.write_text(found[1])
+    file.write_text(pages.python("your-algorithm.md"))
     return f"{file}:WeightedCloning"

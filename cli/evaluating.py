@@ -95,9 +95,9 @@ def evaluation_rows(result: dict[str, Any]) -> dict[str, str]:
     """The lines about an evaluation that matter most."""
     drawn = ", ".join(f"{name} {value}" for name, value in result["ranges"].items())
     facts = {
-        "return": spread(result["return"]),
-        "normalised": spread(result["normalized"]) + " (published references)",
-        "normalised (own)": spread(result["normalized_own"]),
+        "return": with_interval(result["return"]),
+        "normalised": with_interval(result["normalized"]) + " (published references)",
+        "normalised (own)": with_interval(result["normalized_own"]),
         "data": f"{result['dataset']['mean']:.1f} mean return of {result['dataset']['id']}",
         "episodes": f"{result['episodes']} for each of {ui.counted(result['seeds'], 'seed')}",
         "environment": f"{result['env']}, shift {result['shift']}" + (f" ({drawn})" if drawn else ""),
@@ -122,7 +122,7 @@ def shift_rows(results: list[dict[str, Any]]) -> list[tuple[str, ...]]:
     return rows
 
 
-def spread(summary: dict[str, Any] | None) -> str:
+def with_interval(summary: dict[str, Any] | None) -> str:
     """116.4 ± 58.9, IQM 115.0 [110.2, 120.1]"""
     if summary is None:
         return "–"

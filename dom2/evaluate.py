@@ -86,7 +86,7 @@ def rollout(
     return env.spec.team(total)
 
 
-def report(
+def document(
     run: Run, played: Played, env: VectorEnv, candidates: int, seed: int, updates: int
 ) -> dict[str, Any]:
     """The document ``evaluation.json``: raw and normalised summaries of the returns, and what was drawn."""
@@ -210,5 +210,5 @@ def evaluate(
         algorithm = trained(run, device)
         played = play(algorithm, run.settings.seeds, env, seed, candidates)
     updates = algorithm.members.updates
-    document = report(run, played, env, candidates, seed, updates)
-    return document | {"device": device, "mismatch": mismatch}
+    found = document(run, played, env, candidates, seed, updates)
+    return found | {"device": device, "mismatch": mismatch}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from dom2 import evaluate, run
+from dom2 import evaluate
+from dom2 import run as runs
 from dom2.run import Run
 from dom2data import envs, named
 from dom2data.envs.render import Picture, draw
@@ -14,7 +15,7 @@ from dom2data.look.play import captioned, shown
 
 
 def frames(
-    folder_run: Run,
+    run: Run,
     agents: int,
     episodes: int = 1,
     seed: int = 0,
@@ -28,16 +29,16 @@ def frames(
     UserError for agents that the run does not have, an environment without pictures, and like
     ``run.mismatch``; ValueError for a shift that the environment does not have.
     """
-    if agents not in folder_run.seeds:
-        known = ", ".join(map(str, folder_run.seeds))
+    if agents not in run.seeds:
+        known = ", ".join(map(str, run.seeds))
         raise UserError(f"expected agents of a seed of the run ({known}), found {agents}")
-    name = folder_run.document["dataset"]["env"]
-    run.mismatch(folder_run.spec, name, allow_mismatch)
+    name = run.document["dataset"]["env"]
+    runs.mismatch(run.spec, name, allow_mismatch)
     named.environment(name)
     env = envs.make(name, num_envs=episodes, shift=shift)
-    index = folder_run.seeds.index(agents)
+    index = run.seeds.index(agents)
     start, generator = evaluate.streams(seed, index, torch.device("cpu"))
-    policy = evaluate.trained(folder_run).policy(index)
+    policy = evaluate.trained(run).policy(index)
     obs, earned = env.reset(start), np.zeros((episodes, env.spec.n_agents))
     times = set(shown(env.spec.horizon, stride).tolist())
     pictures: list[list[Picture]] = [[] for _ in range(episodes)]

@@ -1,7 +1,7 @@
 """Play stored actions again: do the recorded seeds lead to the recorded observations and rewards?
 
-A seed begins a *batch* of episodes: those of one policy in a block (``collect.py``), or one wave of training
-(``training.py``), so the whole batch is simulated, with the actions that the dataset has of it.
+A seed begins a *cohort* of episodes: those of one policy in a block (``collect.py``), or one wave of training
+(``training.py``), so the whole cohort is simulated, with the actions that the dataset has of it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dom2data.store.layout import block_episodes
 
 
 @dataclass(frozen=True)
-class Batch:
+class Cohort:
     """Episodes ``start`` to ``stop`` of a generated dataset: rows of one environment, reset with one seed."""
 
     env: str
@@ -38,14 +38,14 @@ class Replayed:
 
     episodes: int
     steps: int
-    batches: int
+    batches: int  # cohorts, as `verify --json` calls them
     error: float
     where: str
     """array, episode and step of the largest error; empty where there is none"""
 
 
 def replay(dataset: Dataset, share: float, seed: int = 0) -> Replayed:
-    """Play at least this share of the episodes again: whole batches, drawn by ``seed``.
+    """Play at least this share of the episodes again: whole cohorts, drawn by ``seed``.
 
     Raises UserError (code 3) when the dataset cannot be replayed (a user's environment, whose code is not run
     on a dataset's word; data made elsewhere; another environment than the one here), or when an episode's
@@ -54,47 +54,47 @@ def replay(dataset: Dataset, share: float, seed: int = 0) -> Replayed:
     if not 0.0 < share <= 1.0:
         raise UserError(f"expected to replay a share in (0%, 100%], found {100 * share:g}%")
     origin = origins(dataset)
-    batches = members(dataset, origin)
+    found = cohorts(dataset, origin)
     wanted, done, worst = share * dataset.n_episodes, 0, (0.0, "")
     steps, played = 0, 0
     with one_thread():
-        for number in np.random.default_rng(np.random.SeedSequence(seed)).permutation(len(batches)):
+        for number in np.random.default_rng(np.random.SeedSequence(seed)).permutation(len(found)):
             if done >= wanted:
                 break
-            batch, episodes = batches[number]
-            worst = max(worst, _play(dataset, batch, episodes, origin[episodes, 1] - batch.start))
+            cohort, episodes = found[number]
+            worst = max(worst, _play(dataset, cohort, episodes, origin[episodes, 1] - cohort.start))
             done, played = done + len(episodes), played + 1
             steps += len(episodes) * dataset.spec.horizon
     error, where = worst
     return Replayed(done, steps, played, error, where if error else "")
 
 
-def batch_of(dataset: Dataset, episode: int) -> tuple[Batch, int]:
-    """The batch that an episode was recorded in, and its row. Raises UserError (code 3) like ``replay``."""
+def cohort_of(dataset: Dataset, episode: int) -> tuple[Cohort, int]:
+    """The cohort that an episode was recorded in, and its row. Raises UserError (code 3) like ``replay``."""
     origin = origins(dataset)
-    for batch, episodes in members(dataset, origin):
+    for cohort, episodes in cohorts(dataset, origin):
         if episode in episodes:
-            return batch, int(origin[episode, 1]) - batch.start
+            return cohort, int(origin[episode, 1]) - cohort.start
     raise _cannot(dataset, f"nothing is known of where episode {episode} comes from")
 
 
-def members(dataset: Dataset, origin: Int64) -> list[tuple[Batch, Int64]]:
-    """Every batch that the dataset has episodes of, and which."""
+def cohorts(dataset: Dataset, origin: Int64) -> list[tuple[Cohort, Int64]]:
+    """Every cohort that the dataset has episodes of, and which."""
     found = []
     for number, ancestor in enumerate(ancestors(dataset.manifest)):
         mine = np.flatnonzero(origin[:, 0] == number)
-        batches = list(_batches(dataset, ancestor)) if len(mine) else []
-        owner = np.searchsorted([batch.stop for batch in batches], origin[mine, 1], side="right")
-        if len(mine) and owner.max() >= len(batches):
+        made = list(_made_of(dataset, ancestor)) if len(mine) else []
+        owner = np.searchsorted([cohort.stop for cohort in made], origin[mine, 1], side="right")
+        if len(mine) and owner.max() >= len(made):
             raise _cannot(
                 dataset, f"{ancestor['id']} has {ancestor['episodes']} episodes, fewer than are of it"
             )
-        found += [(batch, mine[owner == i]) for i, batch in enumerate(batches) if (owner == i).any()]
+        found += [(cohort, mine[owner == i]) for i, cohort in enumerate(made) if (owner == i).any()]
     return found
 
 
-def _batches(dataset: Dataset, ancestor: Mapping[str, Any]) -> Iterator[Batch]:
-    """The batches that a generated dataset was made of, by its recipe."""
+def _made_of(dataset: Dataset, ancestor: Mapping[str, Any]) -> Iterator[Cohort]:
+    """The cohorts that a generated dataset was made of, by its recipe."""
     recipe, episodes = ancestor["recipe"] or {}, ancestor["episodes"]
     _check(dataset, ancestor["id"], recipe)
     if recipes.quality(recipe["quality"]).replay:
@@ -103,14 +103,14 @@ def _batches(dataset: Dataset, ancestor: Mapping[str, Any]) -> Iterator[Batch]:
         how = training.recipe(recipe["env"])
         for wave, start in enumerate(range(0, episodes, how.num_envs)):
             seed = training.wave_seed(recipe["seed"], wave)
-            yield Batch(how.critics_see or recipe["env"], start, start + how.num_envs, seed)
+            yield Cohort(how.critics_see or recipe["env"], start, start + how.num_envs, seed)
         return
     parts, size = recipes.quality(recipe["quality"]).parts, block_episodes(dataset.spec.horizon)
     for block, start in enumerate(range(0, episodes, size)):
         counts = shares([part for _, part in parts], start, min(start + size, episodes))
         seeds = np.random.SeedSequence(recipe["seed"], spawn_key=(block,)).spawn(2 * len(parts))
         for part, count in enumerate(counts):
-            yield Batch(recipe["env"], start, start + count, seeds[2 * part])
+            yield Cohort(recipe["env"], start, start + count, seeds[2 * part])
             start += count
 
 
@@ -139,19 +139,19 @@ def _cannot(dataset: Dataset, why: str) -> UserError:
     return UserError(message, CHECK_FAILED)
 
 
-def _play(dataset: Dataset, batch: Batch, episodes: Int64, rows: Int64) -> tuple[float, str]:
-    """The largest error in ``episodes`` [n], which are ``rows`` [n] of the batch, and where it is."""
+def _play(dataset: Dataset, cohort: Cohort, episodes: Int64, rows: Int64) -> tuple[float, str]:
+    """The largest error in ``episodes`` [n], which are ``rows`` [n] of the cohort, and where it is."""
     spec, horizon = dataset.spec, dataset.spec.horizon
     short = episodes[dataset.lengths[episodes] != horizon]
     if len(short):
         message = f"episode {short[0]}: expected {horizon} steps, found {dataset.lengths[short[0]]}"
         raise UserError(f"{dataset.id}: replay: {message}; generate or fetch it again", CHECK_FAILED)
     steps = dataset.offsets[episodes][:, None] + np.arange(horizon)
-    actions = np.zeros((horizon, batch.stop - batch.start, spec.n_agents, spec.act_dim), np.float32)
+    actions = np.zeros((horizon, cohort.stop - cohort.start, spec.n_agents, spec.act_dim), np.float32)
     actions[:, rows] = dataset.array("actions")[steps].swapaxes(0, 1)
     observations, rewards = dataset.array("observations"), dataset.array("rewards")
     terminated, truncated = dataset.array("terminated")[episodes], dataset.array("truncated")[episodes]
-    env = envs.make(batch.env, num_envs=batch.stop - batch.start)
+    env = envs.make(cohort.env, num_envs=cohort.stop - cohort.start)
     worst = (0.0, "")
 
     def compare(name: str, time: int, seen: Any, noted: Any) -> tuple[float, str]:
@@ -160,7 +160,7 @@ def _play(dataset: Dataset, batch: Batch, episodes: Int64, rows: Int64) -> tuple
         row = int(np.argmax(apart))
         return max(worst, (float(apart[row]), f"{name} of episode {episodes[row]}, step {time}"))
 
-    obs = env.reset(seed=batch.seed)[..., : spec.obs_dim]  # training may have seen more than actors do
+    obs = env.reset(seed=cohort.seed)[..., : spec.obs_dim]  # training may have seen more than actors do
     worst = compare("observations", 0, obs, observations[steps[:, 0] + episodes])
     for time in range(horizon):
         step = env.step(actions[time])

@@ -109,8 +109,8 @@ def test_half_a_cell_is_shown_and_made_all_the_same(first: Path, tmp_path: Path)
     listed, missing = tables.entries(asked, known)
     assert [(each.label, each.shift) for each in listed] == [("bc", "none")]
     assert (missing, other) == ({CELLS[0]: "missing"}, 0)
-    words = ["--runs", str(tmp_path), "--earlier", str(tmp_path / "half.json"), "--dry-run"]
-    said = CliRunner().invoke(main, [*QUICK[:-1], "bc", *words])
+    words = ("--runs", tmp_path, "--earlier", tmp_path / "half.json", "--dry-run")
+    said = dom2(*QUICK[:-1], "bc", *words)
     assert "1 missing" in said.output, said.output
 
 

@@ -44,7 +44,7 @@ def test_every_environment_replays_exactly(root: Path, env: str, quality: str, s
     assert (found.error, found.where, found.steps) == (0.0, "", steps)
 
 
-def test_a_share_is_whole_batches(tag: Dataset) -> None:
+def test_a_share_is_whole_cohorts(tag: Dataset) -> None:
     """4,000 episodes in two blocks, each of two policies."""
     whole, part = replay(tag, 1.0), replay(tag, 0.01)
     assert (whole.episodes, whole.batches, whole.error) == (4000, 4, 0.0)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from dom2data.dataset import Dataset
 from dom2data.derive import origins
 from dom2data.errors import UserError
-from dom2data.replay import members
+from dom2data.replay import cohorts
 
 
 def beginnings(dataset: Dataset) -> dict[str, NDArray[Any]]:
@@ -20,14 +20,14 @@ def beginnings(dataset: Dataset) -> dict[str, NDArray[Any]]:
     """
     try:
         origin = origins(dataset)
-        batches = members(dataset, origin)
+        found = cohorts(dataset, origin)
     except UserError:
         return {}
-    if any(batch.env != dataset.env for batch, _ in batches):  # critics were shown more than was recorded
+    if any(cohort.env != dataset.env for cohort, _ in found):  # critics were shown more than was recorded
         return {}
     seed, rows, row = (np.zeros(dataset.n_episodes, np.int64) for _ in range(3))
     key = np.zeros((dataset.n_episodes, 2), np.int64)
-    for batch, episodes in batches:
-        seed[episodes], key[episodes] = np.asarray(batch.seed.entropy), batch.seed.spawn_key
-        rows[episodes], row[episodes] = batch.stop - batch.start, origin[episodes, 1] - batch.start
+    for cohort, episodes in found:
+        seed[episodes], key[episodes] = np.asarray(cohort.seed.entropy), cohort.seed.spawn_key
+        rows[episodes], row[episodes] = cohort.stop - cohort.start, origin[episodes, 1] - cohort.start
     return {"seed": seed, "options/spawn_key": key, "options/rows": rows, "options/row": row}

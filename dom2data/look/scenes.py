@@ -82,11 +82,11 @@ def cheetahs(dataset: Dataset, episode: int, times: NDArray[np.int64]) -> HalfCh
 
     Raises UserError (code 3) where the data cannot be replayed or what happens is not what is stored.
     """
-    from dom2data.replay import batch_of
+    from dom2data.replay import cohort_of
 
-    batch, row = batch_of(dataset, episode)
-    env, only, shown = (_cheetah(dataset.env, n) for n in (batch.stop - batch.start, 1, len(times)))
-    env.reset(seed=batch.seed)
+    cohort, row = cohort_of(dataset, episode)
+    env, only, shown = (_cheetah(dataset.env, n) for n in (cohort.stop - cohort.start, 1, len(times)))
+    env.reset(seed=cohort.seed)
     position, velocity = env.state
     obs = only.load_state(position[row : row + 1], velocity[row : row + 1])[0]
     start, stop = dataset.offsets[episode], dataset.offsets[episode + 1]

@@ -119,10 +119,12 @@ def number(value: float | None) -> str:
 
 
 def signed(value: float | None) -> str:
+    """+1.2 or −1.2, – where there is none."""
     return "–" if value is None else f"{value:+.1f}".replace("-", "−")
 
 
 def interval(ends: Sequence[float] | None, digits: int = 1) -> str:
+    """−1.2 to 3.4, – where there is none."""
     return "–" if ends is None else " to ".join(f"{end:.{digits}f}".replace("-", "−") for end in ends)
 
 

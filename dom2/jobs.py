@@ -93,6 +93,7 @@ def plain(value: Any) -> str:
 
 
 def safe(name: str) -> str:
+    """A name of a folder for ``name``, the same each time; a long one ends in its hash."""
     safe = re.sub(r"[^\w.,=+-]+", "_", name, flags=re.ASCII).lstrip(".") or "_"
     if len(safe) <= _LONGEST:
         return safe

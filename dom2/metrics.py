@@ -25,6 +25,7 @@ def sound(run: Run, update: int, members: Members) -> None:
 
 
 def ran_away(run: Run, update: int, found: str) -> UserError:
+    """The error of an update that ``found`` what is not finite."""
     kept = checkpoint.updates(run.folder)
     return UserError(
         f"update {update}: {found}; the checkpoint at update {kept} is kept; try a smaller --lr", FAILED

@@ -27,13 +27,11 @@ class TimeEmbedding(nn.Module):
 
     features: Tensor
 
-    def __init__(
-        self, members: int, grid: Tensor, generators: Generators, out_dim: int = 32, scale: float = 30.0
-    ):
+    def __init__(self, members: int, grid: Tensor, generators: Generators, out_dim: int):
         super().__init__()
         share = members // len(generators)
         normals = [torch.randn(share, 1, out_dim // 2, generator=g, device=g.device) for g in generators]
-        phases = 2.0 * math.pi * scale * torch.cat(normals) * grid.to(normals[0])[:, None]
+        phases = 2.0 * math.pi * 30.0 * torch.cat(normals) * grid.to(normals[0])[:, None]
         self.register_buffer("features", torch.cat([phases.sin(), phases.cos()], dim=-1))
         self.linear = StackedLinear(members, out_dim, out_dim, generators)
 

@@ -348,7 +348,8 @@ def read(folder: Path) -> Run:
     except UserError as error:
         raise UserError(f"{path}: {error}", CHECK_FAILED) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: expected a run's configuration, found {error!r}; fit again", 3) from error
+        message = f"{path}: expected a run's configuration, found {error!r}; fit again"
+        raise UserError(message, CHECK_FAILED) from error
 
 
 def default_folder(dataset: Dataset, algorithm: str) -> Path:

@@ -249,9 +249,9 @@ def samples(chosen: Sequence[dict[str, Entry]], label: str) -> list[Values]:
     return [values for values in found if values is not None]
 
 
-def aggregate(listed: Sequence[Entry], reference: str = "dom2") -> list[dict[str, Any]]:
+def aggregate(listed: Sequence[Entry]) -> list[dict[str, Any]]:
     """For each group and column: the iqm of scores with its interval, over what is ``fair``, None for columns
-    that are not part of it; the probability that ``reference`` improves on the column, over the rows that
+    that are not part of it; the probability that DOM2 improves on the column, over the rows that
     both have; and the column's wins."""
     found = []
     for (shift, fraction), group in groups(listed).items():
@@ -269,19 +269,19 @@ def aggregate(listed: Sequence[Entry], reference: str = "dom2") -> list[dict[str
                     "ci": statistics.interval(statistics.iqm, values, least=statistics.LEAST_SEEDS)
                     if values
                     else None,
-                    "improvement": improvement(group, reference, label),
+                    "improvement": improvement(group, label),
                     "wins": won[label],
                 }
             )
     return found
 
 
-def improvement(group: Sequence[Entry], reference: str, label: str) -> dict[str, Any] | None:
-    """``statistics.improvement`` of a column on another over the rows that both have; None where none has."""
-    both = [row for row in rows(group).values() if reference in row and label in row]
-    if label == reference or not both:
+def improvement(group: Sequence[Entry], label: str) -> dict[str, Any] | None:
+    """``statistics.improvement`` of DOM2 on a column over the rows that both have; None where none has."""
+    both = [row for row in rows(group).values() if "dom2" in row and label in row]
+    if label == "dom2" or not both:
         return None
-    ours, theirs = ([np.array(row[each].per_seed) for row in both] for each in (reference, label))
+    ours, theirs = ([np.array(row[each].per_seed) for row in both] for each in ("dom2", label))
     return statistics.improvement(ours, theirs)
 
 

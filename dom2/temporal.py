@@ -17,6 +17,7 @@ from dom2.networks import Generators, Index, TimeEmbedding, at, mish
 from dom2_policies.stacked import StackedLinear, StackedMLP
 
 HEADS = 4
+FEATURES = 32  # of time, and as many of the return
 KERNEL = 5
 FEW, WIDE = 8, 1024
 """steps, and steps x channels, at most, that are multiplied whole: on a CPU in half of the time"""
@@ -107,14 +108,13 @@ class TemporalUNet(nn.Module):
         generators: Generators,
         dim: int,
         mults: Sequence[int],
-        feature_dim: int = 32,
     ):
         super().__init__()
         widths = [dim * mult for mult in mults]
-        embed = 4 * feature_dim
-        self.time = TimeEmbedding(members, grid, generators, feature_dim)
-        self.returns = StackedMLP(members, (1, feature_dim, feature_dim), generators, mish)
-        self.embed = StackedMLP(members, (2 * feature_dim, embed, embed), generators, mish)
+        embed = 4 * FEATURES
+        self.time = TimeEmbedding(members, grid, generators, FEATURES)
+        self.returns = StackedMLP(members, (1, FEATURES, FEATURES), generators, mish)
+        self.embed = StackedMLP(members, (2 * FEATURES, embed, embed), generators, mish)
         ins = [obs_dim + 1, *widths[:-1]]
         self.down = nn.ModuleList(
             ResidualBlock(members, i, o, embed, generators) for i, o in zip(ins, widths, strict=True)

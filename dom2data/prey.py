@@ -131,4 +131,5 @@ def probe(env: Joint, actor: Actor, how: PreyRecipe, seed: int) -> tuple[float, 
 
 
 def narrow(batch: td3.Transitions, obs_dim: int) -> td3.Transitions:
+    """The transitions with the first ``obs_dim`` numbers of each observation."""
     return batch._replace(obs=batch.obs[..., :obs_dim], next_obs=batch.next_obs[..., :obs_dim])

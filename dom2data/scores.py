@@ -77,7 +77,7 @@ def normalize(env: str, value: Any, reference: Reference = "published") -> Any:
     return between(value, references(env, reference))
 
 
-def denormalize(env: str, score: Any, reference: Reference = "published") -> Any:
-    """The return that ``normalize`` gives ``score``."""
-    at = references(env, reference)
+def denormalize(env: str, score: Any) -> Any:
+    """The return that ``normalize`` gives ``score``, by the published references."""
+    at = references(env, "published")
     return at["random"] + score * ((at["expert"] - at["random"]) / 100.0)

@@ -29,8 +29,8 @@ def observation_space(spec: EnvSpec) -> spaces.Dict[Any]:
 
 def action_space(spec: EnvSpec) -> spaces.Dict[Any]:
     """A bounded vector for each agent."""
-    box = spaces.Box(spec.act_low, spec.act_high, (spec.act_dim,), np.float32)
-    return spaces.Dict(dict.fromkeys(spec.agent_names, box))
+    bounds = (spec.act_low, spec.act_high, (spec.act_dim,), np.float32)
+    return spaces.Dict({agent: spaces.Box(*bounds) for agent in spec.agent_names})
 
 
 def gymnasium_spec(name: str) -> GymnasiumSpec:

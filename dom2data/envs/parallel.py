@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pettingzoo import ParallelEnv
 
 from dom2data import envs
+from dom2data.envs import joint
 from dom2data.envs.render import draw
 
 Dict = dict[str, Any]
@@ -35,13 +36,8 @@ class ParallelView(ParallelEnv):
         self.metadata = METADATA | {"name": f"dom2_{name}"}
         self.possible_agents = list(spec.agent_names)
         self.agents: list[str] = []
-        self.observation_spaces = {
-            agent: Box(-np.inf, np.inf, (dim,), np.float32)
-            for agent, dim in zip(spec.agent_names, spec.obs_dims, strict=True)
-        }
-        self.action_spaces = {
-            agent: Box(spec.act_low, spec.act_high, (spec.act_dim,), np.float32) for agent in spec.agent_names
-        }
+        self.observation_spaces: Dict = dict(joint.observation_space(spec))
+        self.action_spaces: Dict = dict(joint.action_space(spec))
 
     def observation_space(self, agent: str) -> Box:
         return self.observation_spaces[agent]
@@ -64,8 +60,8 @@ class ParallelView(ParallelEnv):
         """
         if not self.agents:
             raise ValueError("expected an episode to go on with, found none; reset() begins one")
-        joint = np.stack([np.asarray(actions[agent], np.float32) for agent in self.possible_agents])
-        step = self._env.step(joint[None])
+        taken = np.stack([np.asarray(actions[agent], np.float32) for agent in self.possible_agents])
+        step = self._env.step(taken[None])
         agents, terminated, truncated = self.agents, bool(step.terminated[0]), bool(step.truncated[0])
         rewards = {agent: float(r) for agent, r in zip(agents, step.rewards[0], strict=True)}
         if terminated or truncated:

@@ -125,6 +125,7 @@ def document(dataset: Dataset, words: Words, table: File, archive: File) -> dict
 
 
 def file_object(name: str, file: File, base: str, encoding: str, description: str) -> dict[str, Any]:
+    """A file of the card, at ``base``."""
     return {
         "@type": "cr:FileObject",
         "@id": name,
@@ -151,6 +152,7 @@ def columns(agents: Sequence[str]) -> dict[str, tuple[str, str]]:
 
 
 def records(agents: Sequence[str]) -> dict[str, Any]:
+    """Where the table of episodes has each of its columns."""
     fields = [
         {
             "@type": "cr:Field",

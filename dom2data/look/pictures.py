@@ -41,6 +41,7 @@ def plain(axes: Axes) -> None:
 
 
 def svg(figure: Figure) -> str:
+    """A figure as a data URI; the same bytes whenever it is drawn."""
     file = io.BytesIO()
     figure.savefig(file, format="svg", metadata={"Date": None})
     return uri("image/svg+xml", file.getvalue())
@@ -55,10 +56,12 @@ def gif(pictures: Sequence[NDArray[np.uint8]], milliseconds: int) -> bytes:
 
 
 def png(image: Image.Image) -> str:
+    """An image as a data URI."""
     file = io.BytesIO()
     image.save(file, "PNG", optimize=True)
     return uri("image/png", file.getvalue())
 
 
 def uri(kind: str, content: bytes) -> str:
+    """A data URI of this content, of a MIME type."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"

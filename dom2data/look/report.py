@@ -109,9 +109,9 @@ def returns_histogram(dataset: Dataset) -> str:
     return svg(figure)
 
 
-def edges(values: NDArray[Any], bins: int = 50) -> list[float]:
-    """Of a histogram, also where all values are equal."""
-    return np.linspace(float(values.min()), float(values.max()) + 1e-6, bins + 1).tolist()
+def edges(values: NDArray[Any]) -> list[float]:
+    """Of a histogram of 50 bins, also where all values are equal."""
+    return np.linspace(float(values.min()), float(values.max()) + 1e-6, 51).tolist()
 
 
 def order(dataset: Dataset) -> str:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dom2data import envs
 from dom2data.dataset import Dataset
-from dom2data.errors import UserError
+from dom2data.errors import CHECK_FAILED, UserError
 
 if TYPE_CHECKING:
     from dom2data.envs.halfcheetah import HalfCheetahEnv
@@ -72,7 +72,7 @@ def particle_rows(dataset: Dataset, observations: NDArray[Any]) -> ParticleEnv:
         raise UserError(
             f"{dataset.id}: expected observations of {dataset.env} as it is here, found ones that its state "
             f"would not give (by {error:.2g}); without positions there is no picture",
-            3,
+            CHECK_FAILED,
         )
     return env
 
@@ -101,7 +101,7 @@ def cheetahs(dataset: Dataset, episode: int, times: NDArray[np.int64]) -> HalfCh
         raise UserError(
             f"{dataset.id}: episode {episode}: expected the stored observations when played again, found a "
             f"difference of {error:.2g}; see `dom2data verify {dataset.id} --replay 1%`",
-            3,
+            CHECK_FAILED,
         )
     shown.load_state(*map(np.concatenate, zip(*(states[t] for t in times), strict=True)))
     return shown

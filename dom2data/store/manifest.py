@@ -49,6 +49,7 @@ def leaves(array: ArrayLayout, values: NDArray[Any]) -> list[str]:
 
 
 def array_hash(name: str, array: ArrayLayout, leaves: Sequence[str]) -> str:
+    """Of an array's name, layout and leaves, which are its chunks' hashes."""
     return digest(canonical({"name": name, **array.to_json(), "leaves": list(leaves)}))
 
 

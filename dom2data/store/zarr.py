@@ -15,7 +15,7 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec
 
-from dom2data.errors import CHECK_FAILED, UserError
+from dom2data.errors import CHECK_FAILED, FAILED, UserError
 from dom2data.store import raw
 from dom2data.store.layout import ArrayLayout, chunk_file
 from dom2data.store.manifest import digest, settle
@@ -48,7 +48,7 @@ def write_chunk(data: Path, name: str, array: ArrayLayout, chunk: int, values: N
     zarr.open_array(data / name, mode="r+").with_config({"write_empty_chunks": True})[rows] = values
     settle(data / chunk_file(name, array, chunk))
     if not raw.holds(data / name, array, chunk, values):
-        raise UserError(f"{data / name}: chunk {chunk} reads back differently; check the disk", 1)
+        raise UserError(f"{data / name}: chunk {chunk} reads back differently; check the disk", FAILED)
     return digest(values.data)
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from dom2.run import write
 from dom2_policies.saving import save_state, save_weights
-from dom2data.errors import CHECK_FAILED, UserError
+from dom2data.errors import CHECK_FAILED, UserError, naming
 
 
 def save(run: Path, updates: int, weights: dict[str, Tensor], state: dict[str, Any]) -> None:
@@ -32,14 +32,19 @@ def save(run: Path, updates: int, weights: dict[str, Tensor], state: dict[str, A
         return
     for old in (staging, folder):
         shutil.rmtree(old, ignore_errors=True)
-    staging.mkdir(parents=True)
-    save_weights(weights, staging / "weights.safetensors")
-    save_state(state, staging / "state.pt")
-    for path in (staging / "weights.safetensors", staging / "state.pt"):
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    staging.rename(folder)
-    write(root / "latest", folder.name)
+    try:
+        staging.mkdir(parents=True)
+        save_weights(weights, staging / "weights.safetensors")
+        save_state(state, staging / "state.pt")
+        for path in (staging / "weights.safetensors", staging / "state.pt"):
+            with naming(path), path.open("rb") as file:
+                os.fsync(file.fileno())
+        staging.rename(folder)
+        write(root / "latest", folder.name)
+    except OSError:  # a disk that is full needs its room
+        for half in (staging, folder):
+            shutil.rmtree(half, ignore_errors=True)
+        raise
     for old in root.iterdir():
         if old.is_dir() and old != folder:
             shutil.rmtree(old)

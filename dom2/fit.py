@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -96,7 +96,8 @@ def _train(
         with nullcontext(interrupts) if interrupts else Interrupts() as stopped:
             run.status = _loop(run, algorithm, learn, sampler, start, on_update, stopped)
     except Exception:
-        run.status = "failed"
+        with suppress(OSError):  # of a disk that is full, the first error is the one to tell
+            run.status = "failed"
         raise
     return run.status
 

@@ -24,7 +24,7 @@ from dom2 import algorithms, standardised
 from dom2 import config as configs
 from dom2data import envs, named, stats
 from dom2data.dataset import Dataset
-from dom2data.errors import CHECK_FAILED, FAILED, UserError
+from dom2data.errors import CHECK_FAILED, FAILED, UserError, naming
 from dom2data.sampler import Thresholds, emphasis
 from dom2data.spec import EnvSpec, differences
 from dom2data.store import lock
@@ -366,8 +366,12 @@ def default_folder(dataset: Dataset, algorithm: str) -> Path:
 def write(path: Path, text: str) -> None:
     """Replace a small file in one step, which several processes may do at once."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with naming(path), temporary.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise

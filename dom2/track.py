@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from dom2data.errors import naming
 
 _TAIL = 1 << 16
 """bytes at the end of ``metrics.jsonl`` in which its last line is looked for"""
@@ -22,7 +25,7 @@ class Track:
     def __init__(self, folder: Path, last_update: int = 0):
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and only needed while fitting
 
-        path = folder / "metrics.jsonl"
+        self._path = path = folder / "metrics.jsonl"
         kept = [json.dumps(line) + "\n" for line in read(folder) if line["update"] <= last_update]
         temporary = path.with_suffix(".tmp")
         temporary.write_text("".join(kept))
@@ -32,11 +35,13 @@ class Track:
 
     def log(self, update: int, values: dict[str, Any]) -> None:
         """Write numbers, or lists of one number per seed, under names such as ``train/actor/bc``."""
-        self._file.write(json.dumps({"update": update} | values) + "\n")
-        self._file.flush()
-        for name, value in values.items():
-            mean = sum(value) / len(value) if isinstance(value, list) else value
-            self._events.add_scalar(name, mean, update)
+        with naming(self._path):
+            self._file.write(json.dumps({"update": update} | values) + "\n")
+            self._file.flush()
+        with naming(self._path.with_name("tensorboard")):
+            for name, value in values.items():
+                mean = sum(value) / len(value) if isinstance(value, list) else value
+                self._events.add_scalar(name, mean, update)
 
     def __enter__(self) -> Track:
         return self
@@ -44,8 +49,10 @@ class Track:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
-        self._file.close()
-        self._events.close()
+        for part in (self._file, self._events):
+            # What a full disk did not take it does not take now, and the error under way says more.
+            with suppress(OSError) if error else naming(self._path):
+                part.close()
 
 
 def read(folder: Path) -> list[dict[str, Any]]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 FAILED, USAGE, CHECK_FAILED, INTERRUPTED = 1, 2, 3, 130
 
 
@@ -14,3 +18,13 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         return self.message
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An OSError that names no file, as of a write to a full disk, names this one."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise

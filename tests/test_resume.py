@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import weakref
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ import torch
 from click.testing import CliRunner, Result
 from tiny import new_run
 
-from dom2 import checkpoint, evaluate, fit, results
+from dom2 import checkpoint, evaluate, fit, results, run
 from dom2_cli.learn import main
 
 torch.set_num_threads(1)
+SIZE = resource.RLIMIT_FSIZE
 
 
 def dom2(*words: Any) -> Result:
@@ -64,3 +66,33 @@ def test_a_resumed_run_keeps_its_weights_once(tmp_path: Path, monkeypatch: pytes
     fit.fit(begun, lambda update, values: alive.extend(each() is not None for each in loaded))
     assert alive
     assert not any(alive)
+
+
+@pytest.mark.parametrize("file", ["metrics.jsonl", "weights.safetensors"])
+def test_a_disk_that_stays_full_is_told_by_the_first_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    """Its status cannot be written either; what is half-written does not stay."""
+    begun, save, before = new_run(tmp_path / "run"), checkpoint.save_weights, resource.getrlimit(SIZE)
+
+    def fill(update: int) -> None:
+        if update == 3:
+            resource.setrlimit(SIZE, (0, before[1]))
+
+    def save_weights(weights: dict[str, torch.Tensor], path: Path) -> None:
+        fill(checkpoint.updates(begun.folder) + 1)  # in the second checkpoint
+        save(weights, path)
+
+    if file == "weights.safetensors":
+        monkeypatch.setattr(checkpoint, "save_weights", save_weights)
+    try:
+        with pytest.raises(OSError, match=f"File too large: '.*{file}'"):
+            fit.fit(begun, lambda update, values: fill(update) if file == "metrics.jsonl" else None)
+    finally:
+        resource.setrlimit(SIZE, before)
+    names = {path.name for path in begun.folder.rglob("*")}
+    assert "000000002" in names
+    assert not [name for name in names if name.endswith(".tmp") or name == ".partial"]
+    assert results.state(begun.folder) == "killed"
+    monkeypatch.undo()
+    assert fit.fit(run.read(begun.folder)) == "complete"

@@ -139,6 +139,8 @@ def fit(
         only_the_schedule(dataset=dataset, out=out, print_config=print_config, force=force)
         run = continued(resume, given, allow_mismatch, root)
     else:
+        if out and not print_config:
+            runs.free(out, force)  # before a dataset is generated for it
         data, document = described(dataset, preset, given, root, allow_mismatch)
         if print_config:
             ui.print_json({key: document[key] for key in ("settings", "config", "dataset")})

@@ -147,8 +147,10 @@ def test_usage_errors_are_short_and_exit_with_2(case: str, tmp_path: Path) -> No
 
 def test_an_existing_run_needs_force(tmp_path: Path) -> None:
     fit(tmp_path / "run")
-    refused = fit(tmp_path / "run")
-    assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1)
+    for name in (tag_random(), "not-made-yet"):  # which comes second
+        refused = fit(tmp_path / "run", "--dataset", name)
+        assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1)
+        assert "--force replaces it" in refused.stderr
     assert fit(tmp_path / "run", "--force").exit_code == 0
 
 

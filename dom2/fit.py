@@ -123,7 +123,8 @@ def untrained(run: Run) -> tuple[Learner, torch.device]:
     settings = run.settings
     if settings.eval_every:
         named.environment(run.document["dataset"]["env"])
-    device = torch.device(actual_device(settings.device))
+    only_there = "the run was begun on a GPU and goes on only on one; dom2 evaluate works here"
+    device = torch.device(actual_device(settings.device, only_there))
     if settings.graph and device.type != "cuda":
         raise UserError(f"expected a CUDA device with --graph true, found {device}; leave it out")
     algorithm = run.build(device, seeding.generators(run.seeds, seeding.LEARNING, device))

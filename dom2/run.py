@@ -188,13 +188,13 @@ def resolved(settings: Settings, env: str) -> Settings:
     return replace(settings, augment=augment, standardise=standardise)
 
 
-def actual_device(asked: str) -> Literal["cpu", "cuda"]:
-    """What ``--device`` stands for here. Raises UserError where there is none."""
+def actual_device(asked: str, otherwise: str = "--device cpu makes a run without") -> Literal["cpu", "cuda"]:
+    """What ``--device`` stands for here. Raises UserError, with what to do otherwise, where there is none."""
     import torch
 
     there = torch.cuda.is_available()
     if asked == "cuda" and not there:
-        raise UserError("expected a CUDA device, found none; --device cpu makes a run without")
+        raise UserError(f"expected a CUDA device, found none; {otherwise}")
     return "cuda" if there and asked != "cpu" else "cpu"
 
 

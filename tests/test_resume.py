@@ -39,6 +39,7 @@ def test_what_cannot_go_on_stays_as_it_is(
     before = (begun.folder / "config.json").read_text()
     refused = dom2("fit", "--resume", begun.folder, "--updates", 8, *elsewhere)
     assert (refused.exit_code, refused.stderr.count("\n")) == (code, 1), refused.output
+    assert ("; the run was begun on a GPU and goes on only on one;" in refused.stderr) == (lacks == "gpu")
     assert (begun.folder / "config.json").read_text() == before
     assert results.state(begun.folder) == "evaluated"
 

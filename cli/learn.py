@@ -169,7 +169,8 @@ def fit(
 def resuming(run: Run, root: Path | None) -> str:
     """The command that goes on with a run."""
     elsewhere = ["--root", str(root)] if root else []
-    return shlex.join(["dom2", "fit", "--resume", str(run.folder), *elsewhere])
+    allowed = ["--allow-mismatch"] if run.document["mismatch"] else []
+    return shlex.join(["dom2", "fit", "--resume", str(run.folder), *elsewhere, *allowed])
 
 
 def announce(run: Run) -> None:

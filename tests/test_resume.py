@@ -13,14 +13,14 @@ from click.testing import CliRunner, Result
 from tiny import new_run
 
 from dom2 import checkpoint, evaluate, fit, results, run
-from dom2_cli.learn import main
+from dom2_cli import learn
 
 torch.set_num_threads(1)
 SIZE = resource.RLIMIT_FSIZE
 
 
 def dom2(*words: Any) -> Result:
-    return CliRunner().invoke(main, [str(word) for word in words])
+    return CliRunner().invoke(learn.main, [str(word) for word in words])
 
 
 @pytest.mark.parametrize("lacks", ["data", "checkpoint", "gpu"])
@@ -42,6 +42,13 @@ def test_what_cannot_go_on_stays_as_it_is(
     assert ("; the run was begun on a GPU and goes on only on one;" in refused.stderr) == (lacks == "gpu")
     assert (begun.folder / "config.json").read_text() == before
     assert results.state(begun.folder) == "evaluated"
+
+
+def test_how_a_run_goes_on_is_all_that_it_needs(tmp_path: Path) -> None:
+    begun = new_run(tmp_path / "run")
+    assert learn.resuming(begun, Path("a b")) == f"dom2 fit --resume {begun.folder} --root 'a b'"
+    begun.document["mismatch"] = [{"fact": "damping", "expected": 0.25, "found": 0.5}]
+    assert learn.resuming(begun, None) == f"dom2 fit --resume {begun.folder} --allow-mismatch"
 
 
 def test_compare_says_how_a_run_comes_to_its_end(tmp_path: Path) -> None:

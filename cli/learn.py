@@ -162,7 +162,7 @@ def fit(
     if status == "interrupted":
         raise UserError(f"interrupted and saved; {resuming(run, root)} continues", INTERRUPTED)
     result = {"run": str(run.folder), "updates": run.settings.updates, "status": status, "metrics": last}
-    ui.print_json(result) if as_json else click.echo(ui.rows(fit_rows(result)))
+    ui.print_json(result) if as_json else click.echo(ui.rows(fit_rows(result, run.folder)))
     ui.note(f"next: dom2 evaluate {run.folder}")
 
 
@@ -271,13 +271,16 @@ def progress_line(metrics: dict[str, Any]) -> str:
     return " ".join(f"{label} {sum(row) / len(row):.2f}" for label, row in means.items()) or "fit"
 
 
-def fit_rows(result: dict[str, Any]) -> dict[str, str]:
+def fit_rows(result: dict[str, Any], folder: Path) -> dict[str, str]:
+    from dom2 import progress, track
+
     metrics = result["metrics"]
     means = {name: sum(v) / len(v) for name, v in metrics.items() if isinstance(v, list)}
     facts = {"run": result["run"], "updates": f"{result['updates']:,}"}
     if "time/seconds" in metrics:
         rate = metrics["time/updates_per_second"]
-        facts["wall time"] = f"{ui.duration(metrics['time/seconds'])} ({rate:.1f} updates/s)"
+        seconds = progress.fitted_seconds(track.read(folder))  # also before it was resumed
+        facts["wall time"] = f"{ui.duration(seconds)} ({rate:.1f} updates/s)"
     return facts | {name: f"{value:.3f}" for name, value in means.items()}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import weakref
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from click.testing import CliRunner, Result
 from tiny import new_run
 
-from dom2 import checkpoint, evaluate, fit, results, run
+from dom2 import checkpoint, evaluate, fit, results, run, track
 from dom2_cli import learn
 
 torch.set_num_threads(1)
@@ -49,6 +50,17 @@ def test_how_a_run_goes_on_is_all_that_it_needs(tmp_path: Path) -> None:
     assert learn.resuming(begun, Path("a b")) == f"dom2 fit --resume {begun.folder} --root 'a b'"
     begun.document["mismatch"] = [{"fact": "damping", "expected": 0.25, "found": 0.5}]
     assert learn.resuming(begun, None) == f"dom2 fit --resume {begun.folder} --allow-mismatch"
+
+
+def test_wall_time_is_that_of_all_sessions(tmp_path: Path) -> None:
+    begun = new_run(tmp_path / "run", updates=2)
+    fit.fit(begun)
+    (line,) = track.read(begun.folder)
+    line |= {"time/seconds": 3600.0, "time/updates_per_second": 2 / 3600}
+    (begun.folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    again = dom2("fit", "--resume", begun.folder, "--updates", 4)
+    (time,) = [row for row in again.stdout.splitlines() if row.startswith("wall time")]
+    assert " 60 min " in time, again.output
 
 
 def test_compare_says_how_a_run_comes_to_its_end(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from dom2.run import write
 from dom2_policies.saving import save_state, save_weights
+from dom2data import memory
 from dom2data.errors import CHECK_FAILED, UserError, naming
 
 
@@ -113,9 +114,9 @@ def belonging(run: Path) -> Iterator[None]:
     """Raises UserError (code 3) where what is loaded meanwhile is of other networks, or of another device."""
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise
     except (RuntimeError, KeyError, AssertionError, ValueError) as error:
+        if memory.lacking(error):
+            raise
         found = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
             f"{run / 'checkpoint'}: expected the state of the run's algorithm on its device, found: "

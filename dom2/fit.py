@@ -5,8 +5,8 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -18,7 +18,7 @@ from dom2 import algorithms, checkpoint, config, evaluate, presets, seeding, tra
 from dom2.algorithms import Learner
 from dom2.graphed import Graphed, cuda_graph
 from dom2.metrics import Watch, reduce, sound
-from dom2.run import Run, Status, actual_device, held
+from dom2.run import Run, Settings, Status, actual_device, held
 from dom2data import cache, envs, executors, memory, named, stream, tables
 from dom2data import dataset as datasets
 from dom2data.allocation import keep_freed_memory
@@ -62,10 +62,10 @@ def fit(
     ``on_update(update, metrics)`` is called after each update, with metrics when they are logged,
     ``on_decode`` while files to map are written. Returns ``complete``, or ``interrupted`` after SIGINT or
     SIGTERM (saved; a second SIGINT ends at once). ``interrupts`` are those that a caller has entered.
-    Raises UserError when the data has changed since the run began, another process is at it, or a loss is no
-    longer finite, and like ``run.Run.unchanged``.
+    Raises UserError when the data has changed since the run began, another process is at it, memory is short,
+    or a loss is no longer finite, and like ``run.Run.unchanged``.
     """
-    with held(run.folder):
+    with held(run.folder), enough_memory(run.settings):
         run.unchanged()
         return _train(run, on_update, root, on_decode, interrupts)
 
@@ -109,13 +109,14 @@ def check(document: dict[str, Any], dataset: Dataset, folder: Path | None = None
     # One seed where that is enough: what is wrong with settings does not depend on how many there are.
     settings = document["settings"] if begun else document["settings"] | {"seeds": 1}
     run = Run(folder or Path(), document | {"settings": settings})
-    algorithm, device = untrained(run)
-    if begun:
-        restored(run, algorithm, device)
+    with enough_memory(run.settings):
+        algorithm, device = untrained(run)
+        if begun:
+            restored(run, algorithm, device)
     if run.settings.eval_every:
         envs.close(envs.make(dataset.env, num_envs=1))
     if run.settings.data == "memory":
-        room(dataset)
+        room(dataset, device)
 
 
 def untrained(run: Run) -> tuple[Learner, torch.device]:
@@ -199,15 +200,36 @@ def rows(
         return cache.mapped(dataset, cache.folder(root), on_decode, weights(dataset, thresholds))
     if run.settings.data == "stream":
         return stream.Blocks(dataset, run.settings.stream_blocks)
-    room(dataset)
+    room(dataset, device)
     return tables.in_memory(dataset, device)
 
 
-def room(dataset: Dataset) -> None:
-    """Raises UserError where a dataset does not fit into the memory that is free."""
+def room(dataset: Dataset, device: torch.device) -> None:
+    """Raises UserError where a dataset does not fit into the memory that is free, here and on its device."""
     obs, actions, rewards = (dataset.layout(name).nbytes for name in ("observations", "actions", "rewards"))
     remedy = "--data mapped draws the same minibatches from disk"
     memory.require(obs + 2 * (actions + rewards), dataset.id, remedy)
+    if device.type == "cuda":
+        kept = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()  # by PyTorch, of what was freed
+        free = torch.cuda.mem_get_info()[0] + kept
+        memory.require(obs + actions + 2 * rewards, dataset.id, remedy, "memory on the GPU", free)
+
+
+@contextmanager
+def enough_memory(settings: Settings) -> Iterator[None]:
+    """Raises UserError in place of what Python, NumPy and PyTorch say where there is none left."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not memory.lacking(error):
+            raise
+        found = " ".join(str(error).split()).rpartition("Allocator: ")[2] or type(error).__name__
+        less = ", or --data mapped," if settings.data == "memory" else ""
+        raise UserError(
+            f"expected enough memory for {settings.seeds} seeds and minibatches of {settings.batch_size}, "
+            f"found: {found[:200]}; fewer --seeds, a smaller --batch-size{less} need less",
+            FAILED,
+        ) from error
 
 
 def _loop(

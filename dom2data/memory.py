@@ -20,14 +20,22 @@ def available(anonymous: bool = True) -> int | None:
     return min((each for each in found if each is not None), default=None)
 
 
-def require(nbytes: int, what: str, remedy: str) -> None:
-    """Raises UserError (code 1), which ends with the ``remedy``, where so much for ``what`` is not free."""
-    free = available()
+def require(nbytes: int, what: str, remedy: str, where: str = "memory", free: int | None = None) -> None:
+    """Raises UserError (code 1), which ends with the ``remedy``, where so much for ``what`` is not free there."""
+    free = available() if free is None else free
     if free is not None and nbytes > free:
         raise UserError(
-            f"expected {nbytes / 1e9:,.2f} GB of free memory for {what}, found {free / 1e9:,.2f}; {remedy}",
+            f"expected {nbytes / 1e9:,.2f} GB of free {where} for {what}, found {free / 1e9:,.2f}; {remedy}",
             FAILED,
         )
+
+
+def lacking(error: Exception) -> bool:
+    """Whether an error, of Python, NumPy or PyTorch, on whatever device, is that there was not enough."""
+    words = ("out of memory", "can't allocate memory")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(each in str(error) for each in words)
+    )
 
 
 def _machine(swap: bool) -> int | None:

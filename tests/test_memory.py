@@ -1,13 +1,19 @@
-"""How much memory there is, read from what the system says of itself."""
+"""How much memory there is, read from what the system says of itself, and a run that has too little."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+import torch
+from tiny import new_run, tag_random
 
-from dom2data import memory
+from dom2 import fit
+from dom2.algorithms.dom2 import DOM2
+from dom2data import dataset, memory
+from dom2data.errors import UserError
 
+torch.set_num_threads(1)
 MACHINE = {"/proc/meminfo": "MemTotal: 9000 kB\nMemAvailable: 1000 kB\nSwapFree: 24 kB\n"}
 SECOND = {
     "/proc/self/cgroup": "0::/a/b\n",
@@ -54,3 +60,38 @@ def test_the_limit_of_a_process_counts_for_arrays(monkeypatch: pytest.MonkeyPatc
     assert memory.available(anonymous=False) == 1000 * 1024
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (resource.RLIM_INFINITY,) * 2)
     assert memory.available() == 1024 * 1024
+
+
+@pytest.mark.parametrize("where", ["cpu", "cuda", "python"])
+def test_a_run_without_memory_says_what_needs_less(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    def greedy(*_: object) -> None:
+        if where == "cuda":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has")
+        if where == "python":
+            raise MemoryError
+        torch.empty(10**15)
+
+    begun = new_run(tmp_path / "run", seeds=2)
+    monkeypatch.setattr(DOM2, "update", greedy)
+    found = {"cpu": "can't allocate memory: you tried", "cuda": "CUDA out of memory", "python": "MemoryError"}
+    with pytest.raises(
+        UserError, match=rf"for 2 seeds .*, found: {found[where]}.*; fewer --seeds, "
+    ) as error:
+        fit.fit(begun)
+    assert (error.value.code, begun.status) == (1, "failed")
+
+
+def test_data_that_go_to_a_gpu_need_room_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    free, data = [10**9], dataset.open(tag_random())
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (free[0], 10**10))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 3000)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 1000)
+    fit.room(data, torch.device("cuda"))
+    free[0] = 0
+    fit.room(data, torch.device("cpu"))
+    with pytest.raises(
+        UserError, match=r"0\.00 GB of free memory on the GPU for .*, found 0\.00; --data mapped"
+    ):
+        fit.room(data, torch.device("cuda"))

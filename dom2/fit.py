@@ -264,6 +264,7 @@ def _loop(
                     values["eval/return"] = _evaluation(run, algorithm)
                 log.log(update, values)
             if saving:
+                log.flush()  # resumed, a run repeats nothing from before its checkpoint
                 save(run, algorithm, sampler, update)
             if on_update:
                 on_update(update, values)

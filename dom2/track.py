@@ -43,6 +43,11 @@ class Track:
                 mean = sum(value) / len(value) if isinstance(value, list) else value
                 self._events.add_scalar(name, mean, update)
 
+    def flush(self) -> None:
+        """Wait until the events are in their file, too: a thread, or TensorFlow, writes them later."""
+        with naming(self._path.with_name("tensorboard")):
+            self._events.flush()
+
     def __enter__(self) -> Track:
         return self
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import time
 import weakref
 from pathlib import Path
 from typing import Any
@@ -59,8 +60,29 @@ def test_wall_time_is_that_of_all_sessions(tmp_path: Path) -> None:
     line |= {"time/seconds": 3600.0, "time/updates_per_second": 2 / 3600}
     (begun.folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
     again = dom2("fit", "--resume", begun.folder, "--updates", 4)
-    (time,) = [row for row in again.stdout.splitlines() if row.startswith("wall time")]
-    assert " 60 min " in time, again.output
+    (row,) = [row for row in again.stdout.splitlines() if row.startswith("wall time")]
+    assert " 60 min " in row, again.output
+
+
+def test_curves_reach_as_far_as_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those of TensorBoard, of a process that is killed right after it."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    begun, seen, write = new_run(tmp_path / "run"), [], RecordWriter.write
+
+    def slowly(self: RecordWriter, data: bytes) -> None:
+        time.sleep(0.02)
+        write(self, data)
+
+    def look(update: int, values: object) -> None:
+        if update == 4:  # just saved, and the files not yet closed
+            events = EventAccumulator(str(begun.folder / "tensorboard")).Reload()
+            seen.extend(each.step for each in events.Scalars("time/updates_per_second"))  # the last one
+
+    monkeypatch.setattr(RecordWriter, "write", slowly)
+    fit.fit(begun, look)
+    assert seen == [2, 4]
 
 
 def test_compare_says_how_a_run_comes_to_its_end(tmp_path: Path) -> None:

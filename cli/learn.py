@@ -272,14 +272,14 @@ def progress_line(metrics: dict[str, Any]) -> str:
 
 
 def fit_rows(result: dict[str, Any], folder: Path) -> dict[str, str]:
-    from dom2 import progress, track
+    from dom2 import track
 
     metrics = result["metrics"]
     means = {name: sum(v) / len(v) for name, v in metrics.items() if isinstance(v, list)}
     facts = {"run": result["run"], "updates": f"{result['updates']:,}"}
     if "time/seconds" in metrics:
         rate = metrics["time/updates_per_second"]
-        seconds = progress.fitted_seconds(track.read(folder))  # also before it was resumed
+        seconds = track.seconds(track.read(folder))  # also before it was resumed
         facts["wall time"] = f"{ui.duration(seconds)} ({rate:.1f} updates/s)"
     return facts | {name: f"{value:.3f}" for name, value in means.items()}
 

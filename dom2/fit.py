@@ -23,7 +23,7 @@ from dom2data import cache, envs, executors, memory, named, stream, tables
 from dom2data import dataset as datasets
 from dom2data.allocation import keep_freed_memory
 from dom2data.dataset import Dataset
-from dom2data.errors import CHECK_FAILED, UserError
+from dom2data.errors import CHECK_FAILED, FAILED, UserError
 from dom2data.read_ahead import ReadAhead
 from dom2data.sampler import Sampler, Thresholds, weights
 from dom2data.spec import Progress, quiet

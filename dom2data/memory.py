@@ -21,7 +21,7 @@ def available(anonymous: bool = True) -> int | None:
 
 
 def require(nbytes: int, what: str, remedy: str, where: str = "memory", free: int | None = None) -> None:
-    """Raises UserError (code 1), which ends with the ``remedy``, where so much for ``what`` is not free there."""
+    """Raises UserError (code 1), ending with the ``remedy``, where so much for ``what`` is not free there."""
     free = available() if free is None else free
     if free is not None and nbytes > free:
         raise UserError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,24 @@ def test_the_command_runs_resumes_and_evaluates_it(tmp_path: Path) -> None:
     one, other = (checkpoint.load_weights(Path(folder), CPU)[1] for folder in (whole, halves))
     assert all(torch.equal(value, other[key]) for key, value in one.items())
     assert json.loads((tmp_path / "whole/evaluation.json").read_text())["seeds"] == 2
+
+
+def test_a_file_runs_once_until_it_is_edited(tmp_path: Path) -> None:
+    name, file, runs = weighted.written(tmp_path), tmp_path / "weighted.py", tmp_path / "runs"
+    count = f"with open({str(runs)!r}, 'a') as runs:\n    runs.write('.')\n"
+    code = file.read_text() + count
+    file.write_text(code)
+    assert algorithms.load(name) is algorithms.load(name)
+    fit = ["fit", "--algorithm", name, "--dataset", tag_random(), "--batch-size", "8", "--threads", "1"]
+    result = CliRunner().invoke(main, [*fit, "--updates", "1", "--out", str(tmp_path / "run")])
+    assert (result.exit_code, runs.read_text()) == (0, "."), result.output
+    (tmp_path / "other").mkdir()
+    other = algorithms.load(weighted.written(tmp_path / "other"))
+    assert algorithms.load(name) is not other
+    assert sys.modules["dom2_user_weighted"].__file__ == str(file)
+    file.write_text(code.replace("'.'", "':'"))  # as long
+    algorithms.load(name)
+    assert runs.read_text() == ".:"
 
 
 def test_what_cannot_be_loaded_is_one_line(tmp_path: Path) -> None:

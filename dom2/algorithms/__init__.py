@@ -33,6 +33,9 @@ ALGORITHMS = {
     "madiff": "dom2.algorithms.madiff:MADiff",
 }
 
+_files: dict[Path, tuple[tuple[int, int], Any]] = {}
+"""modules of users' own files, each with its time and size when it was loaded"""
+
 
 class Learner(Protocol):
     """M = seeds x agents members that learn side by side.
@@ -136,10 +139,18 @@ def create(
 
 
 def _load_file(path: Path) -> Any:
+    """The file's module, of code that is run once for as long as nobody edits it."""
+    where, seen = path.resolve(), path.stat()
+    stamp = (seen.st_mtime_ns, seen.st_size)
+    if where in _files and _files[where][0] == stamp:
+        module = _files[where][1]
+        sys.modules[module.__name__] = module  # where another file of this name may be
+        return module
     spec = importlib.util.spec_from_file_location(f"dom2_user_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[module.__name__] = module  # dataclasses look their module up there
     spec.loader.exec_module(module)
+    _files[where] = stamp, module
     return module

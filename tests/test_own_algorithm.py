@@ -49,7 +49,7 @@ def test_a_file_runs_once_until_it_is_edited(tmp_path: Path) -> None:
     file.write_text(code)
     assert algorithms.load(name) is algorithms.load(name)
     fit = ["fit", "--algorithm", name, "--dataset", tag_random(), "--batch-size", "8", "--threads", "1"]
-    result = CliRunner().invoke(main, [*fit, "--updates", "1", "--out", str(tmp_path / "run")])
+    result = dom2(*fit, "--updates", "1", "--out", tmp_path / "run")
     assert (result.exit_code, runs.read_text()) == (0, "."), result.output
     (tmp_path / "other").mkdir()
     other = algorithms.load(weighted.written(tmp_path / "other"))

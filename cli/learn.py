@@ -87,6 +87,7 @@ class FitCommand(click.Command):
 def option(field: Field) -> click.Option:
     """A flag for a config's field. No default here: what is not given is left to presets and the config."""
     default = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
+    default = str(default).lower() if isinstance(default, bool) else default
     help_text = field.doc if default is None else f"{field.doc} [{default}]"
     flag, type_ = "--" + field.name.replace("_", "-"), FieldType(field.type)
     return click.Option([flag, field.name], type=type_, metavar=type_.name, help=help_text)

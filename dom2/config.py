@@ -116,7 +116,7 @@ def describe(type_: Any) -> str:
         return f"{describe(args[0])},..."
     if origin is dict:
         return "a table"
-    return {int: "whole", float: "number", bool: "true|false", str: "text"}.get(type_, str(type_))
+    return {int: "integer", float: "number", bool: "true|false", str: "text"}.get(type_, str(type_))
 
 
 def _fits(value: Any, type_: Any) -> bool:

@@ -42,9 +42,10 @@ class Settings:
     """How an algorithm is run; its own hyper-parameters are a config apart."""
 
     algorithm: str = "dom2"
-    """One of the names in ``dom2.algorithms`` or file.py:Class."""
+    """dom2, bc, ma-td3+bc, ma-cql, omar, cfcql, ma-iql, ma-icq, omiga, ma-sfbc, ma-diffusion-ql, madiff, or
+    file.py:Class of your own."""
     updates: int = 10_000
-    """Gradient updates of every member."""
+    """Gradient updates of each agent and seed."""
     batch_size: int = 256
     """B, transitions in a minibatch of one agent."""
     seeds: int = 1

@@ -1,4 +1,5 @@
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from click.testing import Result
 from commands import dom2
 from tiny import tag_random
 
-from dom2 import checkpoint, results, run
+from dom2 import algorithms, checkpoint, results, run
 from dom2_cli import running
 from dom2data import dataset, ids, share
 from dom2data.envs import physics, shifts
@@ -224,6 +225,8 @@ def test_help_lists_every_setting() -> None:
     text = dom2("fit", "--help").stdout
     for flag in ("--updates", "--seeds", "--augment", "--eta", "--zeta", "--grid", "--q-action"):
         assert flag in text
+    unbroken = re.sub(r"\s", "", text)  # lines break at hyphens
+    assert all(f"{name}," in unbroken for name in algorithms.ALGORITHMS)
 
 
 def test_a_standard_dataset_that_is_not_there_is_generated(

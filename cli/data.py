@@ -45,18 +45,22 @@ def main(debug: bool) -> None:
     required=True,
     help="random, random-medium, medium-replay, medium, medium-expert, expert; several with commas, or all.",
 )
-@click.option("--steps", type=int, help="Transitions, rounded up to whole episodes [1000000].")
+@click.option(
+    "--steps", type=int, help="Transitions, rounded up to whole episodes [1000000; not for medium-replay]."
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Everything random follows from it.")
 @click.option(
     "--store",
     type=click.Choice(["zarr", "minari"]),
     default="zarr",
     show_default=True,
-    help="Format on disk; minari: HDF5 for Minari alone beside the Zarr.",
+    help="minari: also an HDF5 copy that Minari opens, beside the Zarr.",
 )
 @click.option("--out", metavar="ID", help="Dataset id [dom2/<env>-<quality>-v0].")
 @click.option(
-    "--workers", type=click.IntRange(1), help="Blocks at once, whatever the bytes [as many as pay]."
+    "--workers",
+    type=click.IntRange(1),
+    help="Blocks at once; the bytes do not depend on it [as many as pay].",
 )
 @executor_options("local, threads, processes or ray [threads; for your own environments processes].")
 @click.option("--shard", metavar="K/N", help="Collect the K-th of N parts; `dom2data merge ID` joins them.")
@@ -82,6 +86,9 @@ def generate(workers: int | None, executor: str | None, address: str | None, **l
     dom2data generate --env my_module:make --quality random --steps 100000
     dom2data generate --env tag --quality medium --store minari
     dom2data generate --env tag --quality medium --shard 3/8
+
+    random is uniform actions, medium and expert are those policies, medium-replay is the replay buffer when
+    medium is reached, random-medium and medium-expert are half and half.
 
     An interrupted run continues where it stopped when the same command is given again. Of many datasets,
     those that are there and complete are kept.

@@ -154,7 +154,7 @@ class Processes:
         except BrokenProcessPool:
             left.extendleft(reversed(running.values()))
             raise
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, GeneratorExit):  # here, or where the results went
             for worker in active_children():
                 os.kill(worker.pid or 0, signal.SIGINT)
             raise

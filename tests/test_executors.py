@@ -140,6 +140,39 @@ def test_interrupted_workers_begin_nothing(
     assert capfd.readouterr().err == ""
 
 
+WAITING = """
+import time
+from pathlib import Path
+
+from dom2data.executors import interrupted
+
+HERE = Path(__file__).parent
+
+def wait_for_it(job):
+    if job:
+        (HERE / "begun").touch()
+        deadline = time.monotonic() + 30
+        while not interrupted() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        (HERE / f"interrupted-{bool(interrupted())}").touch()
+"""
+
+
+def test_workers_are_interrupted_where_nobody_waits_for_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when Ctrl-C meets whoever reads the results, between two of them."""
+    (tmp_path / "waiting_workers.py").write_text(WAITING)
+    monkeypatch.syspath_prepend(tmp_path)
+    import waiting_workers  # type: ignore[import-not-found]
+
+    with closing(Processes(2).map(waiting_workers.wait_for_it, range(2))) as results:
+        next(results)
+        while not (tmp_path / "begun").exists():
+            time.sleep(0.01)
+    assert (tmp_path / "interrupted-True").exists()
+
+
 def test_a_job_heeds_an_interrupt_that_came_a_moment_before(monkeypatch: pytest.MonkeyPatch) -> None:
     from dom2 import fit
 

@@ -102,7 +102,6 @@ def reproduce(
     """
     from dom2 import earlier as reports
     from dom2 import experiments
-    from dom2.jobs import at_once
     from dom2.reproduce import Grid
     from dom2data import ids
 
@@ -121,7 +120,7 @@ def reproduce(
     if other:
         ui.note(f"left out of the earlier reports, because they were made with other settings: {other} cells")
     if dry_run:
-        estimate(grid, todo, left, where.count(at_once()), as_json, stages)
+        estimate(grid, todo, left, where, as_json, stages)
         return
     failed = carry_out(grid, left, known, where, retries) if left and not report_only else []
     finish(grid, part.command, out / target if out else grid.base / part.name, known, as_json)
@@ -196,16 +195,18 @@ def overview(grid: Grid, jobs: Sequence[Job], stages: dict[Path, Any], on_stdout
 
 
 def estimate(
-    grid: Grid, jobs: Sequence[Job], left: Sequence[Job], workers: int, as_json: bool, stages: dict[Path, Any]
+    grid: Grid, jobs: Sequence[Job], left: Sequence[Job], where: Where, as_json: bool, stages: dict[Path, Any]
 ) -> None:
     """What is there, what is missing and how long it will take."""
     from dom2 import pace, reproduce
+    from dom2.jobs import at_once
 
     missing = reproduce.datasets_missing(grid)
     ui.note("datasets to generate: " + (", ".join(missing) or "none"))
     if left:
         ui.note("timing a few updates of each algorithm that has no run here yet ...")
     seconds = pace.remaining(left, jobs)
+    workers = where.count(at_once())
     wall = max(sum(seconds) / workers, max(seconds, default=0.0))
     if as_json:
         times = {job.folder: round(time, 1) for job, time in zip(left, seconds, strict=True)}

@@ -108,12 +108,7 @@ def compare(folders: tuple[Path, ...], shift: str, as_json: bool) -> None:
         raise UserError(f"expected a shift (none, {', '.join(shifts.SHIFTS)}), found {shift!r}")
     found = [results.read(folder) for folder in folders]
     for folder, each in zip(folders, found, strict=True):
-        if each.state != "evaluated" or shift not in each.returns:
-            extra = "" if shift == "none" else f" --shift {shift}"
-            what = f"one that is {each.state}" if each.state != "evaluated" else f"none under shift {shift}"
-            goes_on = each.state in ("interrupted", "killed", "failed", "new")
-            do = f"dom2 fit --resume {folder}" if goes_on else f"dom2 evaluate {folder}{extra}"
-            raise UserError(f"{folder}: expected an evaluated run, found {what}; {do}")
+        require_evaluated(folder, each, shift)
     results.comparable(found)
     results.alike(found, shift)
     import numpy as np
@@ -140,19 +135,19 @@ def compare(folders: tuple[Path, ...], shift: str, as_json: bool) -> None:
     if as_json:
         ui.print_json(rows)
         return
-    header = (
-        "run",
-        "algorithm",
-        "dataset",
-        "updates",
-        "seeds",
-        "return",
-        "IQM",
-        "95 %",
-        "score",
-        "P(> first)",
-    )
-    ui.table(header, [compare_row(row) for row in rows])
+    counts, numbers = ("updates", "seeds"), ("return", "IQM", "95 %", "score", "P(> first)")
+    ui.table(("run", "algorithm", "dataset", *counts, *numbers), [compare_row(row) for row in rows])
+
+
+def require_evaluated(folder: Path, found: Result, shift: str) -> None:
+    """Raises UserError, which says what to do, where a run has no evaluation under a shift."""
+    if found.state == "evaluated" and shift in found.returns:
+        return
+    extra = "" if shift == "none" else f" --shift {shift}"
+    what = f"one that is {found.state}" if found.state != "evaluated" else f"none under shift {shift}"
+    goes_on = found.state in ("interrupted", "killed", "failed", "new")
+    do = f"dom2 fit --resume {folder}" if goes_on else f"dom2 evaluate {folder}{extra}"
+    raise UserError(f"{folder}: expected an evaluated run, found {what}; {do}")
 
 
 def compare_row(row: dict[str, Any]) -> tuple[str, ...]:

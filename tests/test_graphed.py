@@ -132,5 +132,5 @@ def test_the_setting_needs_a_gpu(tmp_path: Any) -> None:
     from tiny import new_run
 
     run = new_run(tmp_path / "run", updates=2, batch_size=4, graph=True, device="cpu")
-    with pytest.raises(UserError, match="expected a CUDA device with --graph, found cpu"):
+    with pytest.raises(UserError, match="expected a CUDA device with --graph true, found cpu"):
         fit.fit(run)

@@ -4,9 +4,9 @@ DOM2: the paper's own values are in a lost appendix. zeta: the weight of the sam
 (Pan et al. 2022), whose tables lack the two mixtures; these take the value of medium-replay (random-medium)
 and of medium (medium-expert). eta: falling as the data gets better, as in Diffusion-QL (Wang et al. 2022).
 
-Rows of tag and spread were tuned here, on medium-replay and medium alone (docs/algorithms/dom2-tuning.md has every
-setting tried): eta of both, random and random-medium taking medium-replay's; in tag zeta 0.5 throughout,
-because with 5 the critics are mostly penalty.
+Rows of tag and spread were tuned here, on medium-replay and medium alone (docs/algorithms/dom2-tuning.md has
+every setting tried): eta of both, random and random-medium taking medium-replay's; in tag zeta 0.5
+throughout, because with 5 the critics are mostly penalty.
 
 MA-CQL, OMAR: alpha and coe as published with OMAR; of the mixtures random-medium has medium-replay's, and
 medium-expert one between medium's and expert's. CFCQL: MA-CQL's alpha; with its own published ones (0.6 on

@@ -41,6 +41,7 @@ def convert(
     dom2data convert tag-medium --to omar --out simple_tag/medium
     """
     from dom2data import convert as formats
+    from dom2data import ids
     from dom2data.dataset import open as open_dataset
 
     module = formats.module(format_)
@@ -48,9 +49,10 @@ def convert(
         raise UserError(f"expected a format that can be written, found {format_}")
     given = _parsed(format_, module.write, options)
     found = open_dataset(dataset, root)
-    path = out or _default_path(module, found, format_, root)
+    folder = None if isinstance(ids.place(root), str) else root  # what is at a URL is written here
+    path = out or _default_path(module, found, format_, folder)
     if "root" in inspect.signature(module.write).parameters:
-        given["root"] = root
+        given["root"] = folder
     written = module.write(found, path, force=force, **given)
     click.echo(ui.rows({"format": format_, "path": str(written), "size": ui.size(_size(written))}))
 

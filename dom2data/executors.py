@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import active_children, connection, get_context, parent_process
@@ -43,8 +43,8 @@ class Executor(Protocol):
         """``function(job)`` for every job, in the order of completion.
 
         ``needs`` are files (paths or URLs) that wherever a job is done must be the same as here. An exception
-        of a job ends it; interrupted, it drops the jobs not yet begun. Raises UserError: code 1 when a worker
-        dies again and again, 3 when a worker has other code or other files.
+        of a job ends it; interrupted or closed early, it drops the jobs not yet begun. Raises UserError: code
+        1 when a worker dies again and again, 3 when a worker has other code or other files.
         """
         ...
 
@@ -146,7 +146,7 @@ class Processes:
 
     def _attempt(self, function: Callable[[Job], Result], left: deque[Job]) -> Generator[Result]:
         """Do the jobs in ``left``; those lost with a killed worker are put back, then it raises."""
-        count = min(self.workers, len(left))
+        count, others = min(self.workers, len(left)), set(active_children())
         pool = ProcessPoolExecutor(count, get_context("spawn"), _start_worker)
         running: dict[Future[Result], Job] = {}
         try:
@@ -155,8 +155,9 @@ class Processes:
             left.extendleft(reversed(running.values()))
             raise
         except (KeyboardInterrupt, GeneratorExit):  # here, or where the results went
-            for worker in active_children():
-                os.kill(worker.pid or 0, signal.SIGINT)
+            for worker in set(active_children()) - others:
+                with suppress(ProcessLookupError):  # it has just ended
+                    os.kill(worker.pid or 0, signal.SIGINT)
             raise
         finally:
             _close(pool)
@@ -183,20 +184,25 @@ def _busy(
 
 @contextmanager
 def _terminated_as_interrupted() -> Iterator[None]:
-    """While entered, SIGTERM is one interrupt, however often it comes: ``timeout`` sends it twice."""
+    """While entered, SIGTERM is one interrupt, however often it comes: ``timeout`` sends it twice.
+
+    Where it would have ended the process, that is; whoever has it handled or ignored goes on to.
+    """
 
     def interrupt(number: int, _: FrameType | None) -> None:
         signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    if threading.current_thread() is not threading.main_thread():
+    main = threading.main_thread()
+    if threading.current_thread() is not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return
-    before = signal.signal(signal.SIGTERM, interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if threading.current_thread() is main:  # which a generator that is closed late may not be in
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _submit(pool: ProcessPoolExecutor, function: Callable[[Job], Result], job: Job) -> Future[Result]:

@@ -1,4 +1,4 @@
-"""The check before a picture or a page is made: may it be written there?"""
+"""The check before a file is made: may it be written there?"""
 
 from __future__ import annotations
 

@@ -155,7 +155,9 @@ def test_nothing_there(url: str, tmp_path: Path) -> None:
     assert error.value.code == 2
 
 
-def test_commands(url: str, root: Path, tmp_path: Path) -> None:
+def test_commands(url: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "here"))
+
     def run(*words: str, code: int = 0) -> str:
         result = dom2data(*words)
         assert result.exit_code == code, result.output
@@ -168,6 +170,10 @@ def test_commands(url: str, root: Path, tmp_path: Path) -> None:
     assert "ok" in run("verify", "small", "--root", url)
     run("pull", "small", url, "--root", str(tmp_path / "new"))
     assert "expected a new id" in run("pull", "small", url, "--root", str(tmp_path / "new"), code=2)
+    assert "small-minari-v0" in run(
+        "convert", "small", "--to", "minari", "--root", url
+    )  # into the folder here
+    assert (tmp_path / "here/dom2/small-minari-v0/data/main_data.hdf5").exists()
     line = run("subsample", "--fraction", "0.5", "--dataset", "small", "--root", url, code=2)
     assert "error: expected a folder to work in, found the URL" in line
 

@@ -19,8 +19,10 @@ from dom2data.errors import UserError
 from dom2data.spec import EnvSpec
 from dom2data.store import schema
 
-NOTE, FILE = "dom2", "dom2.json"
-"""Name of the note in formats that have names, and in formats that are folders."""
+NOTE = "dom2"
+"""name of the note in formats that have names"""
+FILE = "dom2.json"
+"""and in formats that are folders"""
 
 
 @dataclass(frozen=True)

@@ -113,8 +113,13 @@ V_MIN = {"tag": 0.4, "world": 0.5, "spread": 0.3}
 
 
 def speed(spec: EnvSpec, v_min: float | None = None) -> Shift:
-    """v ~ U[v_min, 1] for each agent and episode scales its top speed; in spread, without one, its force."""
-    v_min = V_MIN[envs.task(spec.env_id)] if v_min is None else v_min
+    """v ~ U[v_min, 1] for each agent and episode scales its top speed; in spread, without one, its force.
+
+    Raises ValueError where the environment has no ``v_min`` of its own and none is given.
+    """
+    v_min = V_MIN.get(envs.task(spec.env_id)) if v_min is None else v_min
+    if v_min is None:
+        raise ValueError(f"expected v_min for {spec.env_id}, found none; {', '.join(V_MIN)} have their own")
 
     def draw(rng: Rng, n: int) -> Parameters:
         return {"v": rng.uniform(v_min, 1.0, (n, spec.n_agents))}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +19,7 @@ from dom2data.errors import FAILED, UserError
 
 
 @contextmanager
-def held(file: Path, otherwise: str, timeout: float = 0.0) -> Iterator[None]:
+def held(file: Path, otherwise: str | Callable[[], str], timeout: float = 0.0) -> Iterator[None]:
     """Hold a lock. Raises UserError (code 1) that says ``otherwise`` when another process holds it."""
     from filelock import FileLock, Timeout
 
@@ -27,7 +27,7 @@ def held(file: Path, otherwise: str, timeout: float = 0.0) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout as error:
-        raise UserError(otherwise, FAILED) from error
+        raise UserError(otherwise if isinstance(otherwise, str) else otherwise(), FAILED) from error
     try:
         yield
     finally:
@@ -42,13 +42,16 @@ def only_writer(dataset_id: str, base: Path) -> Iterator[None]:
     """
     file = base / ".dom2data" / "locks" / (dataset_id.replace("/", "--") + ".lock")
     note = file.with_suffix(".json")
+
+    def otherwise() -> str:
+        return (
+            f"expected to be the only writer of {dataset_id}, found another process{_owner(note)} "
+            f"holding {file}; wait for it, or choose another id with --out"
+        )
+
     with ExitStack() as stack:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            otherwise = (
-                f"expected to be the only writer of {dataset_id}, found another process{_owner(note)} "
-                f"holding {file}; wait for it, or choose another id with --out"
-            )
             stack.enter_context(held(file, otherwise))
         except OSError as error:
             message = f"expected a writable root {base}, found: {error.strerror}; see --root"

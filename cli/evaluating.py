@@ -75,7 +75,7 @@ def evaluate(
     run = runs.read(folder)
     torch.set_num_threads(run.settings.threads)
     names = ["none", *shifts.applying(run.document["dataset"]["env"])] if shift == "all" else [shift]
-    results, where = [], runs.actual_device(device)
+    results, where = [], runs.actual_device(device, "leave --device out")
     for number, name in enumerate(names, 1):
         if shift == "all":
             ui.note(f"shift {name} ({number} of {len(names)})")

@@ -258,7 +258,8 @@ def continued(folder: Path, given: dict[str, Any], allow_mismatch: bool, root: P
         )
     mismatch = run.mismatch(found.spec, found.document["dataset"]["env"], allow_mismatch)
     wanted = found.document | {"settings": found.document["settings"] | given}
-    fit.check(wanted, fit.data_of(found, root), folder)
+    with run.held(folder):  # whoever is fitting it replaces its checkpoint
+        fit.check(wanted, fit.data_of(found, root), folder)
     found.amend(mismatch, **given)
     return found
 

@@ -206,7 +206,7 @@ def estimate(
     if left:
         ui.note("timing a few updates of each algorithm that has no run here yet ...")
     seconds = pace.remaining(left, jobs)
-    workers = where.count(at_once())
+    workers = where.count(at_once(jobs))
     wall = max(sum(seconds) / workers, max(seconds, default=0.0))
     if as_json:
         times = {job.folder: round(time, 1) for job, time in zip(left, seconds, strict=True)}
@@ -229,7 +229,7 @@ def carry_out(
     """Generate, fit, evaluate, in sight; what failed."""
     from dom2 import earlier, jobs, reproduce
 
-    executor = where.made(jobs.at_once())
+    executor = where.made(jobs.at_once(left))
     with ui.progress_bar() as progress:
         reproduce.prepare(grid, progress)
     earlier.check(grid, known)  # now, and not when hours of fitting are done

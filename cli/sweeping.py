@@ -76,7 +76,7 @@ def sweep(
     asked = sweeps.Sweep(sweeps.read(spec), (out or Path("runs", spec.stem)).absolute(), ids.root(root))
     if metric not in METRICS:
         raise UserError(f"expected --metric {' or '.join(METRICS)}, found {metric!r}")
-    asked.runs()  # what cannot be is refused before anything is made
+    best = at_once(run.job for run in asked.runs())  # what cannot be is refused before anything is made
     found = searching(asked, search, trials, metric, seed)
     require_own(asked, found, spec)
     where = Where(executor, jobs, address, gpus)
@@ -84,11 +84,11 @@ def sweep(
         raise UserError(
             "expected --jobs with --search on Ray, found none; give how many runs to ask for at once"
         )
-    workers = where.count(at_once())
+    workers = where.count(best)
     if dry_run:
         plan(asked, found, workers, as_json)
         return
-    worker = where.made(at_once())
+    worker = where.made(best)
     asked.out.mkdir(parents=True, exist_ok=True)
     if spec.absolute() != asked.out / SPEC:
         shutil.copyfile(spec, asked.out / SPEC)

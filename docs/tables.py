@@ -100,7 +100,8 @@ def shifts(entries: list[Entry]) -> str:
     lines = []
     for name, row in standard.items():
         both = [(row.get(c, {}).get("mean"), shifted.get(name, {}).get(c, {}).get("mean")) for c in labels]
-        lines.append([name, *(f"{number(before)} → {number(after)}" for before, after in both)])
+        pairs = [f"{number(before)} → {number(after)}" if before or after else "–" for before, after in both]
+        lines.append([name, *pairs])
     return lined([f"return, standard → {shift}", *map(title, labels)], lines)
 
 

@@ -165,7 +165,8 @@ def _whole(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def way(document: dict[str, Any]) -> tuple[int, int, tuple[str, ...]]:
-    """How an evaluation was made: seed, candidates, facts in which its environment was not the data's."""
+    """How an evaluation was made: seed, candidates, facts in which its environment was not the data's. Where
+    its networks computed is no part of it: a GPU's noise is other noise, of the same distribution."""
     facts = tuple(
         sorted(f"{each['fact']} = {json.dumps(each.get('found'))}" for each in document["mismatch"])
     )

@@ -107,17 +107,16 @@ def datasets(chosen: Collection[Any]) -> str:
 
 def profiles(listed: Sequence[Entry]) -> list[Picture]:
     """Performance profiles (Agarwal et al. 2021): the share of runs that score more than tau."""
-    found = []
+    names, found = tables.labels(listed), []
     for where, group in tables.groups(listed).items():
         chosen = tables.fair(group)
         if not chosen:
             continue
-        names = list(chosen[0])
-        values = {label: tables.samples(chosen, label) for label in names}
+        values = {label: tables.samples(chosen, label) for label in chosen[0]}
         together = np.concatenate([sample for each in values.values() for sample in each])
         taus = np.linspace(together.min() - 1.0, together.max() + 1.0, 200)
         figure, axes = canvas(5.6, 3.0)
-        for label in names:
+        for label in values:
             axes.plot(taus, statistics.profile(values[label], taus), **line(label, names), label=label)
         axes.set(xlabel="normalised score τ", ylabel="share of runs above τ", ylim=(0, 1.02))
         axes.legend(frameon=False, fontsize=7)
@@ -194,7 +193,7 @@ def qualities(listed: Sequence[Entry]) -> list[Picture]:
     """Figure 5 (d): the score by quality, averaged over the particle tasks, of the columns that averages are
     made of (``tables.fair``), if there are two qualities and more."""
     mine = [e for e in listed if e.env != "halfcheetah" and (e.shift, e.fraction) == ("none", 1.0)]
-    names, rows = tables.labels(mine), tables.fair(mine)
+    names, rows = tables.labels(listed), tables.fair(mine)
     by_quality: dict[str, list[dict[str, Entry]]] = {}
     for row in rows:
         by_quality.setdefault(next(iter(row.values())).quality, []).append(row)

@@ -105,13 +105,10 @@ def _train(
 def check(document: dict[str, Any], dataset: Dataset, folder: Path | None = None) -> None:
     """Raises what ``fit`` of such a run would at its beginning: before one is made, or replaced, or that in
     ``folder`` amended, in vain."""
-    begun = folder is not None and checkpoint.updates(folder) > 0
-    # One seed where that is enough: what is wrong with settings does not depend on how many there are.
-    settings = document["settings"] if begun else document["settings"] | {"seeds": 1}
-    run = Run(folder or Path(), document | {"settings": settings})
+    run = Run(folder or Path(), document)
     with enough_memory(run.settings):
         algorithm, device = untrained(run)
-        if begun:
+        if folder and checkpoint.updates(folder):
             restored(run, algorithm, device)
     if run.settings.eval_every:
         envs.close(envs.make(dataset.env, num_envs=1))
@@ -226,8 +223,8 @@ def enough_memory(settings: Settings) -> Iterator[None]:
         found = " ".join(str(error).split()).rpartition("Allocator: ")[2] or type(error).__name__
         less = ", or --data mapped," if settings.data == "memory" else ""
         raise UserError(
-            f"expected enough memory for {settings.seeds} seeds and minibatches of {settings.batch_size}, "
-            f"found: {found[:200]}; fewer --seeds, a smaller --batch-size{less} need less",
+            f"expected enough memory for --seeds {settings.seeds} and --batch-size {settings.batch_size}, "
+            f"found: {found[:200]}; fewer of both{less} need less",
             FAILED,
         ) from error
 

@@ -43,11 +43,6 @@ Word = Literal["done", "interrupted", "failed", "retried", "elsewhere"]
 Stage = Literal["missing", "begun", "fitted", "done", "other"]
 
 
-def at_once() -> int:
-    """How many runs there are at once where nobody says: one a core, but one alone where all share a GPU."""
-    return 1 if torch.cuda.is_available() else executors.cores()
-
-
 @dataclass(frozen=True)
 class Job:
     """A run as a worker needs it: what to fit on what, where, and what to evaluate."""
@@ -65,6 +60,12 @@ class Job:
     """what is recorded as having asked for the run"""
     longer: bool = False
     """whether an evaluation by more episodes will do as well"""
+
+
+def at_once(jobs: Iterable[Job]) -> int:
+    """How many there are at once where nobody says: one a core, but one alone where they share a GPU."""
+    shared = any(run.usable_device(job.settings.get("device", "auto")) == "cuda" for job in jobs)
+    return 1 if shared else executors.cores()
 
 
 class Outcome(NamedTuple):
@@ -267,7 +268,7 @@ def _work(job: Job, interrupts: fit.Interrupts) -> Outcome:
         fitted = checkpoint.updates(found.folder) == found.settings.updates
         for shift in pending(job, evaluate.kept(job.folder)) if fitted else ():
             if not interrupts.requested:
-                device = found.settings.device
+                device = run.usable_device(found.settings.device)
                 document = evaluate.evaluate(found, job.episodes, shift=shift, device=device)
                 evaluate.keep(found.folder, document)
         left = pending(job, evaluate.kept(job.folder))

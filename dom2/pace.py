@@ -12,7 +12,7 @@ import torch
 from dom2 import algorithms, checkpoint, fit, track
 from dom2.config import build
 from dom2.jobs import Job
-from dom2.run import Settings, actual_device
+from dom2.run import Settings, usable_device
 from dom2data import dataset as datasets
 from dom2data import envs, executors, named
 from dom2data.dataset import Dataset
@@ -57,7 +57,7 @@ def measured(job: Job, at_most: int = 3, enough: float = 0.3) -> float:
     """
     settings: Settings = build(Settings, job.settings)
     name, seeds = settings.algorithm, range(settings.seeds)
-    device = torch.device(actual_device(settings.device))
+    device = torch.device(usable_device(settings.device))
     config = build(algorithms.load(name).config_type, job.config)
     algorithm, sampler = fit.assemble(
         name, config, noise(job.env), Thresholds("none"), settings.batch_size, seeds, device

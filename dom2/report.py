@@ -34,7 +34,7 @@ def write(run: Run, path: Path, root: Path | None = None, *, force: bool = False
 
     Raises UserError when the run has no checkpoint, another file is there, or ``path`` has no folder.
     """
-    new_file.require(path, force or path == run.folder / OWN)
+    new_file.require(path, force or path.absolute() == (run.folder / OWN).absolute())
     evaluations = evaluate.kept(run.folder)
     evaluation = next((each for each in evaluations if each["shift"] == "none"), None)
     animation, stills = pictures(run)

@@ -114,7 +114,10 @@ def scan(base: Path) -> Iterator[Path]:
 
 def read(folder: Path) -> Result:
     """The result in a run's folder, however far it is. Raises UserError when it cannot be read."""
-    found = look(folder)
+    try:
+        found = look(folder)
+    except ValueError as error:  # such as a status that is no text
+        raise UserError(f"{folder}: expected a run, found {error}; fit it again", CHECK_FAILED) from error
     document, seeds, updates = found.run.document, list(found.run.seeds), found.updates
     lines = [line for line in track.read(folder) if _numbers(line.get("eval/return"), len(seeds))]
     fresh = {each["shift"]: each for each in found.kept if each["updates"] == updates}

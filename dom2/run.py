@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 LOCK = ".lock"
+Device = Literal["cpu", "cuda"]
 Status = Literal["new", "running", "complete", "interrupted", "failed"]
 
 
@@ -189,14 +190,18 @@ def resolved(settings: Settings, env: str) -> Settings:
     return replace(settings, augment=augment, standardise=standardise)
 
 
-def actual_device(asked: str, otherwise: str = "--device cpu makes a run without") -> Literal["cpu", "cuda"]:
-    """What ``--device`` stands for here. Raises UserError, with what to do otherwise, where there is none."""
+def actual_device(asked: str, otherwise: str = "--device cpu makes a run without") -> Device:
+    """What ``--device`` stands for here. Raises UserError, ending with ``otherwise``, where there is none."""
+    if asked == "cuda" and usable_device(asked) != "cuda":
+        raise UserError(f"expected a CUDA device, found none; {otherwise}")
+    return usable_device(asked)
+
+
+def usable_device(asked: str) -> Device:
+    """``actual_device``, or the CPU where there is no other."""
     import torch
 
-    there = torch.cuda.is_available()
-    if asked == "cuda" and not there:
-        raise UserError(f"expected a CUDA device, found none; {otherwise}")
-    return "cuda" if there and asked != "cpu" else "cpu"
+    return "cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def describe(

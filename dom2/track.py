@@ -67,13 +67,14 @@ def read(folder: Path) -> list[dict[str, Any]]:
 
 
 def last(folder: Path) -> dict[str, Any]:
-    """The last of them, without reading the others; nothing where there is none yet."""
+    """The last of them, without reading the others if it is short; nothing where there is none yet."""
     path = folder / "metrics.jsonl"
     if not path.exists():
         return {}
     with path.open("rb") as file:
         file.seek(max(0, file.seek(0, 2) - _TAIL))
-        return next(_records(reversed(file.read().decode(errors="replace").splitlines())), {})
+        found = next(_records(reversed(file.read().decode(errors="replace").splitlines())), None)
+    return found or next(reversed(read(folder)), {})
 
 
 def _records(lines: Iterable[str]) -> Iterator[dict[str, Any]]:

@@ -191,16 +191,49 @@ def test_report_is_one_file_with_everything_in_it(written: dict[str, Path]) -> N
     markdown = written["md"].read_text()
     assert "Its numbers mean nothing" in markdown
     lines = [line.split(" |") for line in markdown.splitlines() if re.match(r"\| (bc|ma-cql) \|", line)]
-    assert [len(line) for line in lines] == [
-        3,
-        3,
-    ] * 2  # each on random, in the standard environment and shifted
+    assert [len(line) for line in lines] == [3] * 4  # two columns on random, standard and shifted
     document = json.loads(written["json"].read_text())
     assert document["missing"] == {"tag-random omar": "missing"}
     assert "- no run: tag-random omar\n" in markdown
     assert "<li>no run: tag-random omar</li>" in text
-    assert "did not name their environment" not in text
+    assert "no fingerprint of the environment" not in text
     assert {each["label"] for each in document["aggregate"]} == {"bc", "ma-cql"}
+
+
+def test_a_table_marks_the_best_of_each_quality(made: Grid) -> None:
+    """Three algorithms down, two qualities across, of which one is not measured everywhere."""
+    listed, _ = tables.entries(made)
+    one = next(each for each in listed if each.shift == "none")
+
+    def cell(label: str, quality: str, mean: float, ci: tuple[float, float]) -> tables.Entry:
+        return dataclasses.replace(
+            one, label=label, quality=quality, mean=mean, ci=ci, folder=label, paper=None
+        )
+
+    cells = [cell("bc", "random", 1.0, (0.0, 2.0)), cell("omar", "random", 3.0, (1.5, 4.0)),
+             cell("bc", "medium", 5.0, (4.0, 6.0)), cell("omar", "medium", 9.0, (7.0, 11.0)),
+             cell("dom2", "medium", 2.0, (1.0, 3.0))]  # fmt: skip
+    (matrix,) = board.matrices(cells)
+    assert [quality for quality, _ in matrix.qualities] == ["random", "medium"]
+    marks = {label: [each and (each.mean, mark) for each, mark in row] for label, row in matrix.rows}
+    assert marks == {
+        "bc": [(1.0, ""), (5.0, "")],
+        "omar": [(3.0, "best"), (9.0, "certain")],
+        "dom2": [None, (2.0, "")],
+    }
+    document = {
+        "paper": None,
+        "title": "t",
+        "smoke": False,
+        "scale": "compact",
+        "command": "c",
+        "missing": {},
+    }
+    document |= {"reports": [], "aggregate": [], "effects": [], "entries": []}
+    text = board.render("board.md", board.Board(document, [matrix], [], [], []))
+    rows = [line for line in text.splitlines() if line.startswith(("| omar", "| dom2"))]
+    assert rows[0].count("**") == 4
+    assert (rows[0].count("\\*"), rows[1].split(" | ")[1]) == (1, "–")
 
 
 def test_solutions_are_counted_and_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

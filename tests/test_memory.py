@@ -76,9 +76,8 @@ def test_a_run_without_memory_says_what_needs_less(
     begun = new_run(tmp_path / "run", seeds=2)
     monkeypatch.setattr(DOM2, "update", greedy)
     found = {"cpu": "can't allocate memory: you tried", "cuda": "CUDA out of memory", "python": "MemoryError"}
-    with pytest.raises(
-        UserError, match=rf"for 2 seeds .*, found: {found[where]}.*; fewer --seeds, "
-    ) as error:
+    words = rf"for --seeds 2 and --batch-size .*, found: {found[where]}.*; fewer of both, or"
+    with pytest.raises(UserError, match=words) as error:
         fit.fit(begun)
     assert (error.value.code, begun.status) == (1, "failed")
 

@@ -102,6 +102,13 @@ def test_a_file_may_make_its_members_itself(tmp_path: Path) -> None:
         own(name, seeds=2)
 
 
+def test_a_class_that_cannot_be_made_is_none(tmp_path: Path) -> None:
+    names = "\n    ".join(f"{each} = None" for each in ("config_type", "presets", "batches", "augment"))
+    (tmp_path / "bare.py").write_text(f"class Bare:\n    {names}\n    update = policy = None\n")
+    with pytest.raises(UserError, match="found no __init__ in it"):
+        algorithms.load(f"{tmp_path / 'bare.py'}:Bare")
+
+
 @pytest.mark.parametrize(
     ("which", "says"), [("weighted.py:Nothing", "found none"), ("nowhere.py:X", "expected an algorithm")]
 )

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from commands import dom2
 from tiny import new_run
 
 from dom2 import checkpoint, evaluate, fit, results, run, track
@@ -19,10 +19,6 @@ from dom2_cli import learn
 
 torch.set_num_threads(1)
 SIZE = resource.RLIMIT_FSIZE
-
-
-def dom2(*words: Any) -> Result:
-    return CliRunner().invoke(learn.main, [str(word) for word in words])
 
 
 @pytest.mark.parametrize("lacks", ["data", "checkpoint", "gpu"])

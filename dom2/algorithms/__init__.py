@@ -115,7 +115,10 @@ def load(name: str) -> type[Algorithm]:
         raise UserError(f"expected a class {class_name!r} in {module_name}, found none; check the name")
     kind = getattr(module, class_name)
     needed = ("config_type", "presets", "batches", "augment", "update", "policy")
-    if missing := [each for each in needed if not hasattr(kind, each)]:
+    missing = [each for each in needed if not hasattr(kind, each)]
+    if not hasattr(kind, "create") and getattr(kind, "__init__", None) is object.__init__:
+        missing.insert(0, "__init__")
+    if missing:
         raise UserError(
             f"{name}: expected an algorithm as in docs/your-algorithm.md, found no {', '.join(missing)} in it"
         )

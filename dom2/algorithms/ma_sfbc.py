@@ -27,6 +27,7 @@ feels another. The agents of a seed have the same windows. All noise of seed s c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -100,7 +101,8 @@ class Config:
         config.not_negative(self, "alpha")
         config.sizes(self, "widths", "critic_widths")
         config.within_unit(self, "gamma")
-        if self.gamma ** (1 - self.horizon) > 1e4:  # ``Bank.remember`` divides by gamma at every step
+        # ``Bank.remember`` divides by gamma at every step.
+        if (1 - self.horizon) * math.log10(self.gamma) > 4:
             found = f"gamma {self.gamma}, horizon {self.horizon}"
             raise ValueError(f"expected gamma ** (1 - horizon) of at most 10,000, found {found}")
         if self.order not in (1, 2) or len(self.widths) != 3:

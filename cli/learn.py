@@ -72,14 +72,15 @@ class FitCommand(click.Command):
         return super().parse_args(ctx, args)
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        from dom2 import algorithms, config
+        from dom2 import algorithms, config, presets
         from dom2.run import Settings
 
-        chosen = algorithms.load(ctx.meta.get("algorithm", Settings.algorithm)).config_type
+        name = ctx.meta.get("algorithm", Settings.algorithm)
+        chosen = algorithms.load(name).config_type
+        shown = {"threads": "as many as PyTorch takes", "updates": presets.updates(name, "compact", "")}
         *fixed, help_option = super().get_params(ctx)
         settings = (
-            replace(field, default="as many as PyTorch takes") if field.name == "threads" else field
-            for field in config.fields(Settings)
+            replace(field, default=shown.get(field.name, field.default)) for field in config.fields(Settings)
         )
         return [*fixed, *map(option, (*settings, *config.fields(chosen))), help_option]
 
@@ -198,7 +199,7 @@ def described(
     """The data of a new run, generated where it is standard and not there, and the run's document."""
     import torch
 
-    from dom2 import config, fit, run
+    from dom2 import config, fit, presets, run
     from dom2data import named
 
     named.remember(given.get("algorithm", ""))
@@ -210,6 +211,8 @@ def described(
     data = open_or_generate(dataset, root)
     hyper = {name: value for name, value in given.items() if name not in names}
     configured = fit.configure(settings.algorithm, preset, data.env, data.quality, hyper)
+    if "updates" not in chosen:
+        settings = replace(settings, updates=presets.updates(settings.algorithm, preset, data.env))
     return data, run.describe(settings, configured, data, sys.argv[1:], allow_mismatch)
 
 

@@ -115,14 +115,14 @@ SCALES = {
         "compact",
         5,
         256,
-        {"": 2500, "omar": 4000, "ma-sfbc": 5000, "madiff": 1500},
+        presets.UPDATES["compact"],
         {"": 500, "halfcheetah": 20, "madiff": 100},
     ),
     "paper": Scale(
         "wide",
         5,
         256,
-        {"": 100_000, "halfcheetah": 500_000, "ma-sfbc": 150_000},  # its stages have lengths of their own
+        presets.UPDATES["wide"],
         {"": 500, "halfcheetah": 50, "madiff": 20},
     ),
 }

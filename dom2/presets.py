@@ -22,6 +22,12 @@ from typing import Any
 
 from dom2data import envs
 
+UPDATES: dict[str, dict[str, int]] = {
+    "compact": {"": 2500, "omar": 4000, "ma-sfbc": 5000, "madiff": 1500},
+    "wide": {"": 100_000, "halfcheetah": 500_000, "ma-sfbc": 150_000},
+}
+"""Gradient updates by preset: by environment or by algorithm, which goes before; ``""`` for all others."""
+
 _QUALITIES = ("random", "random-medium", "medium-replay", "medium", "medium-expert", "expert")
 
 _ETA: dict[str, tuple[float, ...]] = {
@@ -73,6 +79,12 @@ _OWN: dict[str, dict[str, dict[str, Any]]] = {
     "omar": {"halfcheetah": {"lr": 1e-3, "n_policy": 10, "iterations": 2, "samples": 20, "elites": 5}},
     "cfcql": {"halfcheetah": {"lr": 1e-3}},
 }
+
+
+def updates(algorithm: str, preset: str, env: str) -> int:
+    """Gradient updates of a run where nobody says how many."""
+    table = UPDATES.get(preset, UPDATES["compact"])  # an algorithm of a user's own may have other presets
+    return table.get(algorithm, table.get(envs.task(env), table[""]))
 
 
 def defaults(algorithm: str, env: str, quality: str | None) -> dict[str, Any]:

@@ -45,7 +45,7 @@ class Settings:
     algorithm: str = "dom2"
     """dom2, bc, ma-td3+bc, ma-cql, omar, cfcql, ma-iql, ma-icq, omiga, ma-sfbc, ma-diffusion-ql, madiff, or
     file.py:Class of your own."""
-    updates: int = 10_000
+    updates: int = 2_500
     """Gradient updates of each agent and seed."""
     batch_size: int = 256
     """B, transitions in a minibatch of one agent."""

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dom2 import algorithms, checkpoint, config, evaluate, fit, jobs, track
+from dom2 import algorithms, checkpoint, config, evaluate, fit, jobs, presets, track
 from dom2.jobs import Job, Outcome
 from dom2.run import Settings
 from dom2.run import read as read_run
@@ -38,8 +38,8 @@ class Spec:
     """Names."""
     seeds: int = 1
     """Of each run, as one stack."""
-    updates: int = 10_000
-    """Of each run."""
+    updates: int | None = None
+    """Of each run; without it, as many as ``presets.updates`` has."""
     preset: str = "compact"
     """Sizes of the networks."""
     episodes: int = 100
@@ -101,7 +101,8 @@ class Sweep:
         mine = {key: value for key, value in values.items() if key in own}
         try:  # an error in the file should not wait until a worker meets it
             config.build(Settings, mine)
-            schedule = jobs.schedule(mine.get("updates", self.spec.updates))
+            usual = self.spec.updates or presets.updates(name, self.spec.preset, env)
+            schedule = jobs.schedule(mine.get("updates", usual))
             settings = {"algorithm": name, "seeds": self.spec.seeds} | schedule | mine
             settings = asdict(config.build(Settings, settings))
             hyper = asdict(fit.configure(name, self.spec.preset, env, quality, hyper))

@@ -229,6 +229,15 @@ def test_help_lists_every_setting() -> None:
     assert all(f"{name}," in unbroken for name in algorithms.ALGORITHMS)
 
 
+@pytest.mark.parametrize(
+    ("words", "updates"),
+    [((), 2500), (("--algorithm", "omar"), 4000), (("--preset", "wide"), 100_000), (("--updates", 7), 7)],
+)
+def test_a_run_is_as_long_as_those_of_the_results(words: tuple[Any, ...], updates: int) -> None:
+    printed = dom2("fit", "--dataset", tag_random(), "--print-config", *words)
+    assert json.loads(printed.stdout)["settings"]["updates"] == updates
+
+
 def test_a_standard_dataset_that_is_not_there_is_generated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

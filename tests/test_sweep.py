@@ -96,6 +96,12 @@ def test_a_grid_is_every_combination_on_every_dataset(tmp_path: Path) -> None:
     assert run.job.env == "tag"
 
 
+def test_without_updates_runs_are_as_long_as_those_of_the_results(tmp_path: Path) -> None:
+    text = GRID.replace("updates = 6\n", "")
+    assert text != GRID
+    assert {run.job.settings["updates"] for run in asked(tmp_path, text).runs()} == {2500}
+
+
 def test_names_are_safe_for_filesystems() -> None:
     assert str(jobs.place("dom2/a-v0", "my file.py:Mine", [("thresholds", (0.5, 0.9))])) == (
         "dom2_a-v0/my_file.py_Mine,thresholds=0.5_0.9"

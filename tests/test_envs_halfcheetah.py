@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import gymnasium
 import mujoco
@@ -11,7 +12,7 @@ import pytest
 from gymnasium_robotics import mamujoco_v1
 
 from dom2data import envs
-from dom2data.envs.halfcheetah import HalfCheetahEnv, standard_model
+from dom2data.envs.halfcheetah import HalfCheetahEnv, silent, standard_model
 from dom2data.errors import FAILED, UserError
 
 AGENTS = ("agent_0", "agent_1")
@@ -200,3 +201,20 @@ def test_two_styles_are_two_environments():
     assert envs.spec("halfcheetah").facts["mujoco"] == mujoco.__version__
     with pytest.raises(ValueError, match="expected an obs_style"):
         HalfCheetahEnv(1, obs_style="gym")
+
+
+def test_one_thread_at_a_time_keeps_mujoco_silent() -> None:
+    """It has one handler of warnings for all: none may be put back while another thread still compiles."""
+
+    def enter() -> None:
+        with silent():
+            pass
+
+    before = mujoco.get_mju_user_warning()
+    with ThreadPoolExecutor(1) as pool:
+        with silent():
+            other = pool.submit(enter)
+            with pytest.raises(TimeoutError):
+                other.result(timeout=0.2)
+        other.result(timeout=60)
+    assert mujoco.get_mju_user_warning() == before

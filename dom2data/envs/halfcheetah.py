@@ -10,6 +10,7 @@ offline datasets.
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -48,15 +49,19 @@ def xml() -> Path:
     return Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets" / "half_cheetah.xml"
 
 
+_silence = threading.Lock()
+
+
 @contextmanager
 def silent() -> Iterator[None]:
     """Keep MuJoCo from printing and logging that the model file has a deprecated attribute."""
-    handler = mujoco.get_mju_user_warning()
-    mujoco.set_mju_user_warning(lambda text: None)
-    try:
-        yield
-    finally:
-        mujoco.set_mju_user_warning(handler)
+    with _silence:  # MuJoCo has one handler for all threads
+        handler = mujoco.get_mju_user_warning()
+        mujoco.set_mju_user_warning(lambda text: None)
+        try:
+            yield
+        finally:
+            mujoco.set_mju_user_warning(handler)
 
 
 @cache

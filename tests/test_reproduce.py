@@ -136,25 +136,6 @@ def test_an_evaluation_made_otherwise_does_not_count(tmp_path: Path) -> None:
     assert evaluate.kept(job.folder)[0] == found
 
 
-def test_what_was_fitted_on_a_gpu_is_evaluated_without_one_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked = grid(tmp_path, CELLS[:1])
-    make(asked)
-    (job,) = asked.jobs()
-    (job.folder / "evaluation.json").unlink()
-    run.read(job.folder).amend(device="cuda")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert [each.word for each in make(asked)] == ["done"]
-    assert json.loads((job.folder / "evaluation.json").read_text())["device"] == "cpu"
-    refused = dom2("evaluate", job.folder, "--device", "cuda")
-    assert (refused.exit_code, "found none; leave --device out" in refused.stderr) == (2, True)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert jobs.at_once([job]) == 1
-    on_cpu = dataclasses.replace(job, settings=job.settings | {"device": "cpu"})
-    assert jobs.at_once([on_cpu]) == executors.cores()
-
-
 def test_two_versions_of_a_dataset_are_not_one_row(tmp_path: Path) -> None:
     asked = grid(tmp_path)
     make(asked)

@@ -66,9 +66,7 @@ def test_what_cannot_be_loaded_is_one_line(tmp_path: Path) -> None:
     unfinished.write_text("class Mine:\n    presets = {}\n")
     with pytest.raises(UserError, match=r"broken\.py: expected a module .* SyntaxError: .*line 2"):
         algorithms.load(f"{broken}:Mine")
-    with pytest.raises(
-        UserError, match="found no __init__, config_type, batches, augment, update, policy"
-    ):
+    with pytest.raises(UserError, match="found no __init__, config_type, batches, augment, update, policy"):
         algorithms.load(f"{unfinished}:Mine")
 
 

@@ -67,8 +67,8 @@ _TASKS: dict[str, dict[str, dict[str, tuple[float, ...]]]] = {
 }
 
 # Settings that depend on the environment alone, of every algorithm that has them, and of some. OMAR's step
-# size of 0.01 is for the particle tasks. In halfcheetah ``compact`` has 0.001, as first written down (tried so
-# far: docs/algorithms/ma-cql.md), and ``wide``, which goes before these, the published one.
+# size of 0.01 is for the particle tasks. In halfcheetah ``compact`` has 0.001, as first written down (tried
+# so far: docs/algorithms/ma-cql.md), and ``wide``, which goes before these, the published one.
 
 _ENVIRONMENT: dict[str, dict[str, Any]] = {"halfcheetah": {"gamma": 0.99}}
 _OWN: dict[str, dict[str, dict[str, Any]]] = {

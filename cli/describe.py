@@ -36,7 +36,7 @@ def plan(todo: Plan, workers: int, retrain: bool) -> str:
         "policies": ", ".join(policies) or "uniform actions",
         "steps": amount,
         "disk": f"{ui.size(todo.nbytes)} at most{free}",
-        "time": f"about {ui.duration(todo.seconds(workers))} with {workers} worker{'s'[: workers > 1]}",
+        "time": f"about {ui.duration(todo.seconds(workers))} with {ui.counted(workers, 'worker')}",
     }
     return ui.rows(rows)
 

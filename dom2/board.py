@@ -186,7 +186,7 @@ def films(grid: Grid, listed: Sequence[Entry]) -> list[tuple[str, str, list[str]
         shown = next((each for each in top if each.label == "dom2"), max(top, key=lambda each: each.mean))
         film, stills = report.pictures(run.read(grid.base / shown.folder), episodes=1)
         if film:
-            found.append((f"{shown.label} on {shown.dataset.split('/')[1]}", film, stills))
+            found.append((f"{shown.label} on {short(shown.dataset)}", film, stills))
     return found
 
 
@@ -197,7 +197,7 @@ def solutions(grid: Grid, listed: Sequence[Entry]) -> tuple[list[Entry], list[Fo
         return list(listed), []
     entries, found = [], []
     for each in listed:
-        label = f"{each.label} on {each.dataset.split('/')[1]}"
+        label = f"{each.label} on {short(each.dataset)}"
         if each.shift == "none" and each.report is None:
             trained = run.read(grid.base / each.folder)
             algorithm = evaluate.trained(trained)

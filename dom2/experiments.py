@@ -94,7 +94,7 @@ class Scale:
     """by algorithm: lengths of its stages, where the updates are too few for those of its preset"""
 
     def updates_of(self, cell: Cell) -> int:
-        return self.updates.get(cell.algorithm, self.updates.get(cell.env, self.updates[""]))
+        return presets.updates_in(self.updates, cell.algorithm, cell.env)
 
     def episodes_of(self, cell: Cell) -> int:
         return min(self.episodes.get(name, self.episodes[""]) for name in (cell.algorithm, cell.env))

@@ -83,7 +83,12 @@ _OWN: dict[str, dict[str, dict[str, Any]]] = {
 
 def updates(algorithm: str, preset: str, env: str) -> int:
     """Gradient updates of a run where nobody says how many."""
-    table = UPDATES.get(preset, UPDATES["compact"])  # an algorithm of a user's own may have other presets
+    # An algorithm of a user's own may have other presets.
+    return updates_in(UPDATES.get(preset, UPDATES["compact"]), algorithm, env)
+
+
+def updates_in(table: dict[str, int], algorithm: str, env: str) -> int:
+    """What a table like those of ``UPDATES`` has for an algorithm in an environment."""
     return table.get(algorithm, table.get(envs.task(env), table[""]))
 
 

@@ -192,9 +192,10 @@ def resolved(settings: Settings, env: str) -> Settings:
 
 def actual_device(asked: str, otherwise: str = "--device cpu makes a run without") -> Device:
     """What ``--device`` stands for here. Raises UserError, ending with ``otherwise``, where there is none."""
-    if asked == "cuda" and usable_device(asked) != "cuda":
+    found = usable_device(asked)
+    if asked == "cuda" and found != "cuda":
         raise UserError(f"expected a CUDA device, found none; {otherwise}")
-    return usable_device(asked)
+    return found
 
 
 def usable_device(asked: str) -> Device:

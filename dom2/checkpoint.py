@@ -7,7 +7,6 @@ one step after the folder is complete, so that at any moment it names a checkpoi
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from dom2.run import write
 from dom2_policies.saving import save_state, save_weights
 from dom2data import memory
 from dom2data.errors import CHECK_FAILED, UserError, naming
+from dom2data.new_file import sync
 
 
 def save(run: Path, updates: int, weights: dict[str, Tensor], state: dict[str, Any]) -> None:
@@ -38,8 +38,8 @@ def save(run: Path, updates: int, weights: dict[str, Tensor], state: dict[str, A
         save_weights(weights, staging / "weights.safetensors")
         save_state(state, staging / "state.pt")
         for path in (staging / "weights.safetensors", staging / "state.pt"):
-            with naming(path), path.open("rb") as file:
-                os.fsync(file.fileno())
+            with naming(path):
+                sync(path)
         staging.rename(folder)
         write(root / "latest", folder.name)
     except OSError:  # a disk that is full needs its room

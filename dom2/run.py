@@ -24,7 +24,8 @@ from dom2 import algorithms, standardised
 from dom2 import config as configs
 from dom2data import envs, named, stats
 from dom2data.dataset import Dataset
-from dom2data.errors import CHECK_FAILED, FAILED, UserError, naming
+from dom2data.errors import CHECK_FAILED, FAILED, UserError
+from dom2data.new_file import replacing
 from dom2data.sampler import Thresholds, emphasis
 from dom2data.spec import EnvSpec, differences
 from dom2data.store import lock
@@ -326,7 +327,7 @@ def is_run(folder: Path) -> bool:
 def empty(folder: Path) -> bool:
     """Whether nothing is in a folder but what locking it, or writing into it in vain, has left."""
     return folder.is_dir() and all(
-        path.name == LOCK or (path.suffix == ".tmp" and path.name.startswith(".config.json."))
+        path.name == LOCK or (path.suffix == ".partial" and path.name.startswith(".config.json."))
         for path in folder.iterdir()
     )
 
@@ -372,13 +373,5 @@ def default_folder(dataset: Dataset, algorithm: str) -> Path:
 
 def write(path: Path, text: str) -> None:
     """Replace a small file in one step, which several processes may do at once."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with naming(path), temporary.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+    with replacing(path, f".{os.getpid()}") as partial:
+        partial.write_text(text)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from dom2data.errors import naming
+from dom2data.new_file import replacing
 
 _TAIL = 1 << 16
 """bytes at the end of ``metrics.jsonl`` in which its last line is looked for"""
@@ -27,9 +27,8 @@ class Track:
 
         self._path = path = folder / "metrics.jsonl"
         kept = [json.dumps(line) + "\n" for line in read(folder) if line["update"] <= last_update]
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(kept))
-        os.replace(temporary, path)
+        with replacing(path) as partial:
+            partial.write_text("".join(kept))
         self._file = path.open("a")
         self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=last_update + 1)
 

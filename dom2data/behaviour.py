@@ -15,7 +15,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +28,7 @@ from dom2_policies.saving import save_state
 from dom2data import envs, recipes, scores
 from dom2data.errors import FAILED, UserError
 from dom2data.executors import one_thread
+from dom2data.new_file import replacing
 from dom2data.prey import train_prey
 from dom2data.rollout import Rows
 from dom2data.spec import Progress, VectorEnv, quiet
@@ -147,9 +147,8 @@ def the_prey(
     if not noted.exists():
         prey, facts = train_prey(name, how.prey, seed, progress)
         entry = store(prey, out, f"{name}-prey", facts | {"seed": seed})
-        unfinished = noted.with_suffix(".partial")
-        unfinished.write_text(json.dumps(entry))
-        os.replace(unfinished, noted)
+        with replacing(noted) as partial:
+            partial.write_text(json.dumps(entry))
     entry = json.loads(noted.read_text())
     return load_actor(out / entry["file"]), entry
 
@@ -190,9 +189,8 @@ def learn(
 def save(training: Training, candidates: list[Checkpoint], file: Path) -> None:
     """Write the state so that the file is either the old or the new one."""
     chosen = [c.summary | {"actor": c.actor.state_dict()} for c in candidates]
-    partial = file.with_suffix(".partial")
-    save_state({"training": training.state_dict(), "candidates": chosen}, partial)
-    os.replace(partial, file)
+    with replacing(file) as partial:
+        save_state({"training": training.state_dict(), "candidates": chosen}, partial)
 
 
 def restore(training: Training, file: Path) -> list[Checkpoint]:

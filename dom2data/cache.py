@@ -28,8 +28,9 @@ from torch import Tensor
 from dom2data import ids, memory, tables
 from dom2data.dataset import Dataset, Int64
 from dom2data.errors import CHECK_FAILED, FAILED, UserError
+from dom2data.new_file import sync
 from dom2data.spec import Progress, quiet
-from dom2data.store.manifest import digest, sync
+from dom2data.store.manifest import digest
 
 VERSION = 1
 """of what the files hold; another one is made anew"""

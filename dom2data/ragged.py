@@ -8,7 +8,6 @@ the number of steps. Blocks beyond it, if any, change nothing.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from functools import partial
@@ -20,6 +19,7 @@ import numpy as np
 from dom2data import collect
 from dom2data.collect import Job
 from dom2data.executors import Executor
+from dom2data.new_file import replacing
 from dom2data.spec import EnvSpec, Progress
 from dom2data.store import zarr
 from dom2data.store.layout import ArrayLayout, layout
@@ -97,9 +97,8 @@ def size(stage: Stage) -> int:
 
 def _play(stage: Stage, job: Job) -> tuple[int, int]:
     arrays, file = collect.collect_block(job), file_of(stage, job.block)
-    unfinished = file.with_suffix(".partial.npz")
-    np.savez(unfinished, **arrays)  # type: ignore[arg-type]
-    os.replace(unfinished, file)
+    with replacing(file) as partial, partial.open("wb") as writing:
+        np.savez(writing, **arrays)  # type: ignore[arg-type]
     stage.record(job.block, {"part": digest(file.read_bytes())})
     return job.block, len(arrays["actions"])
 

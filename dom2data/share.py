@@ -7,7 +7,6 @@ before anything is written, every value (``verify``) before the stage becomes a 
 
 from __future__ import annotations
 
-import os
 import shutil
 import zipfile
 import zlib
@@ -44,19 +43,16 @@ def pack(found: Dataset, base: Path, file: Path, *, force: bool = False, progres
     verify(found)
     data = ids.directory(found.id, base)
     names = complete(found.manifest)
-    partial = file.with_name(file.name + ".partial")
-    try:
-        with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
-            for done, name in enumerate(names):
-                progress("packing", done, len(names))
-                entry = zipfile.ZipInfo(f"{found.id}/data/{name}", _DATE)
-                entry.external_attr = 0o644 << 16
-                archive.writestr(entry, (data / name).read_bytes())
-            progress("packing", len(names), len(names))
-        manifests.sync(partial)
-        os.replace(partial, file)
-    finally:
-        partial.unlink(missing_ok=True)
+    with (
+        new_file.replacing(file) as partial,
+        zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive,
+    ):
+        for done, name in enumerate(names):
+            progress("packing", done, len(names))
+            entry = zipfile.ZipInfo(f"{found.id}/data/{name}", _DATE)
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, (data / name).read_bytes())
+        progress("packing", len(names), len(names))
     return file
 
 
@@ -151,9 +147,8 @@ def _copy(source: Source, name: str, target: Path) -> None:
     if target.is_file() and target.stat().st_size == source.sizes[name]:
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(target.name + ".partial")
-    partial.write_bytes(source.read(name))
-    os.replace(partial, target)
+    with new_file.replacing(target) as partial:
+        partial.write_bytes(source.read(name))
     if "c" in Path(name).parts:
         manifests.settle(target)
 

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dom2data.errors import FAILED, UserError
+from dom2data.new_file import sync
 from dom2data.store.lock import held
-from dom2data.store.manifest import sync
 
 
 @contextmanager

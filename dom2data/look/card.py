@@ -10,7 +10,6 @@ import csv
 import hashlib
 import io
 import json
-import os
 import re
 import tempfile
 from pathlib import Path
@@ -55,9 +54,8 @@ def write(
     page = readme(dataset, base, words, archive)
     texts = (page.encode(), json.dumps(document, indent=1, ensure_ascii=False).encode() + b"\n", table)
     for file, text in zip(files, texts, strict=True):
-        partial = file.with_name(f".{file.name}.partial")
-        partial.write_bytes(text)
-        os.replace(partial, file)
+        with new_file.replacing(file) as partial:
+            partial.write_bytes(text)
     return files
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -73,15 +72,11 @@ def write(pictures: Sequence[Picture], path: Path, fps: int, force: bool = False
     Raises UserError: code 2 for another suffix, a file in the way or no folder, 1 without ffmpeg.
     """
     check(path, force)
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-    try:
+    with new_file.replacing(path) as partial:
         if path.suffix.lower() == ".gif":
             partial.write_bytes(gif(pictures, round(1000 / fps)))
         else:
             _mp4(pictures, partial, fps)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def check(path: Path, force: bool) -> None:
@@ -101,7 +96,9 @@ def _mp4(pictures: Sequence[Picture], path: Path, fps: int) -> None:
             FAILED,
         ) from error
     height, width, _ = pictures[0].shape
-    writer = imageio_ffmpeg.write_frames(str(path), (width, height), fps=fps, quality=7)
+    writer = imageio_ffmpeg.write_frames(
+        str(path), (width, height), fps=fps, quality=7, output_params=["-f", "mp4"]
+    )
     writer.send(None)
     for picture in pictures:
         writer.send(np.ascontiguousarray(picture))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,9 +62,8 @@ def write(dataset: Dataset, base: Path | str, path: Path, *, force: bool = False
         silent=silent,
         replayed=scenes.particles(dataset) is None,
     )
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    with new_file.replacing(path) as partial:
+        partial.write_text(text)
 
 
 def labels(dataset: Dataset) -> list[tuple[str, NDArray[np.bool_]]]:

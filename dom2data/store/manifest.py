@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dom2data.errors import CHECK_FAILED, UserError
+from dom2data.new_file import sync
 from dom2data.spec import EnvSpec
 from dom2data.store import minari, schema
 from dom2data.store.layout import ArrayLayout
@@ -149,12 +149,3 @@ def settle(chunk: Path) -> None:
         if folder.name == "c":
             return
         sync(folder)
-
-
-def sync(path: Path) -> None:
-    """Wait until a file or a folder's entries are on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -19,6 +19,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from dom2data.errors import FAILED, UserError
+from dom2data.new_file import replacing, sync
 from dom2data.store import manifest as manifests
 from dom2data.store import minari, zarr
 from dom2data.store.layout import ArrayLayout
@@ -166,7 +167,7 @@ class Stage:
         if self.target.exists():
             os.replace(self.target, self._replaced)
         os.replace(self.folder / "dataset", self.target)
-        manifests.sync(self.target.parent)
+        sync(self.target.parent)
         self.discard()
 
     def recover(self) -> None:
@@ -224,7 +225,5 @@ def read_note(path: Path) -> Any:
 
 def write_note(path: Path, value: Any) -> None:
     """Write JSON so that the file is either whole or absent."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(value, sort_keys=True))
-    manifests.sync(partial)  # a rename may be on disk before what was renamed
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(value, sort_keys=True))

@@ -5,6 +5,7 @@ A page asks for one between two comments, and what stands between them is replac
     <!-- table: comparison everything -->     every algorithm's return on each dataset, from comparison.json
     <!-- table: comparison dom2 omar -->      these algorithms', with scores, beside the published ones
     <!-- table: comparison together -->       those that are there on every dataset, over all datasets
+    <!-- table: comparison halves -->         the same over those of a searched quality, and over the others
     <!-- table: table2 shifts -->             standard -> shifted, from table2.json
     <!-- table: presets -->                   DOM2's eta and zeta on every dataset
     <!-- end -->
@@ -20,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dom2 import earlier, experiments, paper, presets, tables
+from dom2 import earlier, experiments, paper, presets, statistics, tables
 from dom2.board import interval, number
 from dom2data import envs
 
@@ -33,6 +34,8 @@ TITLES = {
     "madiff-c": "MADiff-C",
 }
 NBSP = "\N{NO-BREAK SPACE}"
+SEARCHED = ("medium", "medium-replay")
+"""the qualities on which settings were searched"""
 REGION = re.compile(r"(<!-- table: (.+?) -->\n)(.*?)(<!-- end -->)", re.S)
 
 Entry = dict[str, Any]
@@ -50,8 +53,8 @@ def table(report: str, *words: str) -> str:
     if report == "presets":
         return chosen()
     file = ROOT / "docs" / "results" / f"{report}.json"
-    if words == ("together",):
-        return together(earlier.read(file))
+    if words in (("together",), ("halves",)):
+        return (together if words == ("together",) else halves)(earlier.read(file))
     document = json.loads(file.read_text())
     views: dict[str, Callable[[list[Entry]], str]] = {"everything": everything, "shifts": shifts}
     if words[0] in views:
@@ -126,6 +129,25 @@ def together(entries: list[tables.Entry]) -> str:
         lines.append([title(label), number(each["mean"]), number(each["iqm"]), ends, chance, wins])
     header = ["", "mean score", "IQM", "95 %", "P(DOM2 better) (95 %)", "highest mean (certain)"]
     return lined(header, lines)
+
+
+def halves(entries: list[tables.Entry]) -> str:
+    """Mean scores over the datasets of the qualities that were searched, and over the others, the highest of
+    the others first. Of four datasets an interquartile mean would leave out two whole ones."""
+    rows = tables.fair(entries)
+    parts: list[list[dict[str, tables.Entry]]] = [[], []]
+    for row in rows:
+        parts[next(iter(row.values())).quality not in SEARCHED].append(row)
+    found = []
+    for label in rows[0]:
+        values = [tables.samples(part, label) for part in parts]
+        means = [float(statistics.average(*each)) for each in values]
+        ends = [interval(statistics.interval(statistics.average, each)) for each in values]
+        cells = [f"{number(m)} ({e})".replace(" ", NBSP) for m, e in zip(means, ends, strict=True)]
+        found.append((means[1], [title(label), *cells]))
+    others = (q for q in experiments.TARGETS["comparison"].qualities if q not in SEARCHED)
+    header = ["mean score (95 %)", ", ".join(SEARCHED), ", ".join(others)]
+    return lined(header, [cells for _, cells in sorted(found, key=lambda each: -each[0])])
 
 
 def by_dataset(entries: list[Entry], shift: str) -> Rows:

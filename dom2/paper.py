@@ -196,8 +196,8 @@ TABLES: dict[str, Table] = {
         "score",
         _COMPARISON,
         (
-            "Published on OMAR's data; ours are generated here to the same levels.",
-            "BC's 33 to 40 on expert data lie far below the data's own level of about 100: too few updates.",
+            "Published on OMAR's data; ours are generated here, to levels that are near, not the same.",
+            "BC's 33 to 40 on expert data lie far below the data's own level of about 100.",
         ),
     ),
 }

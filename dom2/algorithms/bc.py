@@ -3,8 +3,8 @@
     L = mean (pi(o) - a)^2
 
 Differences from other published behaviour cloning of these datasets:
-1. Trained to the data's level. The numbers that most tables repeat (33 to 40 on expert data, where the data
-   itself is 100) come from a few thousand small updates.
+1. Trained to the data's level. The numbers that most tables repeat are 33 to 40 on expert data, where the
+   data itself is 100; why is not known.
 2. No batch normalisation of the input, no penalty on the size of the action.
 
 M members (seeds x agents) train as one stack; losses are means per member, summed.

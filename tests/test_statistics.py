@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dom2 import paper, statistics
-from dom2.statistics import improvement, interval, iqm, profile
+from dom2.statistics import average, improvement, interval, iqm, profile
 
 
 def test_iqm_is_the_mean_of_the_middle_half_of_all_together() -> None:
@@ -16,6 +16,10 @@ def test_iqm_is_the_mean_of_the_middle_half_of_all_together() -> None:
         1.5,
         4.0,
     ]
+
+
+def test_an_average_counts_every_sample_alike() -> None:
+    assert average(np.array([0.0]), np.array([3.0, 3.0, 3.0])) == 1.5
 
 
 def test_improvement_counts_pairs_within_tasks() -> None:
@@ -48,6 +52,31 @@ def test_profile_is_the_share_of_runs_above_each_level() -> None:
 def test_summary_of_one_episode_of_each_seed_has_no_interval() -> None:
     found = statistics.summary(np.array([[1.0], [3.0]]))
     assert (found["mean"], found["ci"]) == (2.0, [2.0, 2.0])
+
+
+SUMS = {  # of the means and of the deviations down each printed column
+    "table1": {"ma-cql": (2301.5, 437.4), "omar": (2976.7, 482.7), "ma-sfbc": (2484.1, 331.6),
+               "dom2": (4055.5, 498.7)},
+    "table2": {"ma-cql": (2039.2, 373.7), "omar": (2489.3, 482.8), "ma-sfbc": (2057.9, 830.6),
+               "dom2": (3121.0, 1315.4)},
+    "table3": {"ma-cql": (6892.4, 2539.7), "omar": (10554.4, 1830.1), "ma-sfbc": (4265.4, 998.3),
+               "dom2": (13686.5, 1162.7)},
+    "table4": {"ma-cql": (12003.1, 4465.4), "omar": (16988.1, 2912.6), "ma-sfbc": (9090.0, 2044.6),
+               "dom2": (22669.1, 3705.7)},
+    "comparison": {"bc": (198.9, 41.9), "ma-icq": (560.6, 138.0), "ma-td3+bc": (581.4, 129.2),
+                   "ma-cql": (522.4, 148.3), "omar": (710.0, 162.1), "madiff": (765.9, 89.4),
+                   "madiff-c": (1050.9, 93.7)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", paper.TABLES)
+def test_published_columns_add_up(name: str) -> None:
+    """Summed from the publications themselves: one wrong digit in any cell is noticed."""
+    sums: dict[str, list[float]] = {}
+    for (_, _, _, column), cell in paper.TABLES[name].cells.items():
+        so_far = sums.setdefault(column, [0.0, 0.0])
+        so_far[0], so_far[1] = so_far[0] + cell.mean, so_far[1] + cell.std
+    assert {column: (round(mean, 1), round(std, 1)) for column, (mean, std) in sums.items()} == SUMS[name]
 
 
 def test_the_papers_tables_say_what_its_text_says() -> None:

@@ -22,14 +22,18 @@ def test_random_is_0_and_expert_is_100() -> None:
         )
 
 
-def test_published_score_levels_of_tag() -> None:
-    """The returns at scores 25, 50, 75 and 100, rounded as the literature gives them."""
-    assert np.round(scores.denormalize("tag", np.array([25, 50, 75, 100])), 1).tolist() == [
-        43.3,
-        90.8,
-        138.2,
-        185.6,
-    ]
+@pytest.mark.parametrize(
+    ("env", "levels"),
+    [
+        ("spread", [159.8, 249.05, 338.3, 427.55, 516.8]),
+        ("tag", [-4.1, 43.325, 90.75, 138.175, 185.6]),
+        ("world", [-6.8, 14.775, 36.35, 57.925, 79.5]),
+        ("halfcheetah", [-283.97, 679.225, 1642.42, 2605.615, 3568.81]),
+    ],
+)
+def test_published_score_levels(env: str, levels: list[float]) -> None:
+    """The returns at scores 0, 25, 50, 75 and 100, from the literature's references."""
+    assert scores.denormalize(env, np.array([0, 25, 50, 75, 100])) == pytest.approx(levels, abs=1e-9)
 
 
 def test_own_references_are_those_of_the_shipped_checkpoints() -> None:

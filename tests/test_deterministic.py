@@ -311,9 +311,20 @@ def test_more_penalty_means_a_smaller_gap() -> None:
 
 
 def test_presets_of_a_task_are_those_published() -> None:
-    assert presets.defaults("omar", "tag", "medium") == {"alpha": 5.0, "coe": 0.7}
-    assert presets.defaults("ma-cql", "world", "medium") == {"alpha": 0.5}
-    assert presets.defaults("cfcql", "tag", "expert") == {"alpha": 5.0}
+    """coe and alpha of OMAR's four qualities; those of its mixtures, which it lacks, are ours."""
+    published = {
+        "spread": ((1.0, 0.5), (1.0, 1.0), (1.0, 5.0), (1.0, 5.0)),
+        "tag": ((0.9, 0.5), (0.9, 0.5), (0.7, 5.0), (0.9, 5.0)),
+        "world": ((1.0, 0.5), (0.7, 1.0), (0.1, 0.5), (0.9, 5.0)),
+        "halfcheetah": ((1.0, 1.0), (0.9, 5.0), (0.7, 1.0), (0.5, 5.0)),
+    }
+    for env, row in published.items():
+        for quality, (coe, alpha) in zip(("random", "medium-replay", "medium", "expert"), row, strict=True):
+            found = presets.defaults("omar", env, quality)
+            assert (found["coe"], found["alpha"]) == (coe, alpha)
+            for name in ("ma-cql", "cfcql"):
+                assert presets.defaults(name, env, quality)["alpha"] == alpha
+    assert set(presets.defaults("omar", "tag", "medium")) == {"alpha", "coe"}
     assert presets.defaults("bc", "tag", "medium") == {}
     cheetah = presets.defaults("omar", "halfcheetah", "expert")
     assert (cheetah["gamma"], cheetah["elites"], cheetah["coe"]) == (0.99, 5, 0.5)

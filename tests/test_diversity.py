@@ -53,7 +53,20 @@ def test_ratio_of_spreads(policy: Normal, ratio: float) -> None:
     data = dataset.from_arrays(
         SPEC, np.zeros((5000, 3, 5)), actions, np.zeros((4000, 3)), np.arange(1001) * 4
     )
-    assert diversity.spread_ratio(policy, data) == pytest.approx(ratio, abs=0.03)
+    for draws in (32, 3):  # the bias of a mean of three would be a tenth of the ratio and more
+        assert diversity.spread_ratio(policy, data, draws=draws) == pytest.approx(ratio, abs=0.03)
+
+
+def test_a_landmark_is_covered_within_two_sizes_of_an_agent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the beginning, where nobody has moved; the repeats of a beginning are alike."""
+    monkeypatch.setattr(diversity, "play", lambda *_: None)
+    env = envs.make("spread-6-landmarks", num_envs=320)
+    found = diversity.covered(Uniform(2), env)
+    agents, _, landmarks = env.state
+    near = np.linalg.norm(agents[:, :, None] - landmarks[:, None], axis=-1).min(axis=1) < 2 * 0.15
+    np.testing.assert_array_equal(found, near.reshape(10, 32, 6))
+    assert (found == found[:, :1]).all()
+    assert 0.0 < found.mean() < 1.0
 
 
 def test_solutions_are_counted() -> None:

@@ -17,7 +17,7 @@ torch.set_num_threads(1)
 
 
 class Countdown:
-    """Agent a earns a + 1 at each step; row e ends after e + 1 steps."""
+    """Agent a earns a + 1 at each step; row e ends after e + 1 steps, every other one by the clock."""
 
     def __init__(self, rows: int, reward: str):
         self.spec = dataclasses.replace(SPEC, horizon=4, reward=reward)
@@ -32,7 +32,8 @@ class Countdown:
         self.t += 1
         rewards = np.tile(np.arange(1.0, 4.0, dtype=np.float32), (self.num_envs, 1))
         ends = np.arange(1, self.num_envs + 1) == self.t
-        return Step(np.zeros((self.num_envs, 3, 5), np.float32), rewards, ends, np.zeros_like(ends))
+        clock = np.arange(self.num_envs) % 2 == 0
+        return Step(np.zeros((self.num_envs, 3, 5), np.float32), rewards, ends & ~clock, ends & clock)
 
 
 class Zero:
@@ -86,6 +87,8 @@ def test_evaluation_of_a_run(tmp_path: Path) -> None:
     assert raw.shape == (2, 6)
     assert not np.array_equal(raw[0], raw[1])
     assert found["return"]["mean"] == pytest.approx(raw.mean())
+    for each, row in zip(found["per_seed"], raw, strict=True):
+        assert (each["mean"], each["std"]) == pytest.approx((row.mean(), row.std()))
     assert found["normalized"]["mean"] == pytest.approx(scores.normalize("tag", raw.mean()))
     assert found["normalized_own"]["iqm"] == pytest.approx(
         scores.normalize("tag", found["return"]["iqm"], "own")

@@ -134,6 +134,36 @@ def test_who_sees_what(execution: str) -> None:
     assert torch.equal(one, two) == (execution == "decentralised")
 
 
+def test_each_agent_takes_its_own_action_from_its_own_plan() -> None:
+    """Row e N + j is what agent j of row e plans for all, knowing its own observation alone."""
+    policy, obs, plans = trained().policy(0), torch.randn(4, N, 5), torch.randn(1, 4 * N, N, 4, 5)
+    asked: list[Tensor] = []
+    policy.plan = lambda seen, known, *_: asked.extend((seen, known)) or plans  # type: ignore[method-assign]
+    found = policy.act(obs, *generators(0))
+    standard = (obs - policy.scale.mean[0]) / policy.scale.std[0]
+    seen, known = asked
+    for row, agent in itertools.product(range(4), range(N)):
+        plan = row * N + agent
+        torch.testing.assert_close(seen[0, plan, agent], standard[row, agent].clamp(-5, 5))
+        assert torch.equal(known[0, plan], torch.eye(N)[agent])
+        pair = torch.cat([seen[0, plan, agent], plans[0, plan, agent, 1]])
+        torch.testing.assert_close(found[row, agent], policy.inverse(pair.expand(N, 1, -1))[agent, 0])
+
+
+@pytest.mark.parametrize(("stride", "times"), [(1, (4, 3, 2, 1, 0)), (2, (4, 2, 0))])
+def test_ddim_asks_at_the_times_that_it_visits(stride: int, times: tuple[int, ...]) -> None:
+    """Written out with the times of training, from noise of the temperature's spread."""
+    algorithm = trained(sampler="ddim", stride=stride, guidance=0.0, temperature=0.7)
+    seen, known, zeros = torch.randn(1, 6, N, 5), torch.eye(N)[None].repeat(1, 2, 1), torch.zeros(1, 6)
+    x = 0.7 * torch.randn(1, 6, N, 4, 5, generator=generators(0)[0])
+    for i, j in itertools.pairwise(times):
+        eps = algorithm.planner(hold(x, seen, known), known, i, zeros, zeros)
+        x0 = ((x - algorithm.sigma[i] * eps) / algorithm.alpha[i]).clamp(-5, 5)
+        x = algorithm.alpha[j] * x0 + algorithm.sigma[j] / algorithm.sigma[i] * (x - algorithm.alpha[i] * x0)
+    found = algorithm.policy(0).plan(seen, known, *generators(0), deterministic=False)
+    torch.testing.assert_close(found, hold(x, seen, known).detach(), rtol=1e-4, atol=1e-4)
+
+
 def test_a_team_of_one_learns_and_plans_the_same_either_way() -> None:
     config = madiff.Config(horizon=4, dim=8, n_steps=4, inverse_widths=(16,))
     other = dataclasses.replace(config, execution="centralised")
@@ -152,6 +182,20 @@ def test_a_minibatch_of_one_has_a_scale() -> None:
     algorithm = make("madiff")
     algorithm.update(minibatch(algorithm, range(1), 0, 1))
     assert algorithm.scale.std.unique().tolist() == [pytest.approx(0.05)]
+
+
+def test_the_scale_is_the_first_minibatchs_and_the_range_of_all() -> None:
+    algorithm, windows = make("madiff"), [minibatch(make("madiff"), range(1), u) for u in (0, 1, 2)]
+    for each in windows:
+        algorithm.update(each)
+    start, scale = windows[0].obs[:, :, 0], algorithm.scale
+    torch.testing.assert_close(scale.mean, start.mean(dim=1))
+    torch.testing.assert_close(scale.std, start.std(dim=1, correction=0))
+    team = torch.cat([each.returns.mean(dim=2) for each in windows], dim=1)[0]
+    torch.testing.assert_close(
+        torch.cat([scale.low[0], scale.high[0]]), torch.stack([team.min(), team.max()])
+    )
+    assert team.min() < windows[2].returns.mean(dim=2).min()  # an earlier one's
 
 
 @pytest.mark.parametrize("settings", [{}, {"sampler": "ddim"}, {"sampler": "ddim", "stride": 2}])

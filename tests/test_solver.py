@@ -132,13 +132,17 @@ def test_second_order_does_not_push_uniform_data_to_their_bounds(n: int, share: 
     assert out.std().item() == pytest.approx(3**-0.5, rel=0.05)
 
 
-def test_clip_keeps_the_sample_in_range_and_leaves_an_inner_one_alone() -> None:
+@pytest.mark.parametrize("order", [1, 2])
+def test_clip_keeps_the_sample_in_range_and_leaves_an_inner_one_alone(order: int) -> None:
+    """Predictions about 2, clipped to 1 at every step, are a point mass at 1, which is solved exactly."""
     vp, grid = VP(), time_grid("quadratic", 5)
     x = torch.tensor([-1.0, 0.2, 3.0], dtype=F64)
-    wide = sample(exact_noise(vp, grid, 2.0, 0.1), x, vp, grid, clip=1.0)
-    assert (wide <= 1.0 + vp.sigma(grid)[0] * 3).all()
+    wide = sample(exact_noise(vp, grid, 2.0, 0.1), x, vp, grid, clip=1.0, order=order)
+    alpha, sigma = vp.alpha(grid), vp.sigma(grid)
+    torch.testing.assert_close(wide, alpha[0] + sigma[0] / sigma[-1] * (x - alpha[-1]), rtol=0, atol=1e-9)
     inner = exact_noise(vp, grid, 0.1, 0.01)
-    torch.testing.assert_close(sample(inner, x, vp, grid, clip=1.0), sample(inner, x, vp, grid))
+    clipped, free = (sample(inner, x, vp, grid, clip=clip, order=order) for clip in (1.0, None))
+    torch.testing.assert_close(clipped, free)
 
 
 @pytest.mark.parametrize("order", [1, 2])

@@ -311,7 +311,7 @@ def test_more_penalty_means_a_smaller_gap() -> None:
 
 
 def test_presets_of_a_task_are_those_published() -> None:
-    """coe and alpha of OMAR's four qualities; those of its mixtures, which it lacks, are ours."""
+    """coe and alpha of OMAR's four qualities; of the mixtures, which it lacks, those next to them."""
     published = {
         "spread": ((1.0, 0.5), (1.0, 1.0), (1.0, 5.0), (1.0, 5.0)),
         "tag": ((0.9, 0.5), (0.9, 0.5), (0.7, 5.0), (0.9, 5.0)),
@@ -324,6 +324,11 @@ def test_presets_of_a_task_are_those_published() -> None:
             assert (found["coe"], found["alpha"]) == (coe, alpha)
             for name in ("ma-cql", "cfcql"):
                 assert presets.defaults(name, env, quality)["alpha"] == alpha
+        mixtures = (presets.defaults("omar", env, quality) for quality in ("random-medium", "medium-expert"))
+        poor, good = ((found["coe"], found["alpha"]) for found in mixtures)
+        (medium, low), (expert, high) = row[2:]
+        assert (poor, good[0]) == (row[1], pytest.approx((medium + expert) / 2))
+        assert low <= good[1] <= high
     assert set(presets.defaults("omar", "tag", "medium")) == {"alpha", "coe"}
     assert presets.defaults("bc", "tag", "medium") == {}
     cheetah = presets.defaults("omar", "halfcheetah", "expert")

@@ -51,6 +51,7 @@ def test_three_updates_agree(member: int) -> None:
         found = agent.update(*fields, drawn)
         for name, theirs in (
             ("critic/td", "td"),
+            ("critic/gap", "gap"),
             ("actor/bc", "bc"),
             ("actor/q", "q"),
             ("actor/eta_tilde", "eta"),

@@ -134,7 +134,7 @@ class Agent:
             next_q = torch.min(*(critic(next_obs, next_actions) for critic in self.critic_targets))
             y = rewards + c.gamma * (1.0 - ended) * next_q
         repeated, uniform = obs.repeat_interleave(k, dim=0), draws.uniform.reshape(-1, actions.shape[-1])
-        td = 0.0
+        td = gap = 0.0
         for critic, optimiser in zip(self.critics, self.critic_optimisers, strict=True):
             q = critic(obs, actions)
             log_density = -actions.shape[-1] * math.log(2.0)
@@ -145,7 +145,7 @@ class Agent:
             (error + c.zeta * penalty).backward()
             nn.utils.clip_grad_norm_(critic.parameters(), c.grad_clip)
             optimiser.step()
-            td += error.item()
+            td, gap = td + error.item(), gap + penalty.item()
         alpha, sigma = self.alpha[draws.index].unsqueeze(-1), self.sigma[draws.index].unsqueeze(-1)
         noisy = alpha * actions + sigma * draws.eps
         bc = (self.actor(noisy, self.grid[draws.index], obs) - draws.eps).square().mean()
@@ -161,7 +161,7 @@ class Agent:
         ):
             for old, new in zip(target.parameters(), online.parameters(), strict=True):
                 old.data.copy_(c.rho * new.data + (1.0 - c.rho) * old.data)
-        return {"td": td / 2, "bc": bc.item(), "q": q_policy.item(), "eta": eta.item()}
+        return {"td": td / 2, "gap": gap / 2, "bc": bc.item(), "q": q_policy.item(), "eta": eta.item()}
 
 
 class Team:

@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 import torch
+from test_deterministic import networks
+from test_deterministic import value as q_of
 from tiny import CPU, SPEC, batch, dom2, generators
 
 from dom2.algorithms.dom2 import DOM2, Config
@@ -112,12 +114,15 @@ def test_warm_up_raises_eta_linearly() -> None:
 
 def test_targets_move_by_rho_towards_the_new_networks() -> None:
     algorithm = dom2(rho=0.25)
-    before = [p.clone() for p in algorithm.noise.parameters()]
+    before = {name: value.clone() for name, value in algorithm.members.weights().items()}
     algorithm.update(batch(3))
-    for old, new, target in zip(
-        before, algorithm.noise.parameters(), algorithm.target_noise.parameters(), strict=True
-    ):
-        torch.testing.assert_close(target, 0.75 * old + 0.25 * new)
+    after, moved = algorithm.members.weights(), set()
+    for name, target in after.items():
+        if name.startswith("target_"):
+            online = name.removeprefix("target_")
+            torch.testing.assert_close(target, 0.75 * before[online] + 0.25 * after[online])
+            moved |= {name.partition(".")[0]} if not torch.equal(target, before[name]) else set()
+    assert moved == {"target_noise", "target_critics"}
 
 
 def test_policy_is_decentralised_repeatable_and_a_snapshot() -> None:
@@ -146,6 +151,19 @@ def test_more_candidates_have_higher_value() -> None:
         return algorithm.critics(own, chosen.unsqueeze(1)).amin(dim=1).mean().item()
 
     assert value(1) < value(4) < value(16)
+
+
+def test_the_best_candidate_is_that_of_the_smaller_critic() -> None:
+    algorithm, obs = dom2(), torch.randn(20, 3, 5, generator=generators(1)[0])
+    x = torch.randn(3, 8 * 20, 2, generator=generators(2)[0])
+    own, critics = obs.transpose(0, 1), networks(algorithm, "critics")
+    with torch.no_grad():
+        choices = algorithm.chain(algorithm.noise.given(own.repeat(1, 8, 1)), x).view(3, 8, 20, 2)
+    found = algorithm.policy(0, 8).act(obs, *generators(2))
+    for m in range(3):
+        q = torch.minimum(*(q_of(net, own[m], choices[m]) for net in critics[2 * m : 2 * m + 2]))
+        expected = choices[m, q.argmax(dim=0), torch.arange(20)]
+        torch.testing.assert_close(found[:, m], expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("rows", "at_once"), [(5, 12), (64, 4), (100, 2), (300, 1)])

@@ -26,9 +26,10 @@ def gaussian(net: Net, obs: Tensor, actions: Tensor) -> Tensor:
     return (-0.5 * z.square() - log_std - 0.5 * torch.log(torch.tensor(2 * torch.pi))).sum(dim=-1)
 
 
-def test_iql_equals_a_plain_restatement() -> None:
+@pytest.mark.parametrize("normalise", [False, True])
+def test_iql_equals_a_plain_restatement(normalise: bool) -> None:
     """Losses of three updates and the weights after them, agent by agent, from the paper's formulas."""
-    algorithm = make("ma-iql", tau=0.8, beta=2.0, normalise=False, max_weight=1.5)
+    algorithm = make("ma-iql", tau=0.8, beta=2.0, normalise=normalise, max_weight=1.5)
     parts = {part: networks(algorithm, part) for part in ("actor", "value", "critics", "target_critics")}
     adam = {part: torch.optim.Adam([p for net in parts[part] for p in net], algorithm.config.lr)
             for part in ("actor", "value", "critics")}  # fmt: skip
@@ -56,7 +57,9 @@ def test_iql_equals_a_plain_restatement() -> None:
         follow(parts["target_critics"], parts["critics"], 0.02)
         losses = []
         for i in range(N):
-            weight = (2.0 * (q_bar(i) - v(i, b.obs))).exp().clamp_max(1.5).detach()
+            advantage = (q_bar(i) - v(i, b.obs)).detach()
+            size = advantage.abs().mean() if normalise else 1.0
+            weight = (2.0 * advantage / size).exp().clamp_max(1.5)
             losses.append(-(weight * gaussian(parts["actor"][i], b.obs[i], b.actions[i])).mean())
         torch.testing.assert_close(metrics["actor/loss"], torch.stack(losses).detach())
         step(adam["actor"], losses, parts["actor"])

@@ -95,6 +95,9 @@ def test_diffusion_ql_equals_a_plain_restatement() -> None:
         expected = torch.stack(q_policy).view(N, 2).mean(dim=1).detach()
         torch.testing.assert_close(metrics["actor/q"], expected, rtol=1e-4, atol=1e-5)
         follow(targets, critics, 0.02)
+        nets = (before[1], algorithm.noise, algorithm.target_noise)
+        for old, new, target in zip(*(net.parameters() for net in nets), strict=True):
+            torch.testing.assert_close(target, 0.98 * old + 0.02 * new)
     for own, other in zip(networks(algorithm, "critics"), critics, strict=True):
         torch.testing.assert_close(own, other, rtol=1e-3, atol=1e-5)
 
@@ -189,6 +192,18 @@ def test_sfbc_returns_at_first_are_those_of_the_windows() -> None:
     torch.testing.assert_close(bank.spread[0, 0], flat.std(correction=0))
     assert bank.candidates.abs().max() <= 1.0
     assert bank.candidates.std() > 0.1
+
+
+def test_sfbc_bank_has_the_behaviours_actions_at_each_of_its_states() -> None:
+    """With a chain that only looks at the state, every action there is the state's."""
+    algorithm = make("ma-sfbc")
+    algorithm.chain = lambda eps_fn, x: eps_fn(0.0 * x, 1)  # type: ignore[assignment]
+    for u in range(3):
+        algorithm.update(minibatch(algorithm, range(1), u))
+    bank, flat = algorithm.bank, algorithm.bank.obs.flatten(1, 2)
+    expected = algorithm.noise.given(flat)(torch.zeros(*flat.shape[:2], 2), 1).detach()
+    for k in range(3):
+        torch.testing.assert_close(bank.candidates[:, :, :, k].flatten(1, 2), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_sfbc_with_one_action_backs_up_its_q() -> None:

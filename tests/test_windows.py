@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 from small_datasets import generators, in_memory
+from test_algorithms import make
 
+from dom2 import fit
 from dom2data.dataset import Dataset
 from dom2data.sampler import Sampler, Thresholds
 from dom2data.spec import Float32
@@ -56,6 +58,16 @@ def test_a_window_is_a_stretch_of_one_episode_and_repeats_its_final_observation(
     assert not windows.rewards[~taken].any()
     to_go = torch.from_numpy(to_go_of(dataset))
     assert torch.equal(windows.returns, to_go[flat[..., 0]])
+
+
+def test_windows_are_as_long_and_discounted_as_the_algorithm_has_it() -> None:
+    dataset, algorithm = in_memory(RAGGED), make("madiff", horizon=2, gamma=0.5)
+    source = fit.minibatches(algorithm, dataset, Thresholds(), 50, generators(0), torch.device("cpu"))
+    windows = source.sample()
+    assert windows.obs.shape == (1, 50, 2, 3, 5)
+    step, episode = windows.obs[0, :, 0, 0, :2].long().T.numpy()
+    to_go = returns_to_go(dataset.array("rewards"), dataset.offsets, 0.5)
+    np.testing.assert_array_equal(windows.returns[0], to_go[dataset.offsets[episode] + step])
 
 
 def test_a_seed_sees_the_same_windows_however_many_are_stacked() -> None:

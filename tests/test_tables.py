@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from dom2 import experiments, figures, tables
+from dom2.experiments import Cell
 from dom2.tables import Entry
 from dom2data import scores
 
@@ -142,7 +143,27 @@ def test_figure_5_averages_the_same_datasets_at_every_share_for_every_column() -
     assert figures.fractions([]) == []
 
 
-def test_the_cost_of_a_shift_is_averaged_over_the_datasets_that_every_column_has() -> None:
+def test_published_numbers_are_compared_in_their_own_unit() -> None:
+    scored, paid = (
+        tables.cited(Cell("tag", "medium", label, label), "none", per_seed, target)
+        for label, per_seed, target in (
+            ("bc", [returned(20.0), returned(40.0)], "comparison"),
+            ("omar", [100.0, 110.0], "table1"),
+        )
+    )
+    assert scored == {
+        "paper": {"mean": 22.5, "std": 1.8, "unit": "score"},
+        "difference": pytest.approx(30.0 - 22.5),
+    }
+    assert paid["difference"] == pytest.approx(105.0 - 116.9)
+    # The figures are of returns.
+    for found, expected in ((scored, returned(22.5)), (paid, 116.9)):
+        assert figures.paper_return(another(0.0, paper=found["paper"])) == pytest.approx(expected)
+
+
+def test_the_cost_of_a_shift_is_averaged_over_the_datasets_that_every_column_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     listed = [
         another(0.0, quality=quality, shift=shift, label=label, score=score)
         for quality, label, shift, score in (
@@ -157,6 +178,10 @@ def test_the_cost_of_a_shift_is_averaged_over_the_datasets_that_every_column_has
     assert [title for title, _ in figures.gaps(listed[4:] + listed[2:4])] == [
         "What shift speed costs"  # each has a dataset of its own
     ]
+    monkeypatch.setattr(figures, "svg", lambda figure: figure)
+    ((_, drawn),) = figures.gaps(listed)
+    dom2, dom2_mean, bc, bc_mean, _ = (list(line.get_xdata()) for line in drawn.axes[0].lines)
+    assert (dom2, dom2_mean, bc, bc_mean) == ([-30.0, -50.0], [-30.0], [-25.0], [-25.0])
 
 
 def test_scores_by_quality_are_of_tasks_that_every_column_has() -> None:

@@ -25,7 +25,7 @@ from dom2 import board, earlier, evaluate, experiments, figures, fit, jobs, repr
 from dom2.experiments import SCALES, Cell, Scale
 from dom2.reproduce import Grid
 from dom2_cli.learn import main
-from dom2data import executors
+from dom2data import dataset, executors, scores
 from dom2data.errors import UserError
 
 WIDTHS = (("actor_widths", (8, 8)),)
@@ -148,6 +148,12 @@ def test_entries_are_what_the_runs_evaluated_to(made: Grid) -> None:
     cell = listed[3]
     assert cell.per_seed == [seed["mean"] for seed in kept["per_seed"]]
     assert cell.std == pytest.approx(np.std(cell.per_seed))
+    level = dataset.open(cell.dataset).returns.mean()
+    assert cell.data == pytest.approx(level, rel=1e-6)
+    assert (cell.score, cell.data_score) == pytest.approx(
+        scores.normalize("tag", np.array([cell.mean, level]))
+    )
+    assert cell.score_std == pytest.approx(cell.std * 100 / (185.6 + 4.1))
     assert cell.paper == {"mean": 1.8, "std": 5.7, "unit": "return"}  # Table 2, tag, random, MA-CQL
     assert cell.difference == pytest.approx(cell.mean - 1.8)
     assert cell.training is None  # evaluations while training are in the standard environment

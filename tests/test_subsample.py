@@ -145,6 +145,14 @@ def test_strata_keep_their_shares(count: int, seed: int, first: int) -> None:
     assert abs(np.isin(kept, low).sum() - count * len(low) / 60) < 1 + 1e-9
 
 
+def test_fewer_than_there_are_strata_lie_evenly_among_them() -> None:
+    parent = in_memory([4] * 60)
+    tenth = np.argsort(np.argsort(parent.returns)) * 10 // 60
+    for seed in range(3):
+        kept = Selection(episodes=5, stratified=True, seed=seed).indices(parent)
+        assert sorted(tenth[kept]) == [1, 3, 5, 7, 9]
+
+
 @pytest.mark.parametrize(
     ("asked", "expected"),
     [

@@ -31,6 +31,12 @@ def test_a_stack_is_the_same_as_linear_layers():
         StackedLinear(3, 4, 2, generators(0, 1))
 
 
+def test_exploration_falls_linearly_and_stays():
+    config = Config(noise_start=0.3, noise_end=0.1, noise_steps=400)
+    found = [config.noise(steps) for steps in (0, 100, 200, 400, 1000)]
+    assert found == pytest.approx([0.3, 0.25, 0.2, 0.1, 0.1])
+
+
 def test_polyak_moves_by_the_rate():
     target, online = StackedLinear(1, 2, 2, generators(0)), StackedLinear(1, 2, 2, generators(1))
     expected = 0.9 * target.weight.detach() + 0.1 * online.weight.detach()

@@ -43,6 +43,14 @@ def test_the_best_return_of_meeting_is_three() -> None:
     assert total[(moves == 0).all(axis=(1, 2, 3))] == 0.0
 
 
+def test_pay_falls_to_nothing_half_a_unit_away() -> None:
+    """1 - d^2 / 0.5^2 at the nearer way."""
+    way = np.array([0.6, -0.6], np.float32)
+    places = way + np.array([[0.0, 0.0], [0.0, 0.25], [-0.3, 0.3], [-0.5, 0.0]], np.float32)
+    assert games.payoff("xor", places) == pytest.approx([1.0, 0.75, 0.28, 0.0], abs=1e-6)
+    assert games.payoff("meeting", places + (1.0 - way)) == pytest.approx([1.0, 0.75, 0.28, 0.0], abs=1e-6)
+
+
 @pytest.mark.parametrize("name", games.GAMES)
 def test_agents_see_themselves_first(name: str) -> None:
     env = games.Game(name, 1)

@@ -10,7 +10,7 @@ import torch
 from test_algorithms import make
 from tiny import CPU, SPEC, generators, minibatch
 from torch import Tensor
-from torch.nn.functional import conv1d
+from torch.nn.functional import conv1d, scaled_dot_product_attention
 
 from dom2 import algorithms
 from dom2.algorithms import madiff
@@ -53,6 +53,18 @@ def test_attention_begins_at_nothing_and_does_not_know_the_agents_order() -> Non
     other = x.clone()
     other[:, :, 2] += 1.0
     assert not torch.allclose(attention(other)[:, :, 0], attention(x)[:, :, 0])
+
+
+def test_attention_is_torchs_of_whole_stretches() -> None:
+    attention, x = AgentAttention(2, 16, generators(0, 1)), torch.randn(2, 5, N, 4, 16)
+    with torch.no_grad():
+        attention.gate.fill_(0.5)
+    tokens = []
+    for layer in (attention.query, attention.key, attention.value):
+        features = x @ layer.weight[:, None, None] + layer.bias[:, None, None]
+        tokens.append(features.unflatten(-1, (4, -1)).permute(0, 1, 4, 2, 3, 5).flatten(-2))  # of each head
+    mixed = scaled_dot_product_attention(*tokens).unflatten(-1, (4, -1)).permute(0, 1, 3, 4, 2, 5)
+    torch.testing.assert_close(attention(x), x + 0.5 * mixed.flatten(-2))
 
 
 def test_a_plan_is_no_longer_than_an_episode() -> None:

@@ -105,31 +105,6 @@ def test_icq_with_large_temperatures_is_cloning_and_evaluation_of_the_data() -> 
     torch.testing.assert_close(algorithm.critic_loss(pairs)[0], td.sum())
 
 
-def test_icq_weights_are_softmaxes_over_the_minibatch() -> None:
-    """The actor's and the target's, each written out for one agent."""
-    algorithm = make("ma-icq", beta=0.5, beta_target=2.0)
-    pairs = transitions(minibatch(algorithm, range(1)))
-    b, twin = pairs.batch, torch.Generator()
-    twin.set_state(algorithm.members.generators[0].get_state())
-    _, metrics = algorithm.actor_loss(b)
-    noise = torch.randn(b.actions.shape, generator=twin)
-    own = (algorithm.actor.mean(b.obs) + noise).clamp(-1, 1).detach()
-    q, q_own = (algorithm.critics(b.obs, a[:, None])[1, :, 0].amin(dim=0).detach() for a in (b.actions, own))
-    advantage = (q - q_own) / (q - q_own).abs().mean()
-    weight = (2.0 * advantage).exp()
-    weight = weight / weight.mean()
-    log_prob = gaussian(networks(algorithm, "actor")[1], b.obs[1], b.actions[1])
-    torch.testing.assert_close(metrics["actor/loss"][1], -(weight * log_prob).mean().detach())
-    kept = pairs.went_on[1] > 0
-    own = (algorithm.actor.mean(b.next_obs) + torch.randn(b.actions.shape, generator=twin)).clamp(-1, 1)
-    q_bar, q_own = (algorithm.target_critics(b.next_obs, a[:, None])[1, :, 0].amin(dim=0)[kept].detach()
-                    for a in (pairs.next_actions, own))  # fmt: skip
-    share = ((q_bar - q_own) / 2).exp()
-    y = b.rewards[1, kept] + 0.95 * share / share.mean() * q_bar
-    td = (algorithm.critics(b.obs, b.actions[:, None])[1, :, 0][:, kept] - y).square().mean()
-    torch.testing.assert_close(algorithm.critic_loss(pairs)[1]["critic/td"][1], td.detach())
-
-
 def test_icq_equals_a_plain_restatement() -> None:
     """Losses of three updates and the weights after them, agent by agent."""
     algorithm, twin = make("ma-icq", beta=0.5, beta_target=2.0), torch.Generator()

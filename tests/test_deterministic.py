@@ -16,6 +16,7 @@ from torch import Tensor
 from dom2 import algorithms, presets
 from dom2.algorithms import Algorithm
 from dom2data.spec import Batch
+from dom2data.windows import Windows
 
 Net = list[Tensor]  # weight, bias, weight, bias, ... of one network
 N, UPDATES = SPEC.n_agents, 3
@@ -258,25 +259,32 @@ BEST = torch.tensor([0.3, -0.4])
 WIDE = {"actor_widths": (64, 64), "critic_widths": (64, 64)}
 
 
-def learn(
-    name: str, updates: int, draw: Callable[[torch.Generator, Tensor], Tensor], **settings: Any
-) -> tuple[Tensor, Tensor]:
-    """Train on one-step episodes whose reward is highest at ``BEST``; returns observations and answers."""
-    kind = algorithms.load(name)
-    config = kind.config_type(**settings)
-    algorithm = algorithms.create(kind, config, ONE, 1, CPU, generators(0))
-    (g,) = generators(1)
-    for _ in range(updates):
-        obs = torch.rand(1, 128, 2, generator=g) * 2 - 1
-        actions = draw(g, obs)
-        rewards = -(actions - BEST).square().sum(dim=-1)
-        algorithm.update(Batch(obs, actions, rewards, obs, torch.ones(1, 128)))
-    obs = torch.rand(500, 1, 2, generator=g) * 2 - 1
-    return obs[:, 0], algorithm.policy(0).act(obs, g)[:, 0]
+Drawing = Callable[[torch.Generator, Tensor], Tensor]
+"""Actions of the data at observations [1, B, 2]."""
 
 
 def uniform(g: torch.Generator, obs: Tensor) -> Tensor:
     return torch.rand(obs.shape, generator=g) * 2 - 1
+
+
+def learn(name: str, updates: int, draw: Drawing = uniform, **settings: Any) -> tuple[Tensor, Tensor]:
+    """Train on one-step episodes whose reward is highest at ``BEST``; returns observations and answers."""
+    kind = algorithms.load(name)
+    algorithm = algorithms.create(kind, kind.config_type(**settings), ONE, 1, CPU, generators(0))
+    (g,) = generators(1)
+    for _ in range(updates):
+        obs = torch.rand(1, 128, 2, generator=g) * 2 - 1
+        actions = draw(g, obs)
+        rewards, ones = -(actions - BEST).square().sum(dim=-1), torch.ones(1, 128)
+        if algorithm.batches == "windows":
+            padded = [torch.stack([x, torch.zeros_like(x)], dim=2).unsqueeze(3) for x in (actions, rewards)]
+            both = torch.stack([obs, obs], dim=2).unsqueeze(3)
+            flags = torch.stack([ones, 0 * ones], dim=2)
+            algorithm.update(Windows(both, *padded, flags, flags, rewards.unsqueeze(2)))
+        else:
+            algorithm.update(Batch(obs, actions, rewards, obs, ones))
+    obs = torch.rand(500, 1, 2, generator=g) * 2 - 1
+    return obs[:, 0], algorithm.policy(0).act(obs, g)[:, 0]
 
 
 def test_cloning_learns_the_datas_function() -> None:
@@ -295,7 +303,7 @@ def test_cloning_learns_the_datas_function() -> None:
 )
 def test_improvement_finds_the_best_action(name: str, settings: dict) -> None:
     """The data's actions are uniform; their mean reward is -0.92, the best 0."""
-    _, actions = learn(name, 300, uniform, **WIDE, **settings)
+    _, actions = learn(name, 300, **WIDE, **settings)
     assert -(actions - BEST).square().sum(dim=-1).mean() > -0.1
 
 

@@ -7,8 +7,7 @@ import copy
 import pytest
 import torch
 from test_algorithms import make
-from test_deterministic import BEST, follow, networks, step
-from test_weighted import learn
+from test_deterministic import BEST, follow, learn, networks, step
 from tiny import SPEC, generators, minibatch
 from torch.nn.functional import mish
 
@@ -149,7 +148,7 @@ def test_chain_takes_its_noise_in_one_tensor() -> None:
 
 
 def test_improvement_finds_the_best_action() -> None:
-    actions = learn("ma-diffusion-ql", 250, eta=5.0, widths=(64, 64), critic_widths=(64, 64))
+    _, actions = learn("ma-diffusion-ql", 250, eta=5.0, widths=(64, 64), critic_widths=(64, 64))
     assert -(actions - BEST).square().sum(dim=-1).mean() > -0.15
 
 
@@ -269,5 +268,5 @@ def test_sfbc_finds_a_good_action() -> None:
     """Uniform actions earn -0.92 on average; the best of 32 of them about -0.04."""
     small = {"widths": (32, 16, 16), "embed_dim": 16, "critic_widths": (64, 64), "horizon": 2, "n_actions": 4}
     stages = {"behaviour_updates": 150, "critic_updates": 200, "critic_lr": 3e-3}
-    actions = learn("ma-sfbc", 550, **small, **stages)
+    _, actions = learn("ma-sfbc", 550, **small, **stages)
     assert -(actions - BEST).square().sum(dim=-1).mean() > -0.1

@@ -7,14 +7,12 @@ import dataclasses
 import pytest
 import torch
 from test_algorithms import make
-from test_deterministic import BEST, ONE, Net, follow, mlp, networks, pi, step, trained, uniform, value
-from tiny import CPU, SPEC, generators, minibatch
+from test_deterministic import BEST, Net, follow, learn, mlp, networks, pi, step, trained, value
+from tiny import SPEC, minibatch
 from torch import Tensor
 
-from dom2 import algorithms
 from dom2.algorithms.ma_icq import transitions
 from dom2data.spec import Batch
-from dom2data.windows import Windows
 
 N = SPEC.n_agents
 
@@ -154,26 +152,6 @@ def test_icq_equals_a_plain_restatement() -> None:
             torch.testing.assert_close(own, other, rtol=1e-3, atol=1e-5)
 
 
-def learn(name: str, updates: int, **settings: object) -> Tensor:
-    """Train on one-step episodes of uniform actions whose reward is highest at ``BEST``; returns answers."""
-    kind = algorithms.load(name)
-    algorithm = algorithms.create(kind, kind.config_type(**settings), ONE, 1, CPU, generators(0))
-    (g,) = generators(1)
-    for _ in range(updates):
-        obs = torch.rand(1, 128, 2, generator=g) * 2 - 1
-        actions = uniform(g, obs)
-        rewards, ones = -(actions - BEST).square().sum(dim=-1), torch.ones(1, 128)
-        if algorithm.batches == "windows":
-            padded = [torch.stack([x, torch.zeros_like(x)], dim=2).unsqueeze(3) for x in (actions, rewards)]
-            both = torch.stack([obs, obs], dim=2).unsqueeze(3)
-            flags = torch.stack([ones, 0 * ones], dim=2)
-            algorithm.update(Windows(both, *padded, flags, flags, rewards.unsqueeze(2)))
-        else:
-            algorithm.update(Batch(obs, actions, rewards, obs, ones))
-    obs = torch.rand(500, 1, 2, generator=g) * 2 - 1
-    return algorithm.policy(0).act(obs, g)[:, 0]
-
-
 @pytest.mark.parametrize(
     ("name", "settings"),
     [("ma-iql", {"beta": 10.0, "tau": 0.9}), ("ma-icq", {"beta": 0.2}), ("omiga", {"alpha": 0.05})],
@@ -181,7 +159,7 @@ def learn(name: str, updates: int, **settings: object) -> Tensor:
 def test_improvement_finds_the_best_action(name: str, settings: dict) -> None:
     """The data's actions are uniform; their mean reward is -0.92, that of cloning -0.25, the best 0."""
     widths = {"actor_widths": (64, 64), "critic_widths": (64, 64)}
-    actions = learn(name, 400, **widths, **settings)
+    _, actions = learn(name, 400, **widths, **settings)
     assert -(actions - BEST).square().sum(dim=-1).mean() > -0.1
 
 

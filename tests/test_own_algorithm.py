@@ -110,6 +110,23 @@ def test_a_class_that_cannot_be_made_is_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (('"independent"', '"jiont"'), "expected batches independent, joint or windows, found 'jiont'"),
+        (("self.config, self.members = config", "self.config, _ = config"), "to set members, found none"),
+        (("@dataclass(frozen=True)\n", ""), "expected config_type to be a frozen dataclass, found <class"),
+        (("beta: float = 1.0", "beta: float"), "expected a default of Config.beta, found none"),
+    ],
+)
+def test_what_others_look_for_has_to_be_there(tmp_path: Path, change: tuple[str, str], says: str) -> None:
+    name, run = weighted.written(tmp_path, change), tmp_path / "run"
+    result = dom2("fit", "--algorithm", name, "--dataset", tag_random(), "--updates", "1", "--out", run)
+    assert result.exit_code == 2, result.output
+    assert says in result.stderr
+    assert not run.exists()
+
+
+@pytest.mark.parametrize(
     ("which", "says"), [("weighted.py:Nothing", "found none"), ("nowhere.py:X", "expected an algorithm")]
 )
 def test_a_wrong_name_is_one_line(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import importlib.util
 import sys
@@ -32,6 +33,9 @@ ALGORITHMS = {
     "omiga": "dom2.algorithms.omiga:OMIGA",
     "madiff": "dom2.algorithms.madiff:MADiff",
 }
+
+BATCHES = ("independent", "joint", "windows")
+"""What an ``update`` can be given, see ``Learner``."""
 
 _files: dict[Path, tuple[tuple[int, int], Any]] = {}
 """modules of users' own files, each with its time and size when it was loaded"""
@@ -122,7 +126,18 @@ def load(name: str) -> type[Algorithm]:
         raise UserError(
             f"{name}: expected an algorithm as in docs/your-algorithm.md, found no {', '.join(missing)} in it"
         )
+    _require_defaults(name, kind.config_type)
     return kind
+
+
+def _require_defaults(name: str, config_type: Any) -> None:
+    """Raises UserError (usage) unless a config is a dataclass that can be made without arguments."""
+    if not (isinstance(config_type, type) and dataclasses.is_dataclass(config_type)):
+        raise UserError(f"{name}: expected config_type to be a frozen dataclass, found {config_type!r}")
+    none = dataclasses.MISSING
+    for field in dataclasses.fields(config_type):
+        if field.default is none and field.default_factory is none:
+            raise UserError(f"{name}: expected a default of {config_type.__name__}.{field.name}, found none")
 
 
 def create(
@@ -133,12 +148,24 @@ def create(
     device: torch.device,
     generators: Sequence[torch.Generator],
 ) -> Algorithm:
-    """New networks for ``n_seeds`` teams, each with its own generator; raises ValueError like ``Members``."""
+    """New networks for ``n_seeds`` teams, each with its own generator.
+
+    Raises ValueError like ``Members``, and UserError (usage) where the class leaves out what others look for.
+    """
     from dom2.members import Members  # loads PyTorch
 
     if hasattr(kind, "create"):  # a user's own way, which was the only one
-        return kind.create(config, spec, n_seeds, device, generators)
-    return kind(config, spec, Members(spec, n_seeds, device, generators))
+        made = kind.create(config, spec, n_seeds, device, generators)
+    else:
+        made = kind(config, spec, Members(spec, n_seeds, device, generators))
+    if missing := [each for each in ("config", "members") if not hasattr(made, each)]:
+        raise UserError(f"{kind.__name__}: expected __init__ to set {' and '.join(missing)}, found none set")
+    if made.batches not in BATCHES:
+        raise UserError(
+            f"{kind.__name__}: expected batches {', '.join(BATCHES[:-1])} or {BATCHES[-1]}, "
+            f"found {made.batches!r}"
+        )
+    return made
 
 
 def _load_file(path: Path) -> Any:

@@ -20,7 +20,7 @@ from dom2data import envs, named, scores
 from dom2data.envs import shifts
 from dom2data.envs.shifts import Shifted
 from dom2data.errors import CHECK_FAILED, FAILED, UserError
-from dom2data.spec import VectorEnv
+from dom2data.spec import EnvSpec, Float32, VectorEnv
 
 Returns = NDArray[np.float64]
 
@@ -73,17 +73,41 @@ def streams(
 def rollout(
     env: VectorEnv, policy: Policy, generator: torch.Generator, seed: np.random.SeedSequence
 ) -> Returns:
-    """Team returns [E], one episode a row."""
+    """Team returns [E], one episode a row. Raises UserError like ``acted``."""
     obs = env.reset(seed)
     total = np.zeros(obs.shape[:2])
     running = np.ones(env.num_envs, bool)
     for _ in range(env.spec.horizon):
-        actions = policy.act(torch.from_numpy(obs).to(generator.device), generator)
-        step = env.step(actions.cpu().numpy())
+        step = env.step(acted(policy, obs, generator, env.spec))
         total[running] += step.rewards[running]
         running &= ~(step.terminated | step.truncated)
         obs = step.obs
     return env.spec.team(total)
+
+
+def acted(policy: Policy, obs: Float32, generator: torch.Generator, spec: EnvSpec) -> Float32:
+    """A policy's actions [E, N, A] at obs [E, N, O]. Raises UserError where they are no such actions.
+
+    Of another shape they might be broadcast, and what is not finite would look like the environment's doing.
+    """
+    if not hasattr(policy, "act"):
+        raise UserError(f"expected the algorithm's policy to return one with act, found {policy!r}", FAILED)
+    actions = policy.act(torch.from_numpy(obs).to(generator.device), generator).detach().cpu().numpy()
+    shape = [*obs.shape[:2], spec.act_dim]
+    if [*actions.shape] != shape:
+        raise UserError(
+            f"expected actions [E, N, A] = {shape} of the policy's act, for {len(obs)} episodes, found "
+            f"{[*actions.shape]}; mend it",
+            FAILED,
+        )
+    if not np.isfinite(actions).all():
+        _, agent, component = np.argwhere(~np.isfinite(actions))[0]
+        raise UserError(
+            f"expected finite actions, found {actions[~np.isfinite(actions)][0]} of "
+            f"{spec.agent_names[agent]} (component {component}); the networks have run away",
+            FAILED,
+        )
+    return actions
 
 
 def document(

@@ -27,7 +27,7 @@ def frames(
 
     ``agents`` is the seed that they were trained with; ``seed`` that of initial states and noise. Raises
     UserError for agents that the run does not have, an environment without pictures, and like
-    ``run.mismatch``; ValueError for a shift that the environment does not have.
+    ``run.mismatch`` and ``evaluate.acted``; ValueError for a shift that the environment does not have.
     """
     if agents not in run.seeds:
         known = ", ".join(map(str, run.seeds))
@@ -50,7 +50,7 @@ def frames(
                 text = f"episode {row}   step {time}   return {team[row]:.1f}"
                 pictures[row].append(captioned(_picture(env, int(row)), text))
         if time < env.spec.horizon and running.any():
-            step = env.step(policy.act(torch.from_numpy(obs), generator).numpy())
+            step = env.step(evaluate.acted(policy, obs, generator, env.spec))
             earned[running] += step.rewards[running]
             running &= ~step.terminated
             obs = step.obs

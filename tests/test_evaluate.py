@@ -48,6 +48,24 @@ def test_rollout_counts_each_row_until_its_own_end(reward: str, team: float) -> 
     assert returns.tolist() == [team, 2 * team, 3 * team, 4 * team]
 
 
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (lambda obs: obs[..., 0], r"expected actions \[E, N, A\] = \[1, 3, 2\] .* found \[1, 3\]"),
+        (lambda obs: obs[..., :2] * np.nan, r"expected finite actions, found nan of left \(component 0\)"),
+        (None, "expected the algorithm's policy to return one with act, found None"),
+    ],
+    ids=["shape", "nan", "none"],
+)
+def test_what_acts_is_told_from_what_it_acts_in(given: Any, says: str) -> None:
+    policy = Zero() if given else None
+    if policy:
+        policy.act = lambda obs, generator, deterministic=False: given(obs)  # type: ignore[method-assign]
+    with pytest.raises(UserError, match=says) as error:
+        evaluate.rollout(Countdown(1, "shared"), policy, *generators(0), np.random.SeedSequence(0))
+    assert error.value.code == 1
+
+
 def test_rollout_equals_the_environment_stepped_by_hand() -> None:
     """Tag's own rewards, summed here, agent 0 for the team."""
     sequence = np.random.SeedSequence(3)

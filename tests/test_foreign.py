@@ -197,6 +197,20 @@ def test_published_environments_fit_and_their_bounds_are_mapped(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("self.observed()", "step 0: expected observations and infos from reset, found dict;"),
+        ("{'left': np.zeros(2)}, {}", "step 0: expected what right observes, who is present, found nothing;"),
+    ],
+)
+def test_a_reset_that_goes_wrong_names_its_seed(tmp_path: Path, given: str, says: str) -> None:
+    change = ("self.observed(), {agent: {} for agent in self.agents}", given)
+    with pytest.raises(UserError, match=rf"seed \d+, {says}") as error:
+        ForeignEnv(meeting.written(tmp_path, change)).reset(0)
+    assert error.value.code == 1
+
+
+@pytest.mark.parametrize(
     ("change", "says"),
     [
         (("-float(distance)", "float('nan')"), r"seed \d+, step 1: expected finite rewards"),
@@ -209,6 +223,10 @@ def test_published_environments_fit_and_their_bounds_are_mapped(tmp_path: Path) 
             "expected 2 finite numbers observed",
         ),
         (("bool(met)", "False"), "expected left to end by termination or truncation, found it gone"),
+        (("-float(distance)", "np.ones(2)"), "expected finite rewards, a number each, found {'left': array"),
+        (("-float(distance)", "None"), "expected finite rewards, a number each, found {'left': None"),
+        (("            {agent: {} for agent in present},\n", ""), "five dictionaries from step, found 4;"),
+        (("self.observed(),\n", "{'left': np.zeros(2)},\n"), "what right observes, who is present, found no"),
     ],
 )
 def test_a_row_that_goes_wrong_names_seed_and_step(

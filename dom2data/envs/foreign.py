@@ -222,10 +222,10 @@ class ForeignEnv:
             self._seeds[row], self._time[row] = self._rng.integers(2**31), 0
             self._terminated[row] = self._truncated[row] = False
             env = self._envs[row]
-            observations, _ = self._call(row, partial(env.reset, seed=int(self._seeds[row])))
+            observations, _ = self._call(row, partial(env.reset, seed=int(self._seeds[row])), 2)
             if set(env.agents) != set(self._agents):
                 raise self._failure(row, "all possible_agents after reset", f"{env.agents}")
-            self._see(row, observations)
+            self._see(row, observations, env.agents)
         return self.observe()
 
     def step(self, actions: Float32) -> Step:
@@ -251,9 +251,9 @@ class ForeignEnv:
             for agent, action, space in zip(self._agents, actions, self._spaces, strict=True)
             if agent in present
         }
-        observations, earned, terminated, truncated, _ = self._call(row, partial(env.step, chosen))
+        observations, earned, terminated, truncated, _ = self._call(row, partial(env.step, chosen), 5)
         self._time[row] += 1
-        self._see(row, observations)
+        self._see(row, observations, env.agents)
         going_on = [a for a in present if not (terminated.get(a) or truncated.get(a))]
         if going_on and not env.agents:
             raise self._failure(row, f"{going_on[0]} to end by termination or truncation", "it gone")
@@ -262,9 +262,9 @@ class ForeignEnv:
             self._truncated[row] = any(truncated.get(a) for a in present)
         elif self._time[row] >= self.spec.horizon:
             self._truncated[row] = True
-        rewards = np.array([earned.get(agent, 0.0) for agent in self._agents], np.float32)
-        if not np.isfinite(rewards).all():
-            raise self._failure(row, "finite rewards", f"{earned}")
+        rewards = _floats([earned.get(agent, 0.0) for agent in self._agents])
+        if rewards.shape != (self.spec.n_agents,) or not np.isfinite(rewards).all():
+            raise self._failure(row, "finite rewards, a number each", f"{earned}")
         if self.spec.reward == "shared":
             shared = rewards[[agent in present for agent in self._agents]]
             if np.ptp(shared):
@@ -272,24 +272,32 @@ class ForeignEnv:
             rewards[:] = shared[0]
         return rewards
 
-    def _see(self, row: int, observations: dict[Any, Any]) -> None:
+    def _see(self, row: int, observations: dict[Any, Any], present: list[Any]) -> None:
         self._obs[row] = 0.0
         for i, (agent, width) in enumerate(zip(self._agents, self.spec.obs_dims, strict=True)):
             if agent in observations:
-                values = np.asarray(observations[agent], np.float32).reshape(-1)
+                values = _floats(observations[agent]).reshape(-1)
                 if values.shape != (width,) or not np.isfinite(values).all():
                     raise self._failure(row, f"{width} finite numbers observed by {agent}", f"{values}")
                 self._obs[row, i, :width] = values
+            elif agent in present:
+                raise self._failure(row, f"what {agent} observes, who is present", "nothing")
 
-    def _call(self, row: int, function: Callable[[], Any]) -> Any:
+    def _call(self, row: int, function: Callable[[], Any], parts: int) -> tuple[Any, ...]:
+        """What reset or step returns, which has so many parts."""
         try:
-            return function()
+            found = function()
         except Exception as error:
             raise self._failure(row, "an environment that goes on", told(error)) from error
+        if not isinstance(found, tuple | list) or len(found) != parts:
+            what = "observations and infos from reset" if parts == 2 else "five dictionaries from step"
+            found = len(found) if isinstance(found, tuple | list) else type(found).__name__
+            raise self._failure(row, what, f"{found}")
+        return tuple(found)
 
     def _failure(self, row: int, expected: str, found: str) -> UserError:
         where = f"seed {self._seeds[row]}, step {self._time[row]}"
-        message = f"{self.name}, {where}: expected {expected}, found {found}"
+        message = f"{self.name}, {where}: expected {expected}, found {' '.join(found.split())}"
         return UserError(f"{message}; `dom2data check-env {self.name}` says more", FAILED)
 
 
@@ -305,6 +313,14 @@ def _declared(env: ParallelEnv, *names: str) -> Any:
     """The first of these attributes that the environment, or the innermost one, has."""
     found = [getattr(owner, name, None) for name in names for owner in (env, env.unwrapped)]
     return next((value for value in found if value is not None), None)
+
+
+def _floats(values: Any) -> Float32:
+    """Values as floats, or a NaN where they are none, such as rows of several lengths."""
+    try:
+        return np.asarray(values, np.float32)
+    except (TypeError, ValueError):
+        return np.full(1, np.nan, np.float32)
 
 
 def _size(space: Any) -> int:

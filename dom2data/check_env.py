@@ -270,7 +270,8 @@ def _copied(values: dict[Any, Any]) -> dict[Any, Any]:
 
 
 def _equal(one: tuple[dict[Any, Any], ...], other: tuple[dict[Any, Any], ...]) -> bool:
+    """A NaN equals a NaN: that it is none is another finding."""
     return all(
-        a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a)
+        a.keys() == b.keys() and all(np.array_equal(a[k], b[k], a[k].dtype.kind == "f") for k in a)
         for a, b in zip(one, other, strict=True)
     )

@@ -107,6 +107,12 @@ def test_ends_follow_from_the_seed(tmp_path: Path, change: tuple[str, str]) -> N
     assert f"expected equal episodes for equal seeds, found a difference at step {step};" in findings[0]
 
 
+def test_what_is_not_finite_follows_from_the_seed_all_the_same(tmp_path: Path) -> None:
+    _, findings = check(meeting.written(tmp_path, ("-float(distance)", "float('nan')")))
+    assert len(findings) == 1
+    assert "expected a finite number as reward" in findings[0]
+
+
 def test_pettingzoo_s_own_test_is_run(tmp_path: Path) -> None:
     _, findings = check(
         meeting.written(tmp_path, ("    @cache\n    def observation_space", "    def observation_space"))

@@ -86,9 +86,11 @@ def rollout(
 
 
 def acted(policy: Policy, obs: Float32, generator: torch.Generator, spec: EnvSpec) -> Float32:
-    """A policy's actions [E, N, A] at obs [E, N, O]. Raises UserError where they are no such actions.
+    """A policy's actions [E, N, A] at obs [E, N, O], clipped to the environment's range. Raises UserError
+    where they are no such actions.
 
-    Of another shape they might be broadcast, and what is not finite would look like the environment's doing.
+    Beyond the range environments, which do not clip, would let agents push harder than those in the data. Of
+    another shape actions might be broadcast, and what is not finite would look like the environment's doing.
     """
     if not hasattr(policy, "act"):
         raise UserError(f"expected the algorithm's policy to return one with act, found {policy!r}", FAILED)
@@ -107,7 +109,7 @@ def acted(policy: Policy, obs: Float32, generator: torch.Generator, spec: EnvSpe
             f"{spec.agent_names[agent]} (component {component}); the networks have run away",
             FAILED,
         )
-    return actions
+    return actions.clip(spec.act_low, spec.act_high)
 
 
 def document(

@@ -66,6 +66,17 @@ def test_what_acts_is_told_from_what_it_acts_in(given: Any, says: str) -> None:
     assert error.value.code == 1
 
 
+def test_actions_beyond_the_range_push_no_harder() -> None:
+    far, end = Zero(), Zero()
+    far.act = lambda obs, generator, deterministic=False: torch.full((*obs.shape[:-1], 2), 50.0)  # type: ignore[method-assign]
+    end.act = lambda obs, generator, deterministic=False: torch.ones(*obs.shape[:-1], 2)  # type: ignore[method-assign]
+    seed = np.random.SeedSequence(3)
+    returns = [
+        evaluate.rollout(envs.make("tag", num_envs=5), each, *generators(0), seed) for each in (far, end)
+    ]
+    assert (returns[0] == returns[1]).all()
+
+
 def test_rollout_equals_the_environment_stepped_by_hand() -> None:
     """Tag's own rewards, summed here, agent 0 for the team."""
     sequence = np.random.SeedSequence(3)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from dom2data.errors import FAILED, INTERRUPTED, USAGE, UserError
+from dom2data.errors import FAILED, INTERRUPTED, USAGE, UserError, told, users_line
 
 if TYPE_CHECKING:
     from dom2data.spec import Progress
@@ -57,6 +57,9 @@ def explain(error: Exception) -> tuple[str, int]:
     """The line and the exit code of an error that nobody caught."""
     if isinstance(error, UserError):
         return error.message, error.code
+    where, function = users_line(error) or ("", "")
+    if where and function != "__post_init__":  # where a config refuses a value
+        return f"{where}: {told(error)}; mend it (--debug shows the traceback)", FAILED
     if isinstance(error, ValueError):
         return str(error), USAGE
     if isinstance(error, OSError):

@@ -27,7 +27,7 @@ from dom2.run import Run, Settings
 from dom2_policies import zoo
 from dom2data import dataset as datasets
 from dom2data import envs, executors, generate, ids, named, recipes, retrain
-from dom2data.errors import CHECK_FAILED, USAGE, UserError
+from dom2data.errors import CHECK_FAILED, USAGE, UserError, told, users_line
 from dom2data.spec import Progress, quiet
 from dom2data.store import manifest as manifests
 
@@ -279,7 +279,8 @@ def _work(job: Job, interrupts: fit.Interrupts) -> Outcome:
         settled = error.code in (USAGE, CHECK_FAILED)
         return Outcome(job, "failed", time.monotonic() - started, error.message, settled)
     except Exception as error:  # one run's defect must not end a grid of hours
-        reason = f"{type(error).__name__}: {error}"
+        where = users_line(error)
+        reason = f"{where[0]}: {told(error)}" if where else told(error)
         if found is not None:
             keep_error(found.folder, traceback.format_exc())
             reason += f" (traceback in {found.folder / ERRORS})"

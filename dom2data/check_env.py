@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import sys
 import time
 import traceback
 import warnings
@@ -22,7 +23,8 @@ from pettingzoo import ParallelEnv
 
 from dom2data import envs, named
 from dom2data.envs import foreign
-from dom2data.envs.foreign import rescaled, told
+from dom2data.envs.foreign import rescaled
+from dom2data.errors import told, users_line
 from dom2data.spec import EnvSpec
 
 _API_CYCLES = 100
@@ -128,7 +130,10 @@ class Trial:
                 self._step()
         except Exception as error:
             self.broken = True
-            self._note("raise", f"expected an episode to end, found {told(error)} at step {t}")
+            module = sys.modules.get(type(self.env.unwrapped).__module__)
+            where = users_line(error, getattr(module, "__file__", None))
+            at = f"step {t} ({where[0]})" if where else f"step {t}"
+            self._note("raise", f"expected an episode to end, found {told(error)} at {at}")
         self._seconds += time.perf_counter() - began
         self.lengths.append(t)
         if self.env.agents and not self.broken:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,26 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         return self.message
+
+
+def told(error: BaseException) -> str:
+    """An exception in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+USERS = ("dom2_user_", "dom2_env_")
+"""What the names of modules begin with that are files of users' own."""
+
+
+def users_line(error: BaseException, file: str | None = None) -> tuple[str, str] | None:
+    """Where an error was in a user's own code, the file given or one of ``USERS``: ``mine.py, line 12`` and
+    the name of the function. None for an error that did not come through any."""
+    found = None
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        code = frame.f_code
+        if code.co_filename == file or str(frame.f_globals.get("__name__")).startswith(USERS):
+            found = f"{Path(code.co_filename).name}, line {line}", code.co_name
+    return found
 
 
 @contextmanager

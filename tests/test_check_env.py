@@ -62,7 +62,7 @@ FAULTS = {
     "actions modified": (("self.steps += 1\n", "self.steps += 1; actions['left'] *= 2\n"),
                          "expected actions to be left alone"),
     "an exception": (("self.steps += 1", "self.steps += 1 if self.steps < 3 else None"),
-                     "expected an episode to end, found TypeError"),
+                     "+=: 'int' and 'NoneType' at step 4 (meet.py, line"),
     "an agent that stays": (("[] if met or late else self.agents", "self.agents"),
                             "expected left to leave env.agents when it ends"),
     "an agent that vanishes": (("[] if met or late", "[] if self.steps == 2"),
@@ -119,6 +119,12 @@ def test_pettingzoo_s_own_test_is_run(tmp_path: Path) -> None:
     )
     assert len(findings) == 1
     assert "expected pettingzoo.test.parallel_api_test to pass" in findings[0]
+
+
+def test_a_script_that_ends_python_does_not_end_the_command(tmp_path: Path) -> None:
+    result = check_env(meeting.written(tmp_path, ("def make():", "raise SystemExit(0)\n\n\ndef make():")))
+    assert result.exit_code == 2
+    assert "that can be imported, found SystemExit: 0" in result.stderr
 
 
 def test_a_wrong_name_is_usage() -> None:

@@ -216,7 +216,7 @@ def test_a_reset_that_goes_wrong_names_its_seed(tmp_path: Path, given: str, says
         (("-float(distance)", "float('nan')"), r"seed \d+, step 1: expected finite rewards"),
         (
             ("self.steps += 1", "raise KeyError('x')"),
-            r"step 0: expected an environment that goes on, found KeyErr",
+            r"step 0: expected an environment that goes on, found KeyError: 'x' \(meet\.py, line \d+\)",
         ),
         (
             ("self.observed(),\n", "{a: np.zeros(3) for a in self.agents},\n"),

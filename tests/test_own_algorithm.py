@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -124,6 +125,49 @@ def test_what_others_look_for_has_to_be_there(tmp_path: Path, change: tuple[str,
     assert result.exit_code == 2, result.output
     assert says in result.stderr
     assert not run.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            ("weight = (", "weight = {}['oops'] * ("),
+            r"error: weighted\.py, line \d+: KeyError: 'oops'; mend it",
+        ),
+        (("value = StackedMLP(m,", "value = StackedMLP(7,"), r"line \d+: ValueError: members must be a mult"),
+        (
+            ("return actor.policy(", "return actor.polcy("),
+            r"line \d+: AttributeError: .* no attribute 'polcy'",
+        ),
+    ],
+)
+def test_an_error_of_its_own_is_told_as_such(tmp_path: Path, change: tuple[str, str], says: str) -> None:
+    name, run = weighted.written(tmp_path, change), tmp_path / "run"
+    fit = ["fit", "--algorithm", name, "--dataset", tag_random(), "--updates", "1", "--batch-size", "8"]
+    every = ["--eval-every", "1", "--eval-episodes", "1", "--seeds", "2", "--threads", "1"]
+    result = dom2(*fit, *every, "--out", run)
+    assert result.exit_code == 1, result.output
+    assert re.search(says, result.stderr)
+    assert "this is a bug" not in result.stderr
+
+
+def test_a_value_that_its_config_refuses_is_usage(tmp_path: Path) -> None:
+    refusing = (
+        "    widths: tuple[int, ...] = (64, 64)",
+        "    def __post_init__(self):\n        if self.beta < 0:\n"
+        "            raise ValueError(f'expected beta of 0 or more, found {self.beta}')\n\n"
+        "    widths: tuple[int, ...] = (64, 64)",
+    )
+    name = weighted.written(tmp_path, refusing)
+    result = dom2("fit", "--algorithm", name, "--dataset", tag_random(), "--beta", "-1")
+    assert (result.exit_code, result.stderr) == (2, "error: expected beta of 0 or more, found -1.0\n")
+
+
+def test_a_script_that_ends_python_does_not_end_the_command(tmp_path: Path) -> None:
+    name = weighted.written(tmp_path, ("import torch\n", "import torch\nraise SystemExit(0)\n"))
+    result = dom2("fit", "--algorithm", name, "--dataset", tag_random())
+    assert result.exit_code == 2
+    assert "expected a module that can be imported, found SystemExit: 0" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ def load(name: str) -> type[Algorithm]:
     if module_name.endswith(".py") and Path(module_name).is_file():
         try:
             module = _load_file(Path(module_name))
-        except Exception as error:  # of the user's own code, whatever it is
+        except (Exception, SystemExit) as error:  # of the user's own code, whatever it is
             where = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
             found = f"{type(error).__name__}: {error}{where}"
             raise UserError(

@@ -33,7 +33,7 @@ from gymnasium.spaces import Box
 from numpy.typing import NDArray
 from pettingzoo import AECEnv, ParallelEnv
 
-from dom2data.errors import FAILED, UserError
+from dom2data.errors import FAILED, UserError, told, users_line
 from dom2data.spec import Bool, EnvSpec, Float32, Step
 
 _VERSION = "foreign-1"
@@ -58,7 +58,7 @@ def load(name: str) -> tuple[ModuleType, Callable[[], Any]]:
             importlib.invalidate_caches()
             module = importlib.import_module(source)
         _imported(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script calls sys.exit
         raise UserError(
             f"expected a module or file {source!r} that can be imported, found {told(error)}; "
             "name it module:make (run from its folder) or path/to/file.py:make"
@@ -288,7 +288,9 @@ class ForeignEnv:
         try:
             found = function()
         except Exception as error:
-            raise self._failure(row, "an environment that goes on", told(error)) from error
+            where = users_line(error, load(self.name)[0].__file__)
+            at = f" ({where[0]})" if where else ""
+            raise self._failure(row, "an environment that goes on", told(error) + at) from error
         if not isinstance(found, tuple | list) or len(found) != parts:
             what = "observations and infos from reset" if parts == 2 else "five dictionaries from step"
             found = len(found) if isinstance(found, tuple | list) else type(found).__name__
@@ -325,8 +327,3 @@ def _floats(values: Any) -> Float32:
 
 def _size(space: Any) -> int:
     return int(np.prod(space.shape))
-
-
-def told(error: Exception) -> str:
-    """An exception in one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -238,7 +238,7 @@ def _loop(
     on_update: OnUpdate | None,
     interrupts: Interrupts,
 ) -> Status:
-    settings, began, watch = run.settings, time.monotonic(), Watch()
+    settings, began, watch = run.settings, time.monotonic(), Watch(run.settings.seeds)
     with track.Track(run.folder, start) as log:
         for update in range(start + 1, settings.updates + 1):
             metrics = learn(sampler.sample())

@@ -18,6 +18,21 @@ def reduce(metrics: Metrics, seeds: int) -> dict[str, list[float]]:
     return {f"train/{name}": row for name, row in zip(metrics, table, strict=True)}
 
 
+def require(metrics: object, seeds: int) -> None:
+    """Raises UserError unless an update returned tensors of one value for each member or seed, by name."""
+    hint = "return tensors [M] or [S] by name (docs/your-algorithm.md)"
+    if not (isinstance(metrics, dict) and metrics):
+        raise UserError(f"expected metrics from update, found {metrics!r}; {hint}", FAILED)
+    for name, value in metrics.items():
+        if not isinstance(value, Tensor):
+            found = type(value).__name__
+        elif value.numel() == 0 or value.numel() % seeds:
+            found = f"shape {[*value.shape]} with {seeds} seeds"
+        else:
+            continue
+        raise UserError(f"expected a number for each member or seed as {name}, found {found}; {hint}", FAILED)
+
+
 def sound(run: Run, update: int, members: Members) -> None:
     """Raises UserError where a weight is NaN, after a last step that no metric saw."""
     if any(values.isnan().any() for values in members.networks.parameters()):
@@ -35,12 +50,18 @@ def ran_away(run: Run, update: int, found: str) -> UserError:
 class Watch:
     """Keeps the metrics of the first update that has one which is not finite, on the device, until asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, seeds: int) -> None:
+        self._seeds = seeds
         self._first: dict[tuple[str, ...], tuple[Tensor, Tensor, list[int]]] = {}
         """by names, which phases of an algorithm have of their own: update (0 for none), values, sizes"""
 
     def see(self, update: int, metrics: Metrics) -> None:
-        """Look at an update's metrics without reading them back to the host."""
+        """Look at an update's metrics without reading them back to the host.
+
+        Raises UserError like ``require``.
+        """
+        if not isinstance(metrics, dict) or tuple(metrics) not in self._first:
+            require(metrics, self._seeds)
         values = torch.cat([value.detach().reshape(-1) for value in metrics.values()])
         wrong, names = ~values.isfinite().all(), tuple(metrics)
         before, kept, sizes = self._first.get(names) or (

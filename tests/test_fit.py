@@ -242,7 +242,7 @@ def test_metrics_of_agents_and_of_seeds_are_reduced_and_named(tmp_path: Path) ->
     of_agents, of_seeds = torch.arange(6.0), torch.tensor([7.0, 8.0])
     expected = {"train/actor/q": [1.0, 4.0], "train/critic/td": [7.0, 8.0]}
     assert metrics.reduce({"actor/q": of_agents, "critic/td": of_seeds}, 2) == expected
-    watch = metrics.Watch()
+    watch = metrics.Watch(2)
     watch.see(1, {"actor/q": of_agents, "critic/td": of_seeds})
     watch.see(2, {"behaviour/loss": of_agents})  # of another phase
     watch.check(begun)
@@ -253,7 +253,7 @@ def test_metrics_of_agents_and_of_seeds_are_reduced_and_named(tmp_path: Path) ->
     watch.see(5, {"actor/q": of_agents, "critic/td": of_seeds})
     with pytest.raises(UserError, match=r"update 4: .*critic/td = inf \(seed 1\)"):
         watch.check(begun)
-    watch = metrics.Watch()
+    watch = metrics.Watch(2)
     watch.see(7, {"actor/q": of_agents})
     with pytest.raises(UserError, match=r"update 7: .*actor/q = nan \(seed 0, predator_2\)"):
         watch.check(begun)

@@ -127,6 +127,9 @@ def test_what_others_look_for_has_to_be_there(tmp_path: Path, change: tuple[str,
     assert not run.exists()
 
 
+METRICS = '{"value/td": td.detach(), "actor/bc": cloning.detach()}'
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -139,6 +142,9 @@ def test_what_others_look_for_has_to_be_there(tmp_path: Path, change: tuple[str,
             ("return actor.policy(", "return actor.polcy("),
             r"line \d+: AttributeError: .* no attribute 'polcy'",
         ),
+        ((METRICS, "None"), "expected metrics from update, found None; return tensors .* by name"),
+        ((METRICS, '{"a": td.mean()}'), r"each member or seed as a, found shape \[\] with 2 seeds;"),
+        ((METRICS, '{"a": float(td.mean())}'), "a number for each member or seed as a, found float;"),
     ],
 )
 def test_an_error_of_its_own_is_told_as_such(tmp_path: Path, change: tuple[str, str], says: str) -> None:

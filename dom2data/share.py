@@ -127,7 +127,7 @@ def receive(
     recipe = {"operation": "receive", "hash": manifest["hash"], "manifest": _identity(source)}
     names = contents.files(contents.layouts_of(manifest))
     with open_stage(manifest["id"], base) as stage:
-        stage.check(recipe, force)
+        stage.check(recipe, force, "another --root keeps both")  # it has the id that it was made with
         stage.require_space(sum(source.sizes[name] for name in names))
         stage.begin(recipe, lambda data: None)
         for done, name in enumerate(names):

@@ -56,15 +56,15 @@ class Stage:
     def _replaced(self) -> Path:
         return self.folder / "replaced"
 
-    def check(self, recipe: Mapping[str, Any], force: bool) -> None:
+    def check(self, recipe: Mapping[str, Any], force: bool, otherwise: str = "--out names another") -> None:
         """Make sure that this recipe may be written here; with ``force``, discard what another one began.
 
-        Raises UserError when a dataset of this id exists, or an unfinished one of another recipe.
+        Raises UserError, which says what else can be done (``otherwise``), when a dataset of this id exists,
+        and when an unfinished one of another recipe does.
         """
         if self.target.exists() and not force:
             raise UserError(
-                f"expected a new id, found {self.dataset_id} in {self.base}; "
-                "--force replaces it, --out names another"
+                f"expected a new id, found {self.dataset_id} in {self.base}; --force replaces it, {otherwise}"
             )
         found = self.recipe()
         if found is not None and found != recipe:

@@ -118,11 +118,9 @@ def document(
     """The document ``evaluation.json``: raw and normalised summaries of the returns, and what was drawn."""
     data, values = run.document["dataset"], played.returns
     result: dict[str, Any] = {"return": summary(values, seed)}
-    for key, reference in (("normalized", "published"), ("normalized_own", "own")):
-        try:
-            result[key] = summary(scores.normalize(data["env"], values, reference), seed)  # type: ignore[arg-type]
-        except UserError:  # an environment without these references has no score
-            result[key] = None
+    published, own = _references(run, "published"), _references(run, "own")
+    for key, at in (("normalized", published), ("normalized_own", own)):
+        result[key] = summary(scores.between(values, at), seed) if at else None
     shift = env.shift if isinstance(env, Shifted) else None
     return result | {
         "episodes": values.shape[1],
@@ -139,6 +137,16 @@ def document(
                       "parameters": drawn}
                      for s, row, drawn in zip(run.seeds, values, played.parameters, strict=True)],
     }  # fmt: skip
+
+
+def _references(run: Run, which: scores.Reference) -> dict[str, float] | None:
+    """The returns of an environment that score 0 and 100; of a user's own those that came with the data."""
+    data = run.document["dataset"]
+    try:
+        return scores.references(data["env"], which)
+    except UserError:  # an environment without these references has no score
+        own = data.get("references") if which == "own" else None
+        return own if own and own["random"] != own["expert"] else None
 
 
 def file(folder: Path, shift: str) -> Path:

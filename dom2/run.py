@@ -114,6 +114,8 @@ class Run:
         if not all(isinstance(name, str) for name in named_by) or not isinstance(document["config"], dict):
             raise TypeError(named_by)
         float(data["return"]["mean"])
+        if own := data.get("references"):  # which older runs do not have
+            float(own["random"]), float(own["expert"])
         document["settings"] = asdict(Settings()) | OLDER | document["settings"]
         self.settings: Settings = configs.build(Settings, document["settings"])
         self.spec = EnvSpec.from_json(document["spec"])
@@ -227,6 +229,7 @@ def describe(
             "steps": len(dataset),
             "episodes": dataset.n_episodes,
             "return": {"mean": returns["mean"], "std": returns["std"]},
+            "references": (dataset.manifest.get("references") or {}).get("own"),
         },
         "draws": emphasis(dataset, Thresholds(settings.augment, settings.thresholds)),
         "spec": dataset.spec.to_json(),

@@ -1,15 +1,20 @@
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
+import meeting
 import numpy as np
 import pytest
 import torch
 from scipy import stats
+from test_foreign import checkpoints
 from tiny import CPU, SPEC, generators, new_run
 
 from dom2 import checkpoint, evaluate, fit, run, seeding, statistics, track
+from dom2.algorithms.bc import BC
 from dom2data import envs, scores
+from dom2data import generate as make
 from dom2data.errors import UserError
 from dom2data.spec import Step
 
@@ -126,6 +131,23 @@ def test_evaluation_of_a_run(tmp_path: Path) -> None:
     assert evaluate.evaluate(begun, episodes=6) == found
     assert evaluate.evaluate(begun, episodes=6, seed=1)["per_seed"] != found["per_seed"]
     assert evaluate.evaluate(begun, episodes=6, candidates=3)["per_seed"] != found["per_seed"]
+
+
+def test_a_user_s_environment_is_scored_by_what_came_with_the_data(tmp_path: Path) -> None:
+    name, root = meeting.written(tmp_path), tmp_path / "root"
+    zoo = checkpoints(tmp_path / "zoo", name)
+    plan = make.plan(name, "medium", steps=400, root=root, checkpoints_in=zoo)
+    dataset, settings = make.generate(plan), run.Settings(algorithm="bc", updates=1, batch_size=8)
+    begun = run.create(tmp_path / "run", run.describe(settings, BC.config_type(), dataset, []))
+    fit.fit(begun, root=root)
+    found = evaluate.evaluate(begun, episodes=2)
+    assert found["normalized"] is None
+    at = {"random": -9.0, "expert": -5.0}  # of the folder
+    assert found["normalized_own"]["mean"] == pytest.approx(scores.between(found["return"]["mean"], at))
+    older = json.loads((tmp_path / "run/config.json").read_text())
+    del older["dataset"]["references"]
+    (tmp_path / "run/config.json").write_text(json.dumps(older))
+    assert evaluate.evaluate(run.read(tmp_path / "run"), episodes=2)["normalized_own"] is None
 
 
 def test_an_evaluation_knows_the_update_of_its_weights(

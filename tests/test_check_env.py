@@ -130,3 +130,4 @@ def test_a_script_that_ends_python_does_not_end_the_command(tmp_path: Path) -> N
 def test_a_wrong_name_is_usage() -> None:
     assert check_env("no_such_module:make").exit_code == 2
     assert check_env("tga").exit_code == 2
+    assert "found 'mine.py'; name its callable, mine.py:make" in check_env("mine.py").stderr

@@ -177,7 +177,12 @@ def test_a_script_that_ends_python_does_not_end_the_command(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("which", "says"), [("weighted.py:Nothing", "found none"), ("nowhere.py:X", "expected an algorithm")]
+    ("which", "says"),
+    [
+        ("weighted.py:Nothing", "found none"),
+        ("nowhere.py:X", "expected a file nowhere.py, found none"),
+        ("weighted.py", "found 'weighted.py'; name its class, weighted.py:Class"),
+    ],
 )
 def test_a_wrong_name_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, which: str, says: str

@@ -111,10 +111,11 @@ def load(name: str) -> type[Algorithm]:
     elif name in ALGORITHMS:
         module = importlib.import_module(module_name)
     else:
+        if module_name.endswith(".py"):
+            raise UserError(f"expected a file {module_name}, found none in {Path.cwd()}")
         known = ", ".join(ALGORITHMS)
-        raise UserError(
-            f"expected an algorithm ({known}) or file.py:Class, found {name!r}; see dom2 fit --help"
-        )
+        hint = f"name its class, {name}:Class" if name.endswith(".py") else "see dom2 fit --help"
+        raise UserError(f"expected an algorithm ({known}) or file.py:Class, found {name!r}; {hint}")
     if not hasattr(module, class_name):
         raise UserError(f"expected a class {class_name!r} in {module_name}, found none; check the name")
     kind = getattr(module, class_name)

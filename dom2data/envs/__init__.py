@@ -55,7 +55,10 @@ def is_foreign(name: str) -> bool:
 def _scenario(name: str) -> Scenario:
     if name not in _PARTICLE:
         known = ", ".join(KNOWN)
-        raise ValueError(f"expected an environment ({known}) or module:make, found {name!r}")
+        hint = f"; name its callable, {name}:make" if name.endswith(".py") else ""
+        raise ValueError(
+            f"expected an environment ({known}), module:make or file.py:make, found {name!r}{hint}"
+        )
     module, options = _PARTICLE[name]
     return importlib.import_module(module).scenario(**options)
 

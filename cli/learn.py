@@ -82,7 +82,16 @@ class FitCommand(click.Command):
         settings = (
             replace(field, default=shown.get(field.name, field.default)) for field in config.fields(Settings)
         )
-        return [*fixed, *map(option, (*settings, *config.fields(chosen))), help_option]
+        options = [*fixed, *map(option, settings)]
+        flags = {flag for each in (*options, help_option) for flag in each.opts}
+        for own in map(option, config.fields(chosen)):
+            if taken := flags.intersection(own.opts):
+                raise UserError(
+                    f"{name}: expected settings of its own, found {own.name} in {chosen.__name__}, whose "
+                    f"flag {taken.pop()} every run has; give it another name"
+                )
+            options.append(own)
+        return [*options, help_option]
 
 
 def option(field: Field) -> click.Option:

@@ -157,6 +157,15 @@ def test_an_error_of_its_own_is_told_as_such(tmp_path: Path, change: tuple[str, 
     assert "this is a bug" not in result.stderr
 
 
+@pytest.mark.parametrize("field", ["batch_size", "out", "json"])
+def test_a_setting_that_every_run_has_is_refused(tmp_path: Path, field: str) -> None:
+    name = weighted.written(tmp_path, ("beta: float = 1.0", f"{field}: float = 1.0\n    beta: float = 1.0"))
+    result = dom2("fit", "--algorithm", name, "--dataset", tag_random(), "--updates", "1")
+    assert result.exit_code == 2
+    says = f"found {field} in Config, whose flag --{field.replace('_', '-')} every run has"
+    assert says in result.stderr
+
+
 def test_a_value_that_its_config_refuses_is_usage(tmp_path: Path) -> None:
     refusing = (
         "    widths: tuple[int, ...] = (64, 64)",

@@ -253,8 +253,14 @@ def _done(record: dict[str, Any], before: State, force: bool) -> str:
 
 def carry_out(plan: Plan, executor: Executor, force: bool) -> Dataset:
     """Generate with a progress bar; says what is kept when interrupted."""
+    from dom2data import recipes
     from dom2data.generate import generate
 
+    if plan.recipe.policies and not recipes.trained_in(plan.spec, plan.recipe.env, plan.zoo):
+        ui.note(
+            f"the policies in {plan.zoo} were trained in another version of {plan.recipe.env}, such as "
+            "before its file was edited; their references are left out, `dom2data train` makes new ones"
+        )
     kept = "the state of training, saved every minute, is" if plan.replay else "every finished block is"
     with ui.progress_bar() as progress, resumable(kept, plan):
         return generate(plan, executor=executor, force=force, progress=progress)

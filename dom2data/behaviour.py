@@ -128,6 +128,7 @@ def train(
     entry = {
         "policies": policies,
         "references": measured,
+        "fingerprint": env.spec.fingerprint,
         "medium_level": level,
         "noise": how.noise,
         "recipe": json.loads(json.dumps(dataclasses.asdict(how))),

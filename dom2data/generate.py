@@ -52,7 +52,9 @@ def generate(
         else:
             layouts, leaves, policies = _write_blocks(stage, todo, executor, progress)
         parts = recipes.quality(todo.recipe.quality).parts or (("replay", 1.0),)
-        own = recipes.entry(todo.recipe.env, todo.zoo)["references"] if todo.zoo != zoo.FOLDER else None
+        own = None
+        if todo.zoo != zoo.FOLDER and recipes.trained_in(todo.spec, todo.recipe.env, todo.zoo):
+            own = recipes.entry(todo.recipe.env, todo.zoo)["references"]
         sources = [name for name, _ in parts]
         origin = Origin(todo.recipe.env, todo.recipe.quality, recipe, sources, policies, own=own)
         return publish(stage, todo.spec, layouts, leaves, origin, started)

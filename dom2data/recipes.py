@@ -18,6 +18,7 @@ from typing import Any
 from dom2_policies import zoo
 from dom2data import envs, ids
 from dom2data.errors import CHECK_FAILED, UserError
+from dom2data.spec import EnvSpec
 from dom2data.store.manifest import SCHEMA
 
 UNIFORM = "uniform"  # the one policy without a checkpoint
@@ -150,6 +151,11 @@ def require_prey(env: str, folder: Path) -> None:
             f"{folder}; `dom2data train --env {env}` without --new-prey trains them",
             CHECK_FAILED,
         )
+
+
+def trained_in(spec: EnvSpec, env: str, folder: Path) -> bool:
+    """Whether the policies and references of a folder are of this very environment, as far as it tells."""
+    return entry(env, folder).get("fingerprint") in (None, spec.fingerprint)
 
 
 def file_hash(path: Path) -> str:

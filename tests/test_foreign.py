@@ -113,6 +113,7 @@ def test_policies_are_trained_and_play(tmp_path: Path, monkeypatch: pytest.Monke
     assert trained.exit_code == 0, trained.output
     entry = json.loads((tmp_path / "zoo/zoo.json").read_text())[meet]
     assert set(entry["policies"]) == {"medium", "expert"}
+    assert entry["fingerprint"] == envs.spec(meet).fingerprint
     assert entry["policies"]["expert"]["return"] > entry["references"]["random"]
     for quality in ("expert", "random-medium"):
         made = generated(meet, tmp_path / "root", quality, checkpoints_in=tmp_path / "zoo")

@@ -6,13 +6,16 @@ import json
 import shutil
 from pathlib import Path
 
+import meeting
 import numpy as np
 import pytest
+from commands import dom2data
 from hypothesis import given
 from hypothesis import strategies as st
+from test_foreign import checkpoints
 
 from dom2_policies import zoo
-from dom2data import recipes
+from dom2data import envs, recipes
 from dom2data.collect import Job, collect_block, share
 from dom2data.errors import UserError
 from dom2data.generate import plan
@@ -130,3 +133,18 @@ def test_a_mixture_keeps_its_parts_apart() -> None:
     assert np.histogram(uniform, bins=4, range=(-1, 1))[0] / uniform.size == pytest.approx(
         [0.25] * 4, abs=0.02
     )
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_references_of_another_version_of_an_environment_are_left_out(tmp_path: Path, same: bool) -> None:
+    name = meeting.written(tmp_path)
+    folder = checkpoints(tmp_path / "zoo", name)
+    entry = json.loads((folder / "zoo.json").read_text())
+    entry[name]["fingerprint"] = envs.spec(name).fingerprint if same else "0123456789abcdef"
+    (folder / "zoo.json").write_text(json.dumps(entry))
+    words = ["generate", "--env", name, "--quality", "expert", "--steps", "40", "--checkpoints", str(folder)]
+    result = dom2data(*words, "--root", str(tmp_path / "root"), "--json")
+    assert result.exit_code == 0, result.output
+    assert ("another version of" in result.stderr) is not same
+    own = json.loads(result.stdout)["references"]["own"]
+    assert own == ({"random": -9.0, "expert": -5.0} if same else None)

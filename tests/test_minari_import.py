@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -127,6 +128,25 @@ def test_import_of_what_minari_wrote(root: Path, space: str, n: int, rewards: st
         each = episode.infos["rewards"][1:] if rewards == "each" else episode.rewards[:, None]
         np.testing.assert_array_equal(raw.rewards, np.broadcast_to(each, raw.rewards.shape))
     assert found.array("terminated").all()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_what_is_rounded_left_out_and_assumed_is_said(root: Path) -> None:
+    made = [
+        dataclasses.replace(
+            episode,
+            rewards=np.full(len(episode.rewards), np.pi),
+            infos={"state": np.zeros((len(episode.rewards) + 1, 2))},
+        )
+        for episode in buffers("box", 1)
+    ]
+    minari.create_dataset_from_buffers("other/thing-v0", made, **spaces("box", 1))
+    found = ours.read(Path("other/thing-v0"))
+    assert found.notes == (
+        "environment other/thing-v0: shared rewards, horizon 5",
+        "rewards rounded from float64 to float32",
+        "not taken: infos/state",
+    )
 
 
 def hdf5(path: Path) -> h5py.File:

@@ -18,10 +18,15 @@ FILE = "main_data.hdf5"
 
 
 def episodes(
-    data: Path, count: int, needed: Sequence[str], optional: Sequence[str], noted: Sequence[str]
+    data: Path,
+    count: int,
+    needed: Sequence[str],
+    optional: Sequence[str],
+    noted: Sequence[str],
+    left: list[str],
 ) -> Iterator[dict[str, Any]]:
     """Of episodes 0 to ``count`` - 1 the arrays at the paths ``needed`` and, where there are such,
-    ``optional``, and the attributes ``noted``.
+    ``optional``, and the attributes ``noted``; ``left`` gets the names of what the first has besides.
 
     Raises UserError (code 3) when the file is not HDF5 or has not these episodes, an array is missing, is not
     of numbers, lies elsewhere, or claims to be more than the file can hold.
@@ -39,8 +44,19 @@ def episodes(
             found = {path: _array(episode, path, f"{name}/{path}") for path in (*needed, *optional)}
             if missing := [path for path in needed if found[path] is None]:
                 raise refused(f"{name}: expected an array {missing[0]!r}, found none")
+            left += _besides(episode, {*needed, *optional}) if i == 0 else []
             attributes = h5py.AttributeManager(h5py.Group(episode))
             yield found | {key: attributes[key] for key in noted if key in attributes}
+
+
+def _besides(episode: h5g.GroupID, taken: set[str]) -> list[str]:
+    """The paths in an episode, one group deep, that are not ``taken``; no link is followed."""
+    found = []
+    for key in episode:
+        child = h5o.open(episode, key) if episode.links.get_info(key).type == h5l.TYPE_HARD else None
+        inside = [key + b"/" + name for name in child] if isinstance(child, h5g.GroupID) else [key]
+        found += [path.decode(errors="replace") for path in inside]
+    return sorted(set(found) - taken)
 
 
 def _child(parent: Any, name: str, where: str) -> Any:

@@ -71,15 +71,17 @@ def read(
     shape = _shape(metadata)
     own = None if env is not None else _own(metadata)
     noted = [] if own is None else ["source", *own["further"]]
+    left: list[str] = []
     if metadata["data_format"] == "hdf5":
-        episodes = minari_file.episodes(data, metadata["total_episodes"], shape.paths, (EACH,), noted)
+        episodes = minari_file.episodes(data, metadata["total_episodes"], shape.paths, (EACH,), noted, left)
     elif metadata["data_format"] == "zarr":
         raise UserError(
             f"expected a dataset in Minari's formats, found one of dom2data's already: {data.parent}"
         )
     else:
-        episodes = _through_minari(data)
+        episodes = _through_minari(data, {*shape.paths, EACH}, left)
     arrays, notes = _arrays(shape, episodes, noted)
+    notes += [f"not taken: {', '.join(left[:10])}{', ...' * (len(left) > 10)}"] if left else []
     used = {file.name: file for file in sorted(data.iterdir()) if file.is_file()}
     options = {"env": env, "clip": clip, "altered": altered}
     origin = {
@@ -91,6 +93,8 @@ def read(
     if own is not None:
         return _ours(own, arrays, notes, origin, altered)
     spec = _spec(metadata, shape, arrays) if env is None else _spec_of(env, shape)
+    if env is None:
+        notes.insert(0, f"environment {spec.env_id}: {spec.reward} rewards, horizon {spec.horizon}")
     if finding := schema.spec(spec.to_json()):
         raise refused(finding)
     if clip:
@@ -163,13 +167,16 @@ def _box(space: dict[str, Any], n: int = 1) -> tuple[int, float, float]:
     )
 
 
-def _through_minari(data: Path) -> Iterator[Raw]:
-    """Episodes of Minari's other formats (Arrow, Parquet), read by Minari itself."""
+def _through_minari(data: Path, taken: set[str], left: list[str]) -> Iterator[Raw]:
+    """Episodes of Minari's other formats (Arrow, Parquet), read by Minari itself; ``left`` gets the paths
+    of what the first has besides."""
     try:
         import minari
 
-        for episode in minari.MinariDataset(data):
-            yield dict(_leaves(vars(episode)))
+        for i, episode in enumerate(minari.MinariDataset(data)):
+            raw = dict(_leaves(vars(episode)))
+            left += [path for path in raw if i == 0 and "/" in path and path not in taken]
+            yield raw
     except (ImportError, KeyError, ValueError, AssertionError, OSError) as error:
         raise refused(f"{data}: expected a dataset that Minari opens, found: {error}") from error
 
@@ -189,12 +196,13 @@ def _arrays(
     joint: dict[str, list[Any]] = {"observations": [], "actions": [], "rewards": []}
     flags: dict[str, list[Any]] = {"terminated": [], "truncated": []}
     numbers: dict[str, list[Any]] = {name: [] for name in noted}
+    rounded: dict[str, str] = {}
     cut, sizes = 0, {"observations": shape.obs_dims, "actions": (shape.act_dim,) * len(shape.agents)}
     for i, raw in enumerate(episodes):
         where, steps = f"episode {i}", len(np.atleast_1d(raw["rewards"]))
         for name, rows in (("observations", steps + 1), ("actions", steps)):
-            joint[name].append(_rows(shape, raw, name, rows, sizes[name], where))
-        joint["rewards"].append(_rewards(len(shape.agents), raw, where))
+            joint[name].append(_rows(shape, raw, name, rows, sizes[name], where, rounded))
+        joint["rewards"].append(_rewards(len(shape.agents), raw, where, rounded))
         terminated, truncated = (np.asarray(raw[key], bool) for key in ("terminations", "truncations"))
         if {terminated.shape, truncated.shape} != {(steps,)} or (terminated | truncated)[:-1].any():
             raise refused(f"{where}: expected {steps} flags that are false but for the last, found others")
@@ -211,11 +219,18 @@ def _arrays(
     arrays |= {name: np.array(values, bool) for name, values in flags.items()}
     arrays["offsets"] = np.cumsum([0, *map(len, joint["rewards"])], dtype=np.int64)
     arrays |= {name: np.array(values, np.int64) for name, values in numbers.items()}
-    return arrays, [f"{cut} episodes ended without a flag: counted as truncated"] if cut else []
+    notes = [f"{name} rounded from {dtype} to float32" for name, dtype in rounded.items()]
+    return arrays, notes + ([f"{cut} episodes ended without a flag: counted as truncated"] if cut else [])
 
 
 def _rows(
-    shape: Shape, raw: Raw, name: str, rows: int, sizes: tuple[int, ...], where: str
+    shape: Shape,
+    raw: Raw,
+    name: str,
+    rows: int,
+    sizes: tuple[int, ...],
+    where: str,
+    rounded: dict[str, str],
 ) -> NDArray[np.float32]:
     """[rows, N, widest] of one episode, narrower agents padded with zeros."""
     try:
@@ -232,11 +247,20 @@ def _rows(
     for n, (part, size) in enumerate(zip(parts, sizes, strict=True)):
         if part.dtype.kind != "f":
             raise refused(f"{where}: expected {name} of floats, found {part.dtype}")
-        found[:, n, :size] = part
+        found[:, n, :size] = _as_float32(name, part, rounded)
     return found
 
 
-def _rewards(n: int, raw: Raw, where: str) -> NDArray[np.float32]:
+def _as_float32(name: str, values: NDArray[Any], rounded: dict[str, str]) -> NDArray[np.float32]:
+    """The values, and in ``rounded`` what they were if they are others now."""
+    with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite is refused later
+        found = values.astype(np.float32)
+    if (found != values).any():
+        rounded[name] = str(values.dtype)
+    return found
+
+
+def _rewards(n: int, raw: Raw, where: str, rounded: dict[str, str]) -> NDArray[np.float32]:
     """Every agent's rewards [T, N]."""
     team = np.asarray(raw["rewards"])
     each = team if raw.get(EACH) is None else np.asarray(raw[EACH])
@@ -248,7 +272,7 @@ def _rewards(n: int, raw: Raw, where: str) -> NDArray[np.float32]:
         each = np.repeat(each[:, None], n, axis=1)
     if len(team) < 1 or each.shape != (len(team), n):
         raise refused(f"{where}: expected rewards of {n} agents at every step, found shape {each.shape}")
-    return each.astype(np.float32)
+    return _as_float32("rewards", each, rounded)
 
 
 def _own(metadata: dict[str, Any]) -> dict[str, Any] | None:

@@ -21,8 +21,18 @@ def spec(horizon: int = 4, reward: Any = "individual") -> EnvSpec:
     return EnvSpec("tag", ("a", "b", "c"), (5, 5, 5), 2, -1.0, 1.0, horizon, reward, {"version": "test"})
 
 
-def in_memory(lengths: list[int], horizon: int = 4, seed: int = 0, reward: Any = "individual") -> Dataset:
-    """Episodes of given lengths. Of an observation, [0] is the step, [1] the episode, [2] the agent."""
+def in_memory(
+    lengths: list[int],
+    horizon: int = 4,
+    seed: int = 0,
+    reward: Any = "individual",
+    terminated: Any = None,
+    truncated: Any = None,
+) -> Dataset:
+    """Episodes of given lengths; shorter than ``horizon``, they terminate, unless ``terminated`` says else.
+
+    Of an observation, [0] is the step, [1] the episode, [2] the agent.
+    """
     rng = np.random.default_rng(seed)
     steps, episodes = sum(lengths), len(lengths)
     observations = rng.normal(size=(steps + episodes, 3, 5)).astype(np.float32)
@@ -33,7 +43,7 @@ def in_memory(lengths: list[int], horizon: int = 4, seed: int = 0, reward: Any =
     rewards = rng.normal(size=(steps, 3)).astype(np.float32)
     rewards = rewards[:, :1].repeat(3, axis=1) if reward == "shared" else rewards
     offsets = np.concatenate(([0], np.cumsum(lengths)))
-    terminated = np.array(lengths) < horizon
+    terminated = np.array(lengths) < horizon if terminated is None else terminated
     return from_arrays(
         spec(horizon, reward),
         observations,
@@ -41,6 +51,7 @@ def in_memory(lengths: list[int], horizon: int = 4, seed: int = 0, reward: Any =
         rewards,
         offsets,
         terminated=terminated,
+        truncated=truncated,
         env="tag",
         quality="medium",
         dataset_id="memory/small-v0",

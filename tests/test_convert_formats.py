@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from foreign_files import Play, play
 from numpy.typing import NDArray
 
 from dom2data import convert
+from dom2data.convert import described, files
 from dom2data.convert.ingest import Imported, ingest
 from dom2data.errors import UserError
 
@@ -55,6 +57,52 @@ def test_there_and_back_the_content_is_the_same(format_: str, lengths: list[int]
     assert made.manifest["recipe"]["exported"] == {"id": "memory/small-v0", "hash": dataset.hash}
 
 
+ENDS = {
+    "all terminate": ([4, 4], [True, True], [False, False]),
+    "one by one": ([1] * 9, [True] * 9, [False] * 9),
+    "cut short": ([4, 2], [False, False], [True, True]),
+    "both at once": ([4, 2, 3], [True, True, False], [True, False, True]),
+}
+
+
+@pytest.mark.parametrize("ends", ENDS)
+@pytest.mark.parametrize("format_", FORMATS)
+def test_ends_that_a_format_cannot_tell_come_back(format_: str, ends: str, tmp_path: Path) -> None:
+    lengths, terminated, truncated = ENDS[ends]
+    dataset = small_datasets.in_memory(lengths, terminated=terminated, truncated=truncated)
+    found = read(format_, convert.module(format_).write(dataset, tmp_path / "file"))
+    assert ingest(found, "back", tmp_path).hash == dataset.hash
+
+
+@pytest.mark.parametrize("format_", ["omar", "madiff", "omiga"])
+def test_ends_that_are_asked_for_hold(format_: str, tmp_path: Path) -> None:
+    dataset = small_datasets.in_memory([4, 4], terminated=[True, True], truncated=[False, False])
+    written = convert.module(format_).write(dataset, tmp_path / "file")
+    assert read(format_, written).arrays["terminated"].all()
+    found = read(format_, written, ends="truncated")
+    assert found.arrays["truncated"].all()
+    assert not found.arrays["terminated"].any()
+
+
+@pytest.mark.parametrize(
+    "ends",
+    [1, [2], {"episodes": 2}, {"episodes": 2, "terminated": "zz", "truncated": "00"},
+     {"episodes": 2, "terminated": "0000", "truncated": "ffff"},
+     {"episodes": 2, "terminated": "00", "truncated": "80"}],
+)  # fmt: skip
+def test_flags_of_ends_that_are_none_are_refused(ends: Any) -> None:
+    with pytest.raises(UserError, match="flags of") as caught:
+        described.ends(json.dumps({"ends": ends}), 2)
+    assert caught.value.code == 3
+    assert described.ends(json.dumps({"ends": {"episodes": 3}}), 2) is None
+
+
+def test_a_note_of_many_ends_has_room_in_hdf5(tmp_path: Path) -> None:
+    files.write_hdf5(tmp_path / "a.hdf5", {"x": np.zeros(3)}, {"dom2": "0" * 300_000})
+    with files.hdf5(tmp_path / "a.hdf5") as file:
+        assert files.hdf5_note(file, "dom2") == "0" * 300_000
+
+
 @pytest.mark.parametrize("format_", FORMATS)
 def test_what_is_there_stays_without_force(format_: str, tmp_path: Path) -> None:
     module, target = convert.module(format_), tmp_path / "file"
@@ -73,7 +121,7 @@ def test_an_interrupted_writer_leaves_nothing(
 ) -> None:
     module = convert.module(format_)
 
-    def stopped(dataset: Any) -> str:
+    def stopped(*given: Any) -> str:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("dom2data.convert.described.note", stopped)

@@ -37,7 +37,7 @@ def write(dataset: Dataset, path: Path, *, force: bool = False) -> Path:
         "infos/agent_rewards": found.rewards,
     }
     with staged(path, force) as partial:
-        files.write_hdf5(partial, arrays, {described.NOTE: described.note(dataset)})
+        files.write_hdf5(partial, arrays, {described.NOTE: described.note(dataset, "terminations")})
     return path
 
 

@@ -7,8 +7,9 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 from numpy.typing import NDArray
 
 from dom2data import envs, named
@@ -16,7 +17,7 @@ from dom2data.convert import files
 from dom2data.convert.ingest import Imported, refused
 from dom2data.dataset import Dataset
 from dom2data.errors import UserError
-from dom2data.spec import EnvSpec
+from dom2data.spec import Bool, EnvSpec
 from dom2data.store import schema
 
 NOTE = "dom2"
@@ -52,8 +53,17 @@ class Described:
         return Imported(self.spec, arrays, says, origin, self.env, self.quality, self.sources)
 
 
-def note(dataset: Dataset) -> str:
-    """The JSON that our writers leave beside the numbers: spec, names, and what was exported."""
+Holds = Literal["both", "terminations", "ends"]
+"""What a format tells of an episode's end: both flags, whether it terminated (all others met a time limit),
+or nothing but that it is one (``rows.terminated_by`` then guesses)."""
+
+
+def note(dataset: Dataset, holds: Holds = "both") -> str:
+    """The JSON that our writers leave beside the numbers: spec, names, what was exported, and the flags of
+    the episodes' ends where the format, which ``holds`` so much of them, would not give them back."""
+    terminated, truncated = dataset.array("terminated"), dataset.array("truncated")
+    guessed = dataset.lengths < dataset.lengths.max()
+    lost = (truncated == terminated).any() or (holds == "ends" and (terminated != guessed).any())
     value = {
         "spec": dataset.spec.to_json(),
         "env": dataset.env,
@@ -61,7 +71,38 @@ def note(dataset: Dataset) -> str:
         "sources": dataset.manifest.get("sources", []),
         "exported": {"id": dataset.id, "hash": dataset.hash},
     }
+    if lost and holds != "both":
+        packed = {name: _packed(dataset.array(name)) for name in ("terminated", "truncated")}
+        value["ends"] = {"episodes": dataset.n_episodes, **packed}
     return json.dumps(value, sort_keys=True)
+
+
+def _packed(flags: Bool) -> str:
+    """Eight flags to a byte, as hexadecimal digits."""
+    return np.packbits(flags).tobytes().hex()
+
+
+def ends(text: str | bytes | None, episodes: int) -> tuple[Bool, Bool] | None:
+    """The flags ``terminated`` and ``truncated`` [Ep] that a note has, if it has them of so many episodes.
+
+    Raises UserError (code 3) when they are not what ``note`` writes.
+    """
+    try:
+        found = json.loads(text or "{}")["ends"]
+    except (ValueError, RecursionError, LookupError, TypeError):
+        return None
+    try:
+        if found["episodes"] != episodes:
+            return None
+        packed = [bytes.fromhex(found[name]) for name in ("terminated", "truncated")]
+        first, second = (
+            np.unpackbits(np.frombuffer(flags, np.uint8), count=episodes).astype(bool) for flags in packed
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise refused(f"the note {NOTE!r}: expected flags of the ends, found others") from error
+    if {len(flags) for flags in packed} != {-(-episodes // 8)} or not (first | second).all():
+        raise refused(f"the note {NOTE!r}: expected flags of {episodes} ends, found others")
+    return first, second
 
 
 def from_note(text: str | bytes) -> Described:

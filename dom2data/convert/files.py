@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import h5py
 
 
+_LARGE = 60_000  # HDF5's older layouts have no place for an attribute of more than 64 kB
 _BAD_HEADER = (
     ValueError,
     KeyError,
@@ -154,7 +155,8 @@ def write_hdf5(path: Path, arrays: Mapping[str, NDArray[Any]], attributes: Mappi
     """A new HDF5 file of compressed arrays."""
     import h5py
 
-    with h5py.File(path, "w") as file:
+    large = any(len(text) > _LARGE for text in attributes.values())
+    with h5py.File(path, "w", libver="latest" if large else None) as file:
         for name, array in arrays.items():
             file.create_dataset(name, data=array, compression="gzip", compression_opts=1, shuffle=True)
         file.attrs.update(attributes)

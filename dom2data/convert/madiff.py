@@ -32,7 +32,7 @@ def write(dataset: Dataset, path: Path, *, force: bool = False) -> Path:
         np.save(partial / "rewards.npy", found.rewards)
         np.save(partial / "path_lengths.npy", found.lengths)
         np.save(partial / "final_obs.npy", following[last])
-        (partial / described.FILE).write_text(described.note(dataset))
+        (partial / described.FILE).write_text(described.note(dataset, "ends"))
     return path
 
 
@@ -50,12 +50,12 @@ def read(
         raise refused(f"path_lengths: expected {len(obs):,} steps in all, found {int(lengths.sum()):,}")
     if rewards.ndim == 3 and rewards.shape[2] == 1:
         rewards = rewards[..., 0]
-    terminated, says = rows.terminated_by(ends, lengths)
+    note = files.optional(path / described.FILE)
+    terminated, says = rows.terminated_by(ends, lengths, note)
     following = None
     if (path / "final_obs.npy").is_file():
         used["final_obs.npy"] = path / "final_obs.npy"
         following = _next(obs, lengths, files.npy(used["final_obs.npy"]))
-    note = files.optional(path / described.FILE)
     reading = Reading("madiff", used, env, clip, final, note, {"ends": ends})
     return rows.imported(Rows(obs, actions, rewards, lengths, terminated, following), reading, (says,))
 

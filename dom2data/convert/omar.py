@@ -43,7 +43,7 @@ def write(dataset: Dataset, path: Path, *, force: bool = False, seed: int = 0) -
             np.save(partial / f"rews_{i}.npy", found.rewards[:, i])
             np.save(partial / f"next_obs_{i}.npy", following[:, i, :width])
             np.save(partial / f"dones_{i}.npy", ends.astype(np.float32))
-        (partial / described.FILE).write_text(described.note(dataset))
+        (partial / described.FILE).write_text(described.note(dataset, "ends"))
     return target
 
 
@@ -78,7 +78,8 @@ def read(
         return np.stack(padded, axis=1)
 
     lengths, more = _lengths(arrays["dones"], len(obs[0]), horizon)
-    terminated, says = rows.terminated_by(ends if arrays["dones"][0].any() else "truncated", lengths)
+    note = files.optional(folder / described.FILE)
+    terminated, says = rows.terminated_by(ends if arrays["dones"][0].any() else "truncated", lengths, note)
     found = Rows(
         joint("obs"),
         np.stack(arrays["acs"][:keep], axis=1),
@@ -88,7 +89,6 @@ def read(
         joint("next_obs"),
         tuple(widths[:keep]),
     )
-    note = files.optional(folder / described.FILE)
     options = {"seed": seed, "prey": prey, "horizon": horizon, "ends": ends}
     reading = Reading("omar", used, env, clip, note=note, options=options)
     return rows.imported(found, reading, (*notes, *more, says))

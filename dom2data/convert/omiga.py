@@ -44,7 +44,7 @@ def write(dataset: Dataset, path: Path, *, force: bool = False) -> Path:
         "d": np.repeat(final[:, None], obs.shape[1], axis=1).astype(np.float32),
     }
     with staged(path, force) as partial:
-        files.write_hdf5(partial, arrays, {described.NOTE: described.note(dataset)})
+        files.write_hdf5(partial, arrays, {described.NOTE: described.note(dataset, "ends")})
     return path
 
 
@@ -64,9 +64,9 @@ def read(
     lengths, more = rows.lengths_from(flags[:, 0])
     reading = Reading("omiga", {path.name: path}, env, clip, final, note, {"ends": ends})
     if final != "drop":
-        terminated, says = rows.terminated_by(ends, lengths)
+        terminated, says = rows.terminated_by(ends, lengths, note)
         return rows.imported(Rows(obs, actions, rewards, lengths, terminated), reading, (*more, says))
-    terminated, says = rows.terminated_by(ends, lengths - 1)
+    terminated, says = rows.terminated_by(ends, lengths - 1, note)
     shifted = _shifted(obs, actions, rewards, lengths, terminated)
     told = f"the rows that end {len(lengths):,} episodes taken as final observations alone (final=drop)"
     return rows.imported(shifted, reading, (*more, says, told))

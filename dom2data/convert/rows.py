@@ -84,13 +84,22 @@ def lengths_from(ends: NDArray[Any]) -> tuple[NDArray[np.int64], tuple[str, ...]
     return np.diff(last, prepend=-1).astype(np.int64), note
 
 
-def terminated_by(how: str, lengths: NDArray[np.int64]) -> tuple[NDArray[np.bool_], str]:
+def terminated_by(
+    how: str, lengths: NDArray[np.int64], note: str | bytes | None
+) -> tuple[NDArray[np.bool_], str]:
     """Which episodes terminated, where a format has one flag for every end, and the note that says so.
 
-    ``how``: all "truncated", all "terminated", or "auto": those shorter than the longest terminated.
+    ``how``: all "truncated", all "terminated", or "auto": what our own ``note`` says, else those shorter than
+    the longest terminated.
     """
     if how not in ("auto", "terminated", "truncated"):
         raise UserError(f"expected ends to be auto, terminated or truncated, found {how!r}")
+    if how == "auto" and (known := described.ends(note, len(lengths))):
+        terminated = known[0]
+        return (
+            terminated,
+            f"of {len(lengths):,} ends {int(terminated.sum()):,} are terminations: the file's note",
+        )
     found = (lengths < lengths.max()) if how == "auto" else np.full(len(lengths), how == "terminated")
     says = f"of {len(lengths):,} ends {int(found.sum()):,} taken as terminations, the others as time limits"
     return found, f"{says} (ends={how})"
@@ -110,6 +119,9 @@ def imported(rows: Rows, reading: Reading, notes: tuple[str, ...] = ()) -> Impor
     arrays, closed = (
         _with_next(rows) if rows.next_observations is not None else _without_next(rows, reading.final)
     )
+    known = described.ends(reading.note, len(rows.lengths))
+    if known is not None and (known[0] == rows.terminated).all():
+        arrays["truncated"] = known[1]
     what = _described(rows, reading, horizon)
     if reading.clip:
         arrays["actions"], says = clipped(what.spec, arrays["actions"])

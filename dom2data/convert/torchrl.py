@@ -54,7 +54,7 @@ def write(dataset: Dataset, path: Path, *, force: bool = False) -> Path:
     }
     with staged(path, force) as partial:
         _write(partial, tree, len(dataset))
-        (partial / described.FILE).write_text(described.note(dataset))
+        (partial / described.FILE).write_text(described.note(dataset, "terminations"))
     return path
 
 

@@ -57,7 +57,7 @@ def write(dataset: Dataset, path: Path, *, force: bool = False) -> Path:
         index = _open(partial, "vault_index", "int32", (1,))
         index.write(np.array([len(dataset)], np.int32)).result()
         (partial / "metadata.json").write_text(
-            json.dumps(_metadata(leaves) | {described.NOTE: described.note(dataset)})
+            json.dumps(_metadata(leaves) | {described.NOTE: described.note(dataset, "terminations")})
         )
     return path
 

@@ -176,6 +176,22 @@ def test_omar_prey_is_dropped_or_kept(tmp_path: Path) -> None:
     assert (with_prey.arrays["observations"][:, 3, 4] == 0).all()
 
 
+@pytest.mark.parametrize("format_", FORMATS)
+def test_agents_that_observe_differently_much_come_back(format_: str, tmp_path: Path) -> None:
+    dataset = small_datasets.uneven(tmp_path / "root")
+    found = read(format_, convert.module(format_).write(dataset, tmp_path / "file"))
+    assert found.spec == dataset.spec
+    np.testing.assert_array_equal(found.arrays["observations"], dataset.array("observations"))
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_observations_that_never_change_come_back(format_: str, tmp_path: Path) -> None:
+    dataset = small_datasets.in_memory([4, 3, 2])
+    dataset.array("observations")[:] = 1.0
+    found = read(format_, convert.module(format_).write(dataset, tmp_path / "file"))
+    assert found.arrays["offsets"].tolist() == [0, 4, 7, 9]
+
+
 def test_omar_wrong_horizon_is_found_out(tmp_path: Path) -> None:
     foreign_files.omar(tmp_path, play([20, 20, 20]))
     with pytest.raises(UserError, match="whole episodes of 25"):

@@ -68,7 +68,14 @@ def read(
     obs = arrays["obs"]
     notes, keep = [], len(obs)
     widths = [array.shape[1] for array in obs]
-    if prey == "drop" and keep > 1 and len(set(widths[:-1])) == 1 and widths[-1] != widths[0]:
+    note = files.optional(folder / described.FILE)  # whoever left it has written no prey
+    if (
+        note is None
+        and prey == "drop"
+        and keep > 1
+        and len(set(widths[:-1])) == 1
+        and widths[-1] != widths[0]
+    ):
         keep -= 1
         notes.append(f"agent {keep}, whose observation is {widths[-1]} wide, taken for the prey and dropped")
     width = max(widths[:keep])
@@ -78,7 +85,6 @@ def read(
         return np.stack(padded, axis=1)
 
     lengths, more = _lengths(arrays["dones"], len(obs[0]), horizon)
-    note = files.optional(folder / described.FILE)
     terminated, says = rows.terminated_by(ends if arrays["dones"][0].any() else "truncated", lengths, note)
     found = Rows(
         joint("obs"),

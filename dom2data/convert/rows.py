@@ -204,7 +204,7 @@ def _with_next(rows: Rows) -> tuple[dict[str, NDArray[Any]], tuple[str, ...]]:
             f"row {broken[0]}: expected its next observation to be the observation of row {broken[0] + 1} "
             f"(of the same episode), found others ({len(broken):,} times); episodes may end elsewhere"
         )
-    if len(last) > 1 and same[last[:-1]].all():
+    if len(last) > 1 and same[last[:-1]].all() and (obs != obs[0]).any():  # else nothing is to be seen
         raise refused(
             "expected new observations where episodes begin, found every one to continue; "
             f"episodes may be longer than {rows.lengths.max()} steps"

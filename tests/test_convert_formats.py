@@ -341,7 +341,7 @@ def test_actions_out_of_bounds_are_refused_or_clipped(tmp_path: Path) -> None:
     data = play([25])
     data.actions[3, 0, 0] = 5.0  # the published environment scales the caller's array in place
     foreign_files.omar(tmp_path, data)
-    with pytest.raises(UserError, match=r"actions in \[-1, 1\], found .* 5\]; nothing was written"):
+    with pytest.raises(UserError, match=r"actions in \[-1, 1\], found .* 5\]; --option clip=true"):
         ingest(read("omar", tmp_path), "clipped", tmp_path)
     clipped = read("omar", tmp_path, clip=True)
     assert said(clipped, "1 of 150 action values clipped")

@@ -73,7 +73,7 @@ def read(
     rewards = found["rewards"].reshape(steps, -1)
     if rewards.shape[1] == 1:  # the team's, and so each agent's
         rewards = np.broadcast_to(rewards, (steps, actions.shape[1]))
-    terminal = found["terminals"].reshape(-1) != 0
+    terminal = rows.flags("terminals", found["terminals"].reshape(-1))
     ends, notes = _ends(terminal, found.get("timeouts"), obs, following, horizon)
     lengths, more = rows.lengths_from(ends)
     made = Rows(obs, actions, rewards, lengths, terminal[np.cumsum(lengths) - 1], following)
@@ -104,7 +104,7 @@ def _ends(
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """[S]: terminals and timeouts; without timeouts, every horizon, or where observations do not continue."""
     if timeouts is not None:
-        return terminal | (timeouts.reshape(-1) != 0), ()
+        return terminal | rows.flags("timeouts", timeouts.reshape(-1)), ()
     if horizon:
         row = np.arange(len(terminal))
         first = np.maximum.accumulate(np.where(np.roll(terminal, 1), row, 0))

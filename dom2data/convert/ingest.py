@@ -91,7 +91,8 @@ def checked(spec: EnvSpec, found: Mapping[str, NDArray[Any]]) -> dict[str, NDArr
         or _shared(spec, arrays["rewards"])
     )
     if finding:
-        raise refused(finding)
+        clips = finding.startswith("expected actions in")
+        raise refused(f"{finding}; --option clip=true clips them" if clips else finding)
     return {name: arrays[name] for name in expected if name not in _DERIVED}
 
 

@@ -44,9 +44,14 @@ def read(
     used = {name: path / name for name in ("obs.npy", "actions.npy", "rewards.npy", "path_lengths.npy")}
     obs, actions, rewards, lengths = (files.npy(file) for file in used.values())
     if lengths.ndim != 1 or lengths.dtype.kind not in "iu" or len(lengths) == 0 or obs.ndim != 3:
-        raise refused(f"expected obs [S, N, O] and path_lengths [Ep], found {obs.shape} and {lengths.shape}")
+        raise refused(
+            f"expected obs [S, N, O] and path_lengths [Ep] of integers, found {obs.shape} and "
+            f"{lengths.dtype} {lengths.shape}"
+        )
     lengths = lengths.astype(np.int64)
-    if (lengths < 1).any() or int(lengths.sum()) != len(obs):
+    if (lengths < 1).any():
+        raise refused(f"path_lengths: expected 1 or more, found {int(lengths.min())}")
+    if int(lengths.sum()) != len(obs):
         raise refused(f"path_lengths: expected {len(obs):,} steps in all, found {int(lengths.sum()):,}")
     if rewards.ndim == 3 and rewards.shape[2] == 1:
         rewards = rewards[..., 0]

@@ -133,8 +133,8 @@ def _agents(folder: Path) -> tuple[dict[str, list[np.ndarray]], dict[str, Path]]
 
 
 def _lengths(dones: list[np.ndarray], steps: int, horizon: int) -> tuple[np.ndarray, tuple[str, ...]]:
-    first = dones[0].reshape(-1) != 0
-    if any(((done.reshape(-1) != 0) != first).any() for done in dones):
+    first, *others = (rows.flags(f"dones_{i}.npy", done.reshape(-1)) for i, done in enumerate(dones))
+    if any((other != first).any() for other in others):
         raise refused("expected agents to be done at the same steps, found others")
     if first.any():
         return rows.lengths_from(first)

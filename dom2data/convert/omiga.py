@@ -58,7 +58,7 @@ def read(
     if obs.ndim != 3 or actions.ndim != 3 or not len(obs) == len(actions) == len(rewards) == len(done):
         raise refused(f"expected o [S, N, O] and a [S, N, A], found {obs.shape} and {actions.shape}")
     rewards = np.broadcast_to(rewards.reshape(len(obs), -1), obs.shape[:2]) if rewards.ndim < 3 else rewards
-    flags = done.reshape(len(obs), -1) != 0
+    flags = rows.flags("d", done.reshape(len(obs), -1))
     if (flags != flags[:, :1]).any():
         raise refused("expected agents to be done at the same rows, found others")
     lengths, more = rows.lengths_from(flags[:, 0])

@@ -73,6 +73,13 @@ def last_steps(lengths: NDArray[np.int64]) -> NDArray[np.bool_]:
     return last
 
 
+def flags(what: str, values: NDArray[Any]) -> NDArray[np.bool_]:
+    """Numbers as flags: whatever is not zero. Raises UserError (code 3) for NaN, which is not zero either."""
+    if values.dtype.kind == "f" and np.isnan(values).any():
+        raise refused(f"{what}: expected flags of 0 and 1, found nan at {int(np.isnan(values).argmax())}")
+    return np.asarray(values != 0)
+
+
 def lengths_from(ends: NDArray[Any]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Lengths of the episodes that end where ``ends`` [S] is true; rows after the last end are one more."""
     last = np.flatnonzero(ends)
@@ -184,8 +191,8 @@ def _as_float32(rows: Rows) -> tuple[Rows, tuple[str, ...]]:
             continue
         with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite is refused later
             changed[name] = np.ascontiguousarray(values, np.float32)
-        if values.dtype == np.float64 and (changed[name] != values).any():
-            notes.append(f"{name.replace('_', ' ')} rounded from float64 to float32")
+        if values.dtype != np.float32 and (changed[name] != values).any():
+            notes.append(f"{name.replace('_', ' ')} rounded from {values.dtype} to float32")
     return dataclasses.replace(rows, **changed), tuple(notes)
 
 
@@ -199,6 +206,9 @@ def _with_next(rows: Rows) -> tuple[dict[str, NDArray[Any]], tuple[str, ...]]:
     inside = np.ones(len(obs), bool)
     inside[last] = False
     broken = np.flatnonzero(inside & ~same)
+    if len(broken) and not np.isfinite(obs).all():
+        row = np.argwhere(~np.isfinite(obs))[0][0]
+        raise refused(f"observations: expected finite values, found others, first in row {row}")
     if len(broken):
         raise refused(
             f"row {broken[0]}: expected its next observation to be the observation of row {broken[0] + 1} "

@@ -85,13 +85,13 @@ def read(path: Path, *, env: str | None = None, group: str = "agents", clip: boo
             raise refused(f"expected a plain name of a group, found {group!r}")
         found[name] = _read(path.joinpath(*folders), entry)
         used[f"{'/'.join(folders)}/{entry}"] = path.joinpath(*folders, f"{entry}.memmap")
-    ends = found["done"].reshape(-1) != 0
+    ends = rows.flags("next/done", found["done"].reshape(-1))
     steps = len(ends)
     rewards = found["rewards"]
     if found["terminated"].size != steps or rewards.ndim != 3 or rewards.shape[2] != 1:
         raise refused(f"expected reward [S, N, 1] and flags [S, 1], found {rewards.shape} and {steps} flags")
     lengths, more = rows.lengths_from(ends)
-    terminated = found["terminated"].reshape(-1)[np.cumsum(lengths) - 1] != 0
+    terminated = rows.flags("next/terminated", found["terminated"].reshape(-1))[np.cumsum(lengths) - 1]
     note = files.optional(path / described.FILE)
     reading = Reading("torchrl", used, env, clip, note=note, options={"group": group})
     made = Rows(

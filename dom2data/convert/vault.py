@@ -111,11 +111,17 @@ def read(
             f"expected leaves of {streams} streams, found {[leaf.shape[:2] for leaf in leaves.values()]}"
         )
     flat = {name: leaf.reshape(streams * length, *leaf.shape[2:]) for name, leaf in leaves.items()}
-    terminal, truncation = (_flags(flat[name], streams, length) for name in ("terminals", "truncations"))
+    terminal, truncation = (
+        _flags(name, flat[name], streams, length) for name in ("terminals", "truncations")
+    )
     ends = terminal | truncation
+    notes: tuple[str, ...] = (f"{streams} streams of {length:,} rows",)
+    if open_ends := int((~ends[length - 1 :: length]).sum()):
+        notes += (
+            f"the rows after the last end of {open_ends} streams counted as episodes that were cut short",
+        )
     ends[length - 1 :: length] = True  # a stream's last episode does not go on in the next stream
     lengths, _ = rows.lengths_from(ends)
-    notes = (f"{streams} streams of {length:,} rows",)
     note = metadata.get(described.NOTE)
     reading = Reading(
         "vault", used, env, clip, final, note if isinstance(note, str) else None, {"batch": batch}
@@ -131,8 +137,8 @@ def read(
     return rows.imported(found, reading, notes)
 
 
-def _flags(values: np.ndarray, streams: int, length: int) -> np.ndarray:
-    joint = values.reshape(streams * length, -1) != 0
+def _flags(name: str, values: np.ndarray, streams: int, length: int) -> np.ndarray:
+    joint = rows.flags(name, values.reshape(streams * length, -1))
     if (joint != joint[:, :1]).any():
         raise refused(
             "expected flags alike for all agents, found others; an agent that stops alone is not read"

@@ -213,11 +213,12 @@ def from_arrays(
     offsets = np.asarray(offsets, np.int64)
     episodes, steps = len(offsets) - 1, len(actions)
     terminated = np.zeros(episodes, bool) if terminated is None else np.asarray(terminated, bool)
+    rewards = np.asarray(rewards, np.float32)  # the returns are those of what is stored
     returns, agent_returns = stats.episode_returns(spec, rewards, offsets[:-1])
     arrays: dict[str, NDArray[Any]] = {
         "observations": np.asarray(observations, np.float32),
         "actions": np.asarray(actions, np.float32),
-        "rewards": np.asarray(rewards, np.float32),
+        "rewards": rewards,
         "offsets": offsets,
         "returns": returns,
         "agent_returns": agent_returns,

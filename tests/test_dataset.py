@@ -14,6 +14,7 @@ from dom2data.dataset import from_arrays
 from dom2data.dataset import open as open_dataset
 from dom2data.errors import UserError
 from dom2data.subsample import subsample
+from dom2data.verify import verify
 
 LENGTHS = [4, 2, 4, 1]
 
@@ -39,6 +40,14 @@ def test_returns_of_team_and_agents(reward: str) -> None:
         np.testing.assert_allclose(
             dataset.returns[i], each[0] if reward == "shared" else each.mean(), rtol=1e-5
         )
+
+
+def test_returns_are_those_of_the_rewards_that_are_kept(tmp_path: Path) -> None:
+    small = in_memory(LENGTHS)
+    rewards = np.random.default_rng(0).normal(size=(11, 3))
+    arrays = (small.array(name) for name in ("observations", "actions"))
+    made = from_arrays(small.spec, *arrays, rewards, small.offsets, terminated=small.array("terminated"))
+    verify(subsample(made, 1.0, out="kept", root=tmp_path))
 
 
 def test_arrays_are_read_once_and_only_when_asked_for(

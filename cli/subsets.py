@@ -182,6 +182,8 @@ def verify(dataset: str, replay: str | None, tolerance: float, root: Path | None
     from dom2data.dataset import open as open_dataset
     from dom2data.verify import verify as check
 
+    if not tolerance >= 0:
+        raise UserError(f"expected a --tolerance of 0 or more, found {tolerance:g}")
     share = None if replay is None else _share(replay)
     found = open_dataset(dataset, root)
     passed = check(found)

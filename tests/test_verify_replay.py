@@ -132,6 +132,11 @@ def test_the_command(root: Path, tag: Dataset) -> None:
     assert "largest error 0" in text
     code, text, _ = verify("--replay", "0.01", "--json")
     assert json.loads(text)["replay"]["error"] == 0.0
+    for tolerance in ("-1", "nan"):
+        assert verify("--replay", "1%", "--tolerance", tolerance)[::2] == (
+            2,
+            f"error: expected a --tolerance of 0 or more, found {tolerance}\n",
+        )
     for share in ("x", "0", "150%", "nan"):
         code, text, error = verify("--replay", share)
         assert (code, text) == (2, "")

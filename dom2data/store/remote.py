@@ -195,17 +195,19 @@ def upload(
     """Copy a dataset's files to a place: the note first, the marker last.
 
     ``names`` are its files, the marker last. After an interruption the same call sends what is missing;
-    nothing is sent where the same recipe and content, made at another time, are there.
+    nothing is sent where the same recipe and content, made at another time, are there; what has lost a file,
+    and with ``force`` whatever is there, is sent again.
     Raises UserError: code 2 when another dataset of this id is there and ``force`` is false, 1 when the
     place cannot be reached or lost something.
     """
     place = Place(url)
     source = place.source(manifest["id"])
     there, mine = place.folder(manifest["id"]), (data / manifests.MARKER).read_bytes()
-    if source.complete:
-        if source.read(manifests.MARKER) == mine or (not force and _same(source, manifest)):
+    if source.complete and not force:
+        ours = source.read(manifests.MARKER) == mine
+        if (ours and _whole(source, data, names)) or (not ours and _same(source, manifest)):
             return
-        if not force:
+        if not ours:
             raise UserError(f"expected a new id, found {source.where}; --force replaces it")
     begun = UPLOADING in source.sizes and source.read(UPLOADING) == mine
     with place.reached():
@@ -233,6 +235,10 @@ def accepted(source: Files) -> dict[str, Any] | None:
         if error.code != CHECK_FAILED:
             raise
         return None
+
+
+def _whole(source: Files, data: Path, names: list[str]) -> bool:
+    return all(source.sizes.get(name) == (data / name).stat().st_size for name in names)
 
 
 def _same(source: Files, manifest: Mapping[str, Any]) -> bool:

@@ -1,0 +1,43 @@
+"""What was damaged or lost behind a URL, sent again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from small_datasets import stored
+
+from dom2data import dataset, share
+from dom2data.errors import UserError
+from dom2data.store import remote
+from dom2data.verify import verify
+
+
+def chunk(url: str) -> tuple[remote.Place, str]:
+    """A place, and a file of the rewards there."""
+    place = remote.Place(url)
+    place.fs.invalidate_cache()
+    return place, next(name for name in sorted(place.fs.find(place.path)) if "/rewards/c/" in name)
+
+
+def test_a_damaged_copy_is_replaced_with_force(url: str, tmp_path: Path) -> None:
+    small = stored(tmp_path, [4, 2, 3])
+    share.push(small, tmp_path, url)
+    place, name = chunk(url)
+    content = bytearray(place.fs.cat_file(name))
+    content[3] ^= 4
+    place.fs.pipe_file(name, bytes(content))
+    share.push(small, tmp_path, url)  # as large as it should be: what is there is left alone
+    with pytest.raises(UserError, match="rewards"):
+        verify(dataset.open("small", url))
+    share.push(small, tmp_path, url, force=True)
+    assert verify(dataset.open("small", url))
+
+
+def test_a_copy_that_lost_a_file_is_sent_again(url: str, tmp_path: Path) -> None:
+    small = stored(tmp_path, [4, 2, 3])
+    share.push(small, tmp_path, url)
+    place, name = chunk(url)
+    place.fs.rm_file(name)
+    share.push(small, tmp_path, url)
+    assert verify(dataset.open("small", url))

@@ -158,12 +158,12 @@ def stage(job: Job) -> Stage:
         return "other" if job.folder.is_dir() and not run.empty(job.folder) else "missing"
     try:
         found = results.look(job.folder)
+        another = found.state == "broken" or unlike(job, found.run)
     except (UserError, ValueError, OSError):
         return "other"
-    wanted = job.settings["updates"]
-    if found.state == "broken" or found.updates > wanted or unlike(job, found.run):
+    if another:
         return "other"
-    if found.updates < wanted:
+    if found.updates < job.settings["updates"]:
         return "begun"
     return "done" if not pending(job, found.kept) else "fitted"
 
@@ -185,18 +185,26 @@ def setup(job: Job) -> str:
 
 
 def unlike(job: Job, found: Run) -> list[str]:
-    """Where a run is not the one that a job asks for: ``name: expected, found``."""
-    wanted = asked(job)
+    """Where a run is not the one that a job asks for: ``name: expected, found``.
+
+    Raises UserError like ``checkpoint.updates``.
+    """
+    wanted, updates = asked(job), checkpoint.updates(found.folder)
     # Through the settings, so that a run begun before one of them was known has its default.
     older = run.OLDER_CONFIGS.get(found.settings.algorithm, {})
     there = json.loads(json.dumps(asdict(found.settings))) | older | found.document["config"]
     if {wanted["data"], there["data"]} == {"memory", "mapped"}:  # the same minibatches
         there["data"] = wanted["data"]
-    return [
+    differences = [
         f"{name}: expected {value}, found {there.get(name)}"
         for name, value in wanted.items()
         if there.get(name) != value
     ]
+    if not ids.stands_for(job.dataset, dataset := found.document["dataset"]["id"]):  # as of a folder copied
+        differences.append(f"dataset: expected {job.dataset}, found {dataset}")
+    if updates > job.settings["updates"]:
+        differences.append(f"updates: expected {job.settings['updates']}, found {updates}")
+    return differences
 
 
 def pending(job: Job, kept: Iterable[dict[str, Any]]) -> list[str]:
@@ -308,13 +316,11 @@ def begin(job: Job) -> Run:
         config = build(algorithms.load(settings.algorithm).config_type, job.config)
         return run.create(job.folder, run.describe(settings, config, data, list(job.command)))
     found = run.read(job.folder)
-    differences, updates = unlike(job, found), checkpoint.updates(job.folder)
+    differences = unlike(job, found)
     if found.document["dataset"]["hash"] != data.hash:
         differences.append(
             f"hash of the data: expected {data.hash}, found {found.document['dataset']['hash']}"
         )
-    if updates > job.settings["updates"]:
-        differences.append(f"updates: expected {job.settings['updates']}, found {updates}")
     if differences:
         raise UserError(
             f"{job.folder}: expected the run that is asked for, found another ({'; '.join(differences)}); "

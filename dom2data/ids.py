@@ -68,6 +68,12 @@ def full(name: str) -> str:
     return f"{space}/{short}-v{version or 0}"
 
 
+def stands_for(name: str, dataset_id: str) -> bool:
+    """Whether ``name`` may be short for a full id, of whichever version where it has none."""
+    (*wanted, version), (*found, its) = split(name), split(dataset_id)
+    return wanted == found and version in (None, its)
+
+
 def directory(dataset_id: str, base: Path) -> Path:
     """The ``data`` directory of a full id."""
     return base / dataset_id / "data"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from test_sweep import ONE, RANGES, call, file
 from tiny import tag_random
 
 from dom2 import evaluate
+from dom2data import generate
 
 TWO = ONE + "[grid]\nlr = [0.01, 0.001]\n"
 
@@ -76,6 +78,7 @@ def test_an_evaluation_by_hand_with_more_episodes_will_do_another_is_replaced(
 OTHERS = [
     (TWO.replace("0.01, 0.001", "0.5"), (), 2, "it asks for none of the runs there"),
     (TWO.replace("= 16", "= 8"), (), 2, "lr=0.001: batch_size: expected 8, found 16"),
+    (TWO.replace("updates = 6", "updates = 5"), (), 2, "lr=0.001: updates: expected 5, found 6"),
     (RANGES, ("--search", "tpe", "--trials", "1"), 2, "it asks for none"),
 ]
 ADDED = [
@@ -100,6 +103,23 @@ def test_another_sweep_has_a_folder_of_its_own(tmp_path: Path) -> None:
         file(tmp_path, text)
         assert call(tmp_path).exit_code == 0
         assert (tmp_path / "runs/spec.toml").read_text() == text
+
+
+def test_a_run_on_other_data_is_none_of_the_datasets(tmp_path: Path) -> None:
+    """As of a folder that was copied: its settings are those that are asked for."""
+    file(tmp_path, ONE)
+    assert call(tmp_path).exit_code == 0
+    generate.generate(generate.plan("tag", "random", steps=1250, seed=5, out="tiny-other-v0"))
+    copied = tmp_path / "runs/tiny-other/bc"
+    shutil.copytree(tmp_path / "runs/tiny-random/bc", copied)
+    file(tmp_path, ONE.replace('["tiny-random"]', '["tiny-random", "tiny-other"]'))
+    said = call(tmp_path)
+    assert (said.exit_code, "dataset: expected tiny-other, found dom2/tiny-random-v0" in said.stderr) == (
+        1,
+        True,
+    )
+    assert [row["status"] for row in record(tmp_path)["runs"]] == ["done", "failed"]
+    assert (copied / "evaluation.json").exists()
 
 
 def test_another_search_leaves_nothing_in_the_folder_of_the_first(tmp_path: Path) -> None:

@@ -262,8 +262,12 @@ def finish(asked: Sweep, document: dict[str, Any], metric: str, as_json: bool) -
         )
     from dom2 import results
 
-    results.comparable(
-        results.read(asked.out / row["run"]) for row in document["runs"] if row["status"] == "done"
+    done = [row for row in document["runs"] if row["status"] == "done"]
+    found = [results.read(asked.out / row["run"]) for row in done]
+    results.comparable(found)
+    results.agree(  # a name may stand for another version by now
+        (row["dataset"], "dataset", each.dataset["id"], each.folder)
+        for row, each in zip(done, found, strict=True)
     )
 
 

@@ -122,6 +122,17 @@ def test_a_run_on_other_data_is_none_of_the_datasets(tmp_path: Path) -> None:
     assert (copied / "evaluation.json").exists()
 
 
+def test_two_versions_of_a_dataset_are_not_one(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    for version, seed in enumerate((5, 6)):
+        made = generate.plan("tag", "random", steps=50, seed=seed, out=f"tiny-random-v{version}", root=root)
+        generate.generate(made)
+        file(tmp_path, TWO.replace("0.01, 0.001", ("0.01", "0.01, 0.001")[version]))
+        said = call(tmp_path, "--root", str(root))
+    assert (said.exit_code, len(record(tmp_path)["runs"])) == (3, 2), said.output
+    assert "tiny-random: expected one dataset, found dom2/tiny-random-v" in said.stderr
+
+
 def test_another_search_leaves_nothing_in_the_folder_of_the_first(tmp_path: Path) -> None:
     more = ("--search", "tpe", "--trials", "1")
     file(tmp_path, RANGES)

@@ -153,11 +153,12 @@ class Part:
 
     @property
     def name(self) -> str:
-        """Of its report: one of its own for a part, which must not replace the report of the whole."""
+        """Of its report: a part has its own, which must not replace that of another or the whole."""
         from dom2 import jobs
 
-        seeds = [f"{self.seeds} seeds"] if self.seeds else []
-        return jobs.safe("-".join([self.target, *self.only, *self.columns, *seeds]))
+        # With commas, since medium and expert are not medium-expert.
+        words = (self.target, ",".join(self.only), ",".join(self.columns))
+        return jobs.safe("-".join(filter(None, (*words, f"{self.seeds} seeds" if self.seeds else ""))))
 
 
 def staged(grid: Grid, jobs: Sequence[Job], known: dict[Cell, list[Entry]]) -> dict[Path, Any]:

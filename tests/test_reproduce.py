@@ -303,7 +303,7 @@ def test_interrupted_and_killed_it_goes_on_to_the_same_end(
         assert right is not None
         assert (left / "weights.safetensors").read_bytes() == (right / "weights.safetensors").read_bytes()
     results = [
-        json.loads((runs / "smoke/table1-tag-random-bc-ma-cql.json").read_text()) for runs in (whole, parts)
+        json.loads((runs / "smoke/table1-tag-random-bc,ma-cql.json").read_text()) for runs in (whole, parts)
     ]
     assert results[0]["entries"] == results[1]["entries"]
 
@@ -337,7 +337,9 @@ def test_a_dry_run_says_what_there_is_and_what_there_is_not(
 def test_a_part_of_a_target_has_a_report_of_its_own() -> None:
     whole, part = Part("table1", "compact"), Part("table1", "smoke", ("tag", "5%"), ("bc", "dom2"), 2)
     assert (whole.command, whole.name) == ("dom2 reproduce table1", "table1")
-    assert part.name == "table1-tag-5_-bc-dom2-2_seeds"
+    assert part.name == "table1-tag,5_-bc,dom2-2_seeds"
+    both = Part("table1", "smoke", ("medium", "expert"))
+    assert both.name != Part("table1", "smoke", ("medium-expert",)).name
     assert part.command == (
         "dom2 reproduce table1 --scale smoke --only tag --only 5% --algorithms bc,dom2 --seeds 2"
     )

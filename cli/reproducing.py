@@ -7,6 +7,7 @@ import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -240,10 +241,19 @@ def carry_out(
 
 def finish(grid: Grid, command: str, stem: Path, known: dict[Cell, list[Entry]], as_json: bool) -> None:
     """Write the report and say the most important of it."""
-    from dom2 import board, figures
+    from dom2 import board, earlier, figures, run
 
+    there = stem.with_name(f"{stem.name}.json")
+    before = there.read_text() if there.is_file() else ""
     files = board.write(grid, command, stem.parent, known, stem.name)
     document = json.loads(files["json"].read_text())
+    if lost := earlier.lost(before, document):
+        kept = stem.with_name(f"{stem.name}-before-{sha256(before.encode()).hexdigest()[:8]}.json")
+        run.write(kept, before)
+        ui.note(
+            f"{lost} entries of the report before are not in this one: its JSON is kept as {kept}, which "
+            "--earlier takes"
+        )
     if as_json:
         ui.print_json(document)
     elif document["aggregate"]:

@@ -46,6 +46,20 @@ def read(file: Path) -> list[Entry]:
         ) from error
 
 
+def lost(before: str, document: Mapping[str, Any]) -> int:
+    """How many entries a report had that the one in its place does not; they may be known nowhere else."""
+    try:
+        old = json.loads(before)["entries"]
+        cells, there = ({_cell(each) for each in listed} for listed in (old, document["entries"]))
+    except (ValueError, KeyError, TypeError):  # no report
+        return 0
+    return len(cells - there)
+
+
+def _cell(each: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(each[name] for name in ("env", "quality", "fraction", "label", "shift"))
+
+
 def _training(each: Entry) -> dict[str, float] | None:
     """Older reports: shifted rows have none of their own, and five were all evaluations there were."""
     if each.shift != "none" or each.training is None:

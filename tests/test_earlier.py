@@ -114,6 +114,21 @@ def test_half_a_cell_is_shown_and_made_all_the_same(first: Path, tmp_path: Path)
     assert "1 missing" in said.output, said.output
 
 
+def test_a_report_that_alone_knows_a_cell_is_kept(first: Path, tmp_path: Path) -> None:
+    words = (*QUICK, "--runs", tmp_path, "--report-only")
+    assert "before" not in dom2(*words, "--earlier", first).stderr
+    (report,) = (tmp_path / "smoke").glob("*.json")
+    whole = report.read_text()
+    said = dom2(*words)
+    assert (said.exit_code, json.loads(report.read_text())["entries"]) == (0, [])
+    (kept,) = (tmp_path / "smoke").glob("*-before-*.json")
+    assert f"2 entries of the report before are not in this one: its JSON is kept as {kept}" in said.stderr
+    assert kept.read_text() == whole
+    assert dom2(*words).exit_code == dom2(*words, "--earlier", kept).exit_code == 0  # nothing more is lost
+    assert len(list((tmp_path / "smoke").glob("*.json"))) == 2
+    assert len(json.loads(report.read_text())["entries"]) == 2
+
+
 def test_other_bytes_and_other_files_are_refused(first: Path, tmp_path: Path) -> None:
     asked = Grid("table2", "smoke", CELLS, 3, tmp_path / "runs")
     other = changed(first, tmp_path, hash="f" * 64, label="ma-td3+bc", setup=jobs.setup(asked.jobs()[1]))

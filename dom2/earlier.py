@@ -12,6 +12,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dom2 import experiments
 from dom2.diversity import Solutions
 from dom2.experiments import Cell
@@ -29,6 +31,8 @@ def read(file: Path) -> list[Entry]:
         document: dict[str, Any] = json.loads(file.read_text())
         names = {field.name for field in fields(Entry)}
         listed = [Entry(**{k: v for k, v in each.items() if k in names}) for each in document["entries"]]
+        for each in listed:
+            _sound(each)
         return [
             replace(
                 each,
@@ -44,6 +48,15 @@ def read(file: Path) -> list[Entry]:
             "name another file",
             CHECK_FAILED,
         ) from error
+
+
+def _sound(each: Entry) -> None:
+    """Raises ValueError or TypeError where numbers are none, or do not go together."""
+    values = np.array([float(value) for value in each.per_seed])
+    numbers = (each.mean, each.std, each.iqm, each.data, *(each.ci or ()))
+    whole = [(values.mean(), values.std()), (each.mean, each.std)]
+    if not (np.isfinite(numbers).all() and np.allclose(*whole) and len(each.ci or (0, 0)) == 2):
+        raise ValueError(f"per_seed {each.per_seed} of mean {each.mean}, std {each.std}, ci {each.ci}")
 
 
 def lost(before: str, document: Mapping[str, Any]) -> int:

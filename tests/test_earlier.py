@@ -137,9 +137,12 @@ def test_other_bytes_and_other_files_are_refused(first: Path, tmp_path: Path) ->
         UserError, match=r"expected one hash, found .* in table2.json and ffffffffffff in changed.json"
     ):
         tables.entries(asked, known)
-    broken = [json.loads(first.read_text()) for _ in range(2)]
+    broken = [json.loads(first.read_text()) for _ in range(6)]
     broken[0]["entries"][0]["training"] = 5
     broken[1]["entries"][0]["solutions"] = {"mean": {"distinct": 1.0}}
+    edits = ({"per_seed": ["x", 1.0, 2.0]}, {"mean": 999.0}, {"ci": [1.0]}, {"std": float("nan")})
+    for document, values in zip(broken[2:], edits, strict=True):
+        document["entries"][0] |= values
     for text in ("[]", "{", '{"entries": [{"env": "tag"}]}', *map(json.dumps, broken)):
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(UserError, match="expected a report's JSON") as refused:

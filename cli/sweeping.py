@@ -244,8 +244,9 @@ def finish(asked: Sweep, document: dict[str, Any], metric: str, as_json: bool) -
         ui.print_json(document)
     else:
         shifts = asked.spec.shifts
-        extra = [f"return ({shift})" for shift in shifts[1:]]
-        header = ("run", *varied(document), "status", "updates", "return", *extra, "score", "minutes")
+        returns = ["return" if shift == "none" else f"return ({shift})" for shift in shifts]
+        score = "score" if shifts[0] == "none" else f"score ({shifts[0]})"
+        header = ("run", *varied(document), "status", "updates", *returns, score, "minutes")
         ui.table(header, [line(row, shifts, varied(document)) for row in document["runs"]])
     counted = Counter(row["status"] for row in document["runs"])
     if counted["elsewhere"]:

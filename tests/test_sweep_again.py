@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -131,6 +132,13 @@ def test_two_versions_of_a_dataset_are_not_one(tmp_path: Path) -> None:
         said = call(tmp_path, "--root", str(root))
     assert (said.exit_code, len(record(tmp_path)["runs"])) == (3, 2), said.output
     assert "tiny-random: expected one dataset, found dom2/tiny-random-v" in said.stderr
+
+
+def test_a_table_names_the_shift_that_runs_are_compared_by(tmp_path: Path) -> None:
+    file(tmp_path, 'shifts = ["noise", "none"]\n' + ONE)
+    header = call(tmp_path).stdout.splitlines()[0]
+    words = ["run", "status", "updates", "return (noise)", "return", "score (noise)", "minutes"]
+    assert re.split(r" {2,}", header) == words
 
 
 def test_another_search_leaves_nothing_in_the_folder_of_the_first(tmp_path: Path) -> None:

@@ -258,7 +258,7 @@ def finish(asked: Sweep, document: dict[str, Any], metric: str, as_json: bool) -
         again = "these trials are over" if "trials" in document else "the same command tries them again"
         raise UserError(
             f"expected {len(document['runs'])} runs, {counted['failed']} failed (reasons above, and in the "
-            f"error.txt of each); {again}",
+            f"error.txt of those that were begun); {again}",
             FAILED,
         )
     from dom2 import results

@@ -54,8 +54,8 @@ def _sound(each: Entry) -> None:
     """Raises ValueError or TypeError where numbers are none, or do not go together."""
     values = np.array([float(value) for value in each.per_seed])
     numbers = (each.mean, each.std, each.iqm, each.data, *(each.ci or ()))
-    whole = [(values.mean(), values.std()), (each.mean, each.std)]
-    if not (np.isfinite(numbers).all() and np.allclose(*whole) and len(each.ci or (0, 0)) == 2):
+    fits = np.allclose((values.mean(), values.std()), (each.mean, each.std))
+    if not (np.isfinite(numbers).all() and fits and len(each.ci or (0, 0)) == 2):
         raise ValueError(f"per_seed {each.per_seed} of mean {each.mean}, std {each.std}, ci {each.ci}")
 
 

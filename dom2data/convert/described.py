@@ -72,7 +72,7 @@ def note(dataset: Dataset, holds: Holds = "both") -> str:
         "exported": {"id": dataset.id, "hash": dataset.hash},
     }
     if lost and holds != "both":
-        packed = {name: _packed(dataset.array(name)) for name in ("terminated", "truncated")}
+        packed = {"terminated": _packed(terminated), "truncated": _packed(truncated)}
         value["ends"] = {"episodes": dataset.n_episodes, **packed}
     return json.dumps(value, sort_keys=True)
 

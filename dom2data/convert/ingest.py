@@ -109,6 +109,14 @@ def _shared(spec: EnvSpec, rewards: NDArray[Any]) -> str | None:
     return None
 
 
+def as_float32(name: str, values: NDArray[Any]) -> tuple[NDArray[np.float32], str]:
+    """The values, and a note if they are others now; what becomes infinite is refused later."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = np.ascontiguousarray(values, np.float32)
+    rounded = values.dtype != np.float32 and (found != values).any()
+    return found, f"{name} rounded from {values.dtype} to float32" if rounded else ""
+
+
 def clipped(spec: EnvSpec, actions: NDArray[Any]) -> tuple[NDArray[Any], str]:
     """Actions brought into their bounds, and the note that says so."""
     low, high = spec.act_low, spec.act_high

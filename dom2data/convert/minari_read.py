@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from dom2data import ids, stats
 from dom2data.convert import described, files, minari_file
-from dom2data.convert.ingest import Imported, checked, clipped, refused
+from dom2data.convert.ingest import Imported, as_float32, checked, clipped, refused
 from dom2data.errors import UserError
 from dom2data.spec import EnvSpec
 from dom2data.store import minari as minari_metadata
@@ -219,7 +219,7 @@ def _arrays(
     arrays |= {name: np.array(values, bool) for name, values in flags.items()}
     arrays["offsets"] = np.cumsum([0, *map(len, joint["rewards"])], dtype=np.int64)
     arrays |= {name: np.array(values, np.int64) for name, values in numbers.items()}
-    notes = [f"{name} rounded from {dtype} to float32" for name, dtype in rounded.items()]
+    notes = list(rounded.values())
     return arrays, notes + ([f"{cut} episodes ended without a flag: counted as truncated"] if cut else [])
 
 
@@ -252,11 +252,10 @@ def _rows(
 
 
 def _as_float32(name: str, values: NDArray[Any], rounded: dict[str, str]) -> NDArray[np.float32]:
-    """The values, and in ``rounded`` what they were if they are others now."""
-    with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite is refused later
-        found = values.astype(np.float32)
-    if (found != values).any():
-        rounded[name] = str(values.dtype)
+    """The values, and in ``rounded`` the note if they are others now."""
+    found, note = as_float32(name, values)
+    if note:
+        rounded[name] = note
     return found
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from dom2data.convert import described
 from dom2data.convert.action_order import check_action_order
 from dom2data.convert.described import Described
-from dom2data.convert.ingest import Imported, clipped, refused
+from dom2data.convert.ingest import Imported, as_float32, clipped, refused
 from dom2data.dataset import Dataset
 from dom2data.errors import UserError
 
@@ -102,11 +102,8 @@ def terminated_by(
     if how not in ("auto", "terminated", "truncated"):
         raise UserError(f"expected ends to be auto, terminated or truncated, found {how!r}")
     if how == "auto" and (known := described.ends(note, len(lengths))):
-        terminated = known[0]
-        return (
-            terminated,
-            f"of {len(lengths):,} ends {int(terminated.sum()):,} are terminations: the file's note",
-        )
+        count = f"of {len(lengths):,} ends {int(known[0].sum()):,}"
+        return known[0], f"{count} are terminations: the file's note"
     found = (lengths < lengths.max()) if how == "auto" else np.full(len(lengths), how == "terminated")
     says = f"of {len(lengths):,} ends {int(found.sum()):,} taken as terminations, the others as time limits"
     return found, f"{says} (ends={how})"
@@ -189,11 +186,9 @@ def _as_float32(rows: Rows) -> tuple[Rows, tuple[str, ...]]:
         values = getattr(rows, name)
         if values is None:
             continue
-        with np.errstate(over="ignore", invalid="ignore"):  # what becomes infinite is refused later
-            changed[name] = np.ascontiguousarray(values, np.float32)
-        if values.dtype != np.float32 and (changed[name] != values).any():
-            notes.append(f"{name.replace('_', ' ')} rounded from {values.dtype} to float32")
-    return dataclasses.replace(rows, **changed), tuple(notes)
+        changed[name], note = as_float32(name.replace("_", " "), values)
+        notes.append(note)
+    return dataclasses.replace(rows, **changed), tuple(filter(None, notes))
 
 
 def _with_next(rows: Rows) -> tuple[dict[str, NDArray[Any]], tuple[str, ...]]:

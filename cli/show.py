@@ -64,7 +64,7 @@ def explain(error: Exception) -> tuple[str, int]:
         return str(error), USAGE
     if isinstance(error, OSError):
         return f"{error.filename or 'input/output'}: {error.strerror or error}", FAILED
-    return f"{type(error).__name__}: {error} (this is a bug; --debug shows where)", FAILED
+    return f"{told(error)} (this is a bug; --debug shows where)", FAILED
 
 
 def stop(message: str, code: int) -> NoReturn:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dom2data import envs, ids
+from dom2data.errors import told
 
 
 def examine() -> dict[str, Any]:
@@ -78,7 +79,7 @@ def environment(name: str) -> str:
         env.reset(0)
         env.step(np.zeros((2, env.spec.n_agents, env.spec.act_dim), np.float32))
     except Exception as error:  # whatever is wrong is what is to be reported
-        return f"{type(error).__name__}: {error}"
+        return told(error)
     return "ok"
 
 

@@ -22,7 +22,7 @@ from dom2.reproduce import Grid
 from dom2.results import agree
 from dom2.tables import Entry, facts, whole
 from dom2data import dataset as datasets
-from dom2data.errors import CHECK_FAILED, UserError
+from dom2data.errors import CHECK_FAILED, UserError, told
 
 
 def read(file: Path) -> list[Entry]:
@@ -44,8 +44,7 @@ def read(file: Path) -> list[Entry]:
         ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{file}: expected a report's JSON of `dom2 reproduce`, found {type(error).__name__}: {error}; "
-            "name another file",
+            f"{file}: expected a report's JSON of `dom2 reproduce`, found {told(error)}; name another file",
             CHECK_FAILED,
         ) from error
 

@@ -10,7 +10,7 @@ from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
-from dom2data.errors import UserError
+from dom2data.errors import UserError, told
 
 if TYPE_CHECKING:
     import torch
@@ -104,9 +104,8 @@ def load(name: str) -> type[Algorithm]:
             module = _load_file(Path(module_name))
         except (Exception, SystemExit) as error:  # of the user's own code, whatever it is
             where = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
-            found = f"{type(error).__name__}: {error}{where}"
             raise UserError(
-                f"{module_name}: expected a module that can be imported, found {found}"
+                f"{module_name}: expected a module that can be imported, found {told(error)}{where}"
             ) from error
     elif name in ALGORITHMS:
         module = importlib.import_module(module_name)

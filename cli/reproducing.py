@@ -234,7 +234,9 @@ def carry_out(
     executor = where.made(jobs.at_once(left))
     with ui.progress_bar() as progress:
         reproduce.prepare(grid, progress)
-    earlier.check(grid, known)  # now, and not when hours of fitting are done
+    # Now, and not when hours of fitting are done.
+    earlier.check(grid, known)
+    jobs.same_data(left, grid.jobs())
     last = watching.attend(left, jobs.carry_out(left, executor, retries), grid.base)
     return [outcome.job for outcome in last if outcome.word == "failed"]
 

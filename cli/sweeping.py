@@ -69,7 +69,7 @@ def sweep(
     killed, the same command continues; given twice, both share the work. Nothing that is there is made again.
     """
     from dom2 import sweep as sweeps
-    from dom2.jobs import at_once
+    from dom2.jobs import at_once, same_data, stage
     from dom2.search import METRICS
     from dom2data import ids
 
@@ -94,6 +94,8 @@ def sweep(
         shutil.copyfile(spec, asked.out / SPEC)
     with ui.progress_bar() as progress:
         asked.prepare(progress)
+    runs = [run.job for run in (found or asked).runs()]
+    same_data([job for job in runs if stage(job) != "done"], runs)  # now, and not when they are fitted
     outcomes: dict[Path, Outcome] = {}
     try:
         made(asked, found, worker, retries, workers, outcomes)

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from dom2 import earlier, experiments, paper, presets, statistics, tables
-from dom2.board import interval, number
+from dom2.board import interval, number, signed
 from dom2data import envs
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -128,8 +128,11 @@ def together(entries: list[tables.Entry]) -> str:
         chance = f"{better['mean']:.2f} ({interval(better['ci'], 2)})".replace(" ", NBSP) if better else "–"
         wins = f"{each['wins']['highest']} ({each['wins']['certain']})"
         ends = interval(each["ci"]).replace(" ", NBSP)
-        lines.append([title(label), number(each["mean"]), number(each["iqm"]), ends, chance, wins])
-    header = ["", "mean score", "IQM", "95 %", "P(DOM2 better) (95 %)", "highest mean (certain)"]
+        lead = each["lead"]
+        ahead = f"{signed(lead['mean'])} ({interval(lead['ci'])})".replace(" ", NBSP) if lead else "–"
+        lines.append([title(label), number(each["mean"]), number(each["iqm"]), ends, ahead, chance, wins])
+    ahead = "DOM2's lead (95 % over datasets)"
+    header = ["", "mean score", "IQM", "95 %", ahead, "P(DOM2 better) (95 %)", "highest mean (certain)"]
     return lined(header, lines)
 
 

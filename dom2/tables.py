@@ -251,8 +251,8 @@ def samples(chosen: Sequence[dict[str, Entry]], label: str) -> list[Values]:
 
 def aggregate(listed: Sequence[Entry]) -> list[dict[str, Any]]:
     """For each group and column: the iqm of scores with its interval, over what is ``fair``, None for columns
-    that are not part of it; the probability that DOM2 improves on the column, over the rows that
-    both have; and the column's wins."""
+    that are not part of it; the probability that DOM2 improves on the column, and its lead in score, over the
+    rows that both have; and the column's wins."""
     found = []
     for (shift, fraction), group in groups(listed).items():
         chosen, won = fair(group), wins(group)
@@ -270,6 +270,7 @@ def aggregate(listed: Sequence[Entry]) -> list[dict[str, Any]]:
                     if values
                     else None,
                     "improvement": improvement(group, label),
+                    "lead": lead(group, label),
                     "wins": won[label],
                 }
             )
@@ -283,6 +284,16 @@ def improvement(group: Sequence[Entry], label: str) -> dict[str, Any] | None:
         return None
     ours, theirs = ([np.array(row[each].per_seed) for row in both] for each in ("dom2", label))
     return statistics.improvement(ours, theirs)
+
+
+def lead(group: Sequence[Entry], label: str) -> dict[str, Any] | None:
+    """``statistics.lead`` of DOM2's scores over a column's, on the rows that both have scores on; None where
+    there is none."""
+    found = [row for row in rows(group).values() if "dom2" in row and label in row]
+    both = [row for row in found if row["dom2"].score is not None and row[label].score is not None]
+    if label == "dom2" or not both:
+        return None
+    return statistics.lead(samples(both, "dom2"), samples(both, label))
 
 
 AUGMENTED = (("ma-cql augmented", "ma-cql"), ("omar augmented", "omar"), ("dom2", "dom2 not augmented"))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dom2 import paper, statistics
-from dom2.statistics import average, improvement, interval, iqm, profile
+from dom2.statistics import average, improvement, interval, iqm, lead, profile
 
 
 def test_iqm_is_the_mean_of_the_middle_half_of_all_together() -> None:
@@ -31,6 +31,17 @@ def test_improvement_counts_pairs_within_tasks() -> None:
     both = improvement([above, below + 1000], [below, above + 1000])
     assert both["mean"] == 0.5
     assert both["tasks"] == 2
+
+
+def test_the_interval_of_a_lead_resamples_tasks_alone() -> None:
+    # One task of thirty decides: without it, which 36 % of the resamples are, there is no lead.
+    alike, ahead = np.array([1.0, 2.0, 3.0]), np.array([31.0, 2.0, 63.0])
+    found = lead([ahead, *[alike] * 29], [alike] * 30)
+    assert (found["mean"], found["tasks"], found["ci"][0]) == (pytest.approx(1.0), 30, 0.0)
+    assert 2.0 < found["ci"][1] < 4.0
+    # Equal leads leave nothing to chance, however far apart the seeds are.
+    assert lead([ahead] * 3, [ahead - 5] * 3) == {"mean": 5.0, "ci": [5.0, 5.0], "tasks": 3}
+    assert lead([ahead] * 2, [alike] * 2)["ci"] is None
 
 
 def test_interval_resamples_within_samples_only() -> None:

@@ -54,11 +54,16 @@ def test_columns_that_have_every_row_are_averaged_without_those_that_lack_one() 
     assert (found["omar"]["mean"], found["omar"]["wins"]["of"]) == (None, 1)
     assert (found["omar"]["improvement"]["tasks"], found["omar"]["improvement"]["mean"]) == (1, 0.0)
     assert found["omar"]["wins"]["highest"] == 1
+    leads = {label: each["lead"] for label, each in found.items()}
+    assert (leads["dom2"], leads["bc"]["mean"], leads["omar"]["tasks"]) == (None, 0.0, 1)
+    point = float(scores.normalize("tag", 11.0) - scores.normalize("tag", 10.0))
+    assert leads["omar"]["mean"] == pytest.approx(-point)
     # Without scores there is nothing to average, but wins and chances there are.
     bare = [dataclasses.replace(each, score=None) for each in listed]
     bare = [*bare, another(12.0, label="bc", quality="expert", score=None)]
     (row, other) = tables.aggregate(bare)
     assert (row["mean"], row["wins"]["highest"], other["improvement"]["tasks"]) == (None, 2, 3)
+    assert other["lead"] is None
 
 
 def test_what_the_augmentation_adds_has_an_interval() -> None:

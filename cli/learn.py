@@ -106,7 +106,12 @@ def option(field: Field) -> click.Option:
 @main.command(cls=FitCommand)
 @click.option("--dataset", metavar="ID", help="Dataset to learn from, such as tag-medium.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder [runs/<dataset>-<algorithm>].")
-@click.option("--preset", default="compact", show_default=True, help="Network sizes: compact or wide.")
+@click.option(
+    "--preset",
+    default="compact",
+    show_default=True,
+    help="Sizes of the networks, with step sizes and updates to suit: compact or wide.",
+)
 @click.option(
     "--resume",
     metavar="RUN",

@@ -67,7 +67,9 @@ WORDS = {
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="JSON of an earlier report: what it knows is not made again; may be repeated.",
 )
-@click.option("--dry-run", is_flag=True, help="Print what is there, what is missing and the time it takes.")
+@click.option(
+    "--dry-run", is_flag=True, help="Print what is there, what is missing and the time that fitting takes."
+)
 @click.option("--report-only", is_flag=True, help="Write the report of what is there, and make nothing.")
 @root_option
 @json_option

@@ -29,7 +29,9 @@ SPEC, RESULT = "spec.toml", "sweep.json"
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the runs [runs/SPEC]."
 )
-@click.option("--dry-run", is_flag=True, help="Print what is there, what is missing and the time it takes.")
+@click.option(
+    "--dry-run", is_flag=True, help="Print what is there, what is missing and the time that fitting takes."
+)
 @runs_options
 @click.option("--search", metavar="NAME", help="Search the ranges of [search]: tpe, with Optuna.")
 @click.option(

@@ -47,7 +47,7 @@ class Settings:
     """dom2, bc, ma-td3+bc, ma-cql, omar, cfcql, ma-iql, ma-icq, omiga, ma-sfbc, ma-diffusion-ql, madiff, or
     file.py:Class of your own."""
     updates: int = 2_500
-    """Gradient updates of each agent and seed."""
+    """Gradient updates of each agent and seed; --preset wide: 100,000 and more."""
     batch_size: int = 256
     """B, transitions in a minibatch of one agent."""
     seeds: int = 1

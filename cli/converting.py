@@ -104,7 +104,8 @@ def _unpacked(path: Path, unused: Sequence[object], base: Path, force: bool) -> 
         )
     from dom2data import share
 
-    return share.unpack(path, base, force)
+    with ui.progress_bar() as progress:
+        return share.unpack(path, base, force, progress)
 
 
 def _converted(
@@ -177,7 +178,7 @@ def _default_path(module: Any, found: Dataset, format_: str, root: Path | None) 
 
     if hasattr(module, "default_path"):
         return Path(module.default_path(found.id, ids.root(root)))
-    return Path(f"{ids.split(found.id)[1]}.{getattr(module, 'SUFFIX', format_)}")
+    return Path(f"{ids.split(found.id)[1]}.{format_}")
 
 
 def _size(path: Path) -> int:

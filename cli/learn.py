@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from dataclasses import replace
+from dataclasses import MISSING, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,7 +96,8 @@ class FitCommand(click.Command):
 
 def option(field: Field) -> click.Option:
     """A flag for a config's field. No default here: what is not given is left to presets and the config."""
-    default = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
+    default = field.default if field.default is not MISSING else None  # made by a function for each config
+    default = ",".join(map(str, default)) if isinstance(default, tuple) else default
     default = str(default).lower() if isinstance(default, bool) else default
     help_text = field.doc if default is None else f"{field.doc} [{default}]"
     flag, type_ = "--" + field.name.replace("_", "-"), FieldType(field.type)

@@ -71,7 +71,7 @@ def sweep(
     killed, the same command continues; given twice, both share the work. Nothing that is there is made again.
     """
     from dom2 import sweep as sweeps
-    from dom2.jobs import at_once, same_data, stage
+    from dom2.jobs import at_once
     from dom2.search import METRICS
     from dom2data import ids
 
@@ -94,10 +94,7 @@ def sweep(
     asked.out.mkdir(parents=True, exist_ok=True)
     if spec.absolute() != asked.out / SPEC:
         shutil.copyfile(spec, asked.out / SPEC)
-    with ui.progress_bar() as progress:
-        asked.prepare(progress)
-    runs = [run.job for run in (found or asked).runs()]
-    same_data([job for job in runs if stage(job) != "done"], runs)  # now, and not when they are fitted
+    supply(asked, found)
     outcomes: dict[Path, Outcome] = {}
     try:
         made(asked, found, worker, retries, workers, outcomes)
@@ -133,6 +130,17 @@ def require_own(asked: Sweep, search: Search | None, spec: Path) -> None:
             f"{asked.out}: expected the sweep that was begun there, found another in {spec} ({reason}); "
             "choose another --out"
         )
+
+
+def supply(asked: Sweep, search: Search | None) -> None:
+    """Generate the datasets that are missing. Raises UserError like ``jobs.same_data``, and not only when all
+    is fitted."""
+    from dom2 import jobs
+
+    with ui.progress_bar() as progress:
+        asked.prepare(progress)
+    known = [run.job for run in (search or asked).runs()]
+    jobs.same_data([job for job in known if jobs.stage(job) != "done"], known)
 
 
 def plan(asked: Sweep, search: Search | None, workers: int, as_json: bool) -> None:

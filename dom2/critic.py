@@ -18,12 +18,14 @@ def td_loss(q: Tensor, target: Tensor) -> Tensor:
     return (q - target.unsqueeze(1)).square().mean(dim=-1)
 
 
-def conservative_penalty(q_uniform: Tensor, q_data: Tensor, log_density: float) -> Tensor:
-    """log-mean-exp of Q over uniform actions, importance weighted, minus Q of the data's action.
+def conservative_penalty(q_others: Tensor, q_data: Tensor, log_density: float) -> Tensor:
+    """log-mean-exp of Q over other actions, importance weighted, minus Q of the data's action.
 
     mean_B[ logsumexp_K(Q(o, a~) - log p(a~)) - log K - Q(o, a) ]: an estimate of log of the integral of
-    exp Q over the actions (Kumar et al. 2020). q_uniform [M, 2, K, B], q_data [M, 2, B] -> [M, 2].
+    exp Q over the actions (Kumar et al. 2020). q_others [M, 2, K, B], q_data [M, 2, B] -> [M, 2].
+    ``log_density`` is one for all, as of uniform actions; where they differ, q_others are without theirs
+    already, and it is 0.
     """
-    k = q_uniform.shape[2]
-    soft_maximum = torch.logsumexp(q_uniform, dim=2) - log_density - math.log(k)
+    k = q_others.shape[2]
+    soft_maximum = torch.logsumexp(q_others, dim=2) - log_density - math.log(k)
     return (soft_maximum - q_data).mean(dim=-1)

@@ -140,13 +140,15 @@ def document(
 
 
 def _references(run: Run, which: scores.Reference) -> dict[str, float] | None:
-    """The returns of an environment that score 0 and 100; of a user's own those that came with the data."""
+    """The returns of an environment that score 0 and 100; own ones are those that came with the data, if any
+    did: of the policies that made it."""
     data = run.document["dataset"]
+    if which == "own" and (own := data.get("references")):
+        return own if own["random"] != own["expert"] else None
     try:
         return scores.references(data["env"], which)
     except UserError:  # an environment without these references has no score
-        own = data.get("references") if which == "own" else None
-        return own if own and own["random"] != own["expert"] else None
+        return None
 
 
 def file(folder: Path, shift: str) -> Path:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from dom2 import algorithms, jobs, presets
-from dom2.config import fields
+from dom2 import algorithms, fit, jobs, presets
 from dom2data import recipes, sampler
 from dom2data.errors import UserError
 
@@ -269,11 +268,9 @@ def column_of(label: str, preset: str = "compact") -> tuple[str, Settings]:
 
 def sweep(target: Target, preset: str) -> Iterator[Cell]:
     """DOM2 with one setting at a time moved from where the presets have it."""
-    kind = algorithms.load("dom2")
-    own = {field.name: field.default for field in fields(kind.config_type)} | kind.presets[preset]
-    own["thresholds"] = sampler.DEFAULTS["quantile"]
     for env, quality in itertools.product(target.envs, target.qualities):
-        defaults = own | presets.defaults("dom2", env, quality)
+        defaults = asdict(fit.configure("dom2", preset, env, quality, {}))
+        defaults["thresholds"] = sampler.DEFAULTS["quantile"]
         for name, values in SENSITIVITY.items():
             for value in values:
                 settings = () if value == defaults[name] else ((name, value),)

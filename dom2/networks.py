@@ -67,7 +67,7 @@ class Narrow(torch.autograd.Function):
 def narrow(layer: StackedLinear, x: Tensor, members: slice = ALL) -> Tensor:
     """What ``layer`` makes of x [M, B, in], for a layer of one output or a few: [M, B, out]."""
     if x.device.type == "cpu":
-        return Narrow.apply(x, layer.weight[members], layer.bias[members])
+        return Narrow.apply(x, *layer.of(members))
     return layer(x, members)
 
 
@@ -235,8 +235,9 @@ class TwinCritics(nn.Module):
     def _q(self, obs: Tensor, actions: Tensor, chosen: slice) -> Tensor:
         layers = [layer for layer in self.mlp.layers if isinstance(layer, StackedLinear)]
         first, *hidden, last = layers
-        weight_obs, weight_act = first.weight[chosen].split(self.dims, dim=1)
-        from_obs = torch.baddbmm(first.bias[chosen], obs, weight_obs)
+        weight, bias = first.of(chosen)
+        weight_obs, weight_act = weight.split(self.dims, dim=1)
+        from_obs = torch.baddbmm(bias, obs, weight_obs)
         # One action at a time: the observation's share is computed once, and every intermediate result
         # stays small enough for the cache (all K at once take a third longer on a CPU).
         values = []

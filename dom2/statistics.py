@@ -41,10 +41,9 @@ def interval(
     statistic: Callable[..., Any],
     samples: Sequence[Values],
     seed: int = 0,
-    level: float = 0.95,
     least: int = 2,
 ) -> Interval | None:
-    """The percentile interval of ``statistic(*samples, axis)``; None where a sample has too few."""
+    """The 95 % percentile interval of ``statistic(*samples, axis)``; None where a sample has too few."""
     if min(map(len, samples)) < least:
         return None
     from scipy import stats
@@ -55,7 +54,6 @@ def interval(
         paired=False,
         n_resamples=RESAMPLES,
         batch=min(RESAMPLES, max(1, _AT_ONCE // sum(map(len, samples)))),
-        confidence_level=level,
         method="percentile",
         rng=np.random.default_rng(seed),
     ).confidence_interval
@@ -78,7 +76,7 @@ def summary(values: Values, seed: int = 0) -> dict[str, Any]:
     return found | {"ci": found["ci"] or [found["iqm"], found["iqm"]]}
 
 
-def improvement(ours: Sequence[Values], theirs: Sequence[Values], seed: int = 0) -> dict[str, Any]:
+def improvement(ours: Sequence[Values], theirs: Sequence[Values]) -> dict[str, Any]:
     """P(X > Y) + P(X = Y) / 2 for seeds X of ours, Y of theirs on the same task, averaged over tasks [T]."""
 
     def probability(*samples: Values, axis: int = -1) -> Any:
@@ -87,7 +85,7 @@ def improvement(ours: Sequence[Values], theirs: Sequence[Values], seed: int = 0)
 
     return {
         "mean": float(probability(*ours, *theirs)),
-        "ci": interval(probability, [*ours, *theirs], seed, least=LEAST_SEEDS),
+        "ci": interval(probability, [*ours, *theirs], least=LEAST_SEEDS),
         "tasks": len(ours),
     }
 
@@ -98,11 +96,11 @@ def _superiority(x: Values, y: Values) -> Any:
     return (0.5 * (np.sign(difference) + 1.0)).mean(axis=(-2, -1))
 
 
-def lead(ours: Sequence[Values], theirs: Sequence[Values], seed: int = 0) -> dict[str, Any]:
+def lead(ours: Sequence[Values], theirs: Sequence[Values]) -> dict[str, Any]:
     """How much higher our mean is, averaged over tasks [T]; the interval resamples tasks, as for others like
     them, and takes the seeds as they are."""
     differences = np.array([x.mean() - y.mean() for x, y in zip(ours, theirs, strict=True)])
-    ci = interval(average, [differences], seed, least=LEAST_TASKS)
+    ci = interval(average, [differences], least=LEAST_TASKS)
     return {"mean": float(differences.mean()), "ci": ci, "tasks": len(differences)}
 
 

@@ -133,7 +133,8 @@ def train(
         "noise": how.noise,
         "recipe": json.loads(json.dumps(dataclasses.asdict(how))),
     }
-    (out / "zoo.json").write_text(json.dumps({name: entry}, indent=1, sort_keys=True) + "\n")
+    with replacing(out / "zoo.json") as partial:
+        partial.write_text(json.dumps({name: entry}, indent=1, sort_keys=True) + "\n")
     for unneeded in (STATE, PREY):
         (out / unneeded).unlink(missing_ok=True)
     return entry
@@ -164,7 +165,7 @@ def learn(
     """Train to the medium ``level`` or to the end, saving the state every minute.
 
     Returns the checkpoints that improved on all earlier ones: medium is the first of them at the level,
-    expert the last. Raises UserError when the level is not reached.
+    expert the last. Raises UserError when the level is not reached, or nothing was learned.
     """
     candidates = restore(training, state) if state is not None and state.exists() else []
     saved = time.monotonic()
@@ -182,6 +183,13 @@ def learn(
         raise UserError(
             f"{training.env.spec.env_id}: expected a return of {level} within {training.how.steps} steps, "
             "found less; try another seed",
+            FAILED,
+        )
+    if not candidates:
+        spec = training.env.spec
+        raise UserError(
+            f"{spec.env_id}: expected episodes of which {training.how.steps} steps have many, found "
+            f"{training.env.num_envs} at once of {spec.horizon} steps each and nothing learned; shorten them",
             FAILED,
         )
     return candidates

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dom2data import ids, stats
-from dom2data.errors import CHECK_FAILED, FAILED, UserError
+from dom2data.errors import FAILED, UserError
 from dom2data.spec import Bool, EnvSpec, Episode, Float32
 from dom2data.store import manifest as manifests
 from dom2data.store import remote
@@ -146,12 +146,7 @@ def open(name: str, root: str | os.PathLike[str] | None = None) -> Dataset:
     dataset_id = ids.resolve(name, base)
     data = ids.directory(dataset_id, base)
     manifest = manifests.read(data)
-    if manifest["id"] != dataset_id:  # what is copied by its id would be another dataset's
-        raise UserError(
-            f"{data}: expected {dataset_id}, found {manifest['id']} in a folder that was renamed; "
-            "give it its name back",
-            CHECK_FAILED,
-        )
+    manifests.require_named(manifest, dataset_id, str(data))
     return _opened(data, manifest, manifests.marker(data))
 
 
@@ -212,26 +207,26 @@ def from_arrays(
     """
     offsets = np.asarray(offsets, np.int64)
     episodes, steps = len(offsets) - 1, len(actions)
+    if len(offsets) < 2 or offsets[0] != 0 or offsets[-1] != steps or (np.diff(offsets) <= 0).any():
+        raise ValueError(
+            f"offsets: expected increasing from 0 to {steps}, found {np.array2string(offsets, threshold=6)}"
+        )
     terminated = np.zeros(episodes, bool) if terminated is None else np.asarray(terminated, bool)
-    rewards = np.asarray(rewards, np.float32)  # the returns are those of what is stored
-    returns, agent_returns = stats.episode_returns(spec, rewards, offsets[:-1])
     arrays: dict[str, NDArray[Any]] = {
         "observations": np.asarray(observations, np.float32),
         "actions": np.asarray(actions, np.float32),
-        "rewards": rewards,
+        "rewards": np.asarray(rewards, np.float32),
         "offsets": offsets,
-        "returns": returns,
-        "agent_returns": agent_returns,
         "terminated": terminated,
         "truncated": ~terminated if truncated is None else np.asarray(truncated, bool),
         "source": np.zeros(episodes, np.int64) if source is None else np.asarray(source, np.int64),
     }
     layouts = layout(spec, episodes, steps)
-    for name, array in layouts.items():
-        if arrays[name].shape != array.shape:
-            raise ValueError(f"{name}: expected shape {array.shape}, found {arrays[name].shape}")
-    if offsets[0] != 0 or offsets[-1] != steps or (np.diff(offsets) <= 0).any():
-        raise ValueError(f"offsets: expected increasing from 0 to {steps}, found {offsets[0]}..{offsets[-1]}")
+    for name, array in arrays.items():
+        if array.shape != layouts[name].shape:
+            raise ValueError(f"{name}: expected shape {layouts[name].shape}, found {array.shape}")
+    # The returns are those of what is stored.
+    arrays["returns"], arrays["agent_returns"] = stats.episode_returns(spec, arrays["rewards"], offsets[:-1])
     leaves = {name: manifests.leaves(array, arrays[name]) for name, array in layouts.items()}
     entries = manifests.array_entries(layouts, leaves)
     manifest: dict[str, Any] = {

@@ -153,6 +153,10 @@ def _sources(parents: Sequence[Dataset]) -> tuple[list[str], list[Int64], dict[s
         names += [label for name, label in mine.items() if name in own and label not in names]
         policies |= {mine[name]: facts for name, facts in known.items()}
         count = max(len(own), int(parent.array("source").max()) + 1)  # made elsewhere: numbers without names
+        if len(parents) > 1:  # ... which must not become another parent's
+            nameless = [f"source {i}@{parent.id}" for i in range(len(own), count)]
+            own, mine = [*own, *nameless], mine | {name: name for name in nameless}
+            names += nameless
         labels = [names.index(mine[own[i]]) if i < len(own) else i for i in range(count)]
         numbers.append(np.array(labels, np.int64))
     return names, numbers, policies

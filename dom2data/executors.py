@@ -70,8 +70,9 @@ def choose(
         from dom2data.on_ray import Ray
 
         return Ray(workers, address, gpus)
-    if address:
-        raise UserError(f"expected --executor ray with --address, found {name}; give both or neither")
+    if address or gpus:
+        flag = "--address" if address else "--gpus"
+        raise UserError(f"expected --executor ray with {flag}, found {name}; give both or neither")
     if name == "local" and workers > 1:
         many = "threads" if threads else "processes"
         raise UserError(f"expected one worker with --executor local, found {workers}; {many} has many")

@@ -83,7 +83,7 @@ def _check(
     if min(episodes or 1, steps or 1) < 1 or 0 in (episodes, steps) or seed < 0:
         raise UserError("expected --episodes or --steps of 1 or more and a --seed of 0 or more, found less")
     for parent in parents[1:]:
-        if parent.spec != parents[0].spec or parent.spec.facts != parents[0].spec.facts:
+        if parent.spec != parents[0].spec:
             found = differences(parents[0].spec.to_json(), parent.spec.to_json())
             changed = found[0][0] if found[0][0] != "facts" else differences(found[0][1], found[0][2])[0][0]
             raise UserError(

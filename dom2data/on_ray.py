@@ -57,7 +57,9 @@ class Ray:
             return
         ray = connect(self.address, self.workers)
         look(ray, needs)
-        task = ray.remote(_do).options(num_cpus=1, num_gpus=self.gpus, max_retries=RETRIES)
+        task = ray.remote(_do if self.gpus else _without_gpu).options(
+            num_cpus=1, num_gpus=self.gpus, max_retries=RETRIES
+        )
         self._require_room(ray)
         count = self.workers or int(ray.cluster_resources().get("CPU", 1))
         waiting = iter(jobs)
@@ -212,6 +214,12 @@ def _do(function: Callable[[Job], Result], job: Job) -> Result | UserError:
         return error
     except KeyboardInterrupt:  # perhaps in the middle of an import: nothing else may be done in this process
         os._exit(FAILED)
+
+
+def _without_gpu(function: Callable[[Job], Result], job: Job) -> Result | UserError:
+    """Of a job that asked for none: not every version of Ray hides the node's, whose first all would take."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    return _do(function, job)
 
 
 def _result(ray: Any, reference: Any) -> Any:

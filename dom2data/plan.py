@@ -75,7 +75,7 @@ class Plan:
 
     @property
     def nbytes(self) -> int:
-        """Disk space needed at most (noisy float32 hardly compresses); ragged data lie there twice."""
+        """Disk space needed (chunks are not compressed); ragged data lie there twice."""
         return (2 if self.ragged else 1) * sum(array.nbytes for array in self.layouts.values())
 
     def seconds(self, workers: int) -> float:

@@ -50,7 +50,7 @@ def _train(env: str, seed: int, out: Path, progress: Progress, force: bool, new_
     unfinished, replaced = (out.with_name(out.name + end) for end in (".partial", ".replaced"))
     # The prey's weights decide what is learned, and its spec cannot be asked for before it exists.
     asked = {"env": env, "seed": seed, "new_prey": new_prey, "versions": recipes.versions()}
-    asked["recipe"] = repr(behaviour.recipe(env))
+    asked |= {"recipe": repr(behaviour.recipe(env)), "fingerprint": envs.spec(env).fingerprint}
     noted = unfinished / "asked.json"
     found = read_note(noted)
     if found is not None and found != asked and not force:
@@ -63,11 +63,12 @@ def _train(env: str, seed: int, out: Path, progress: Progress, force: bool, new_
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
         write_note(noted, asked)
-    entry = behaviour.train(env, seed, unfinished, progress, new_prey=new_prey)
+    done = read_note(unfinished / "zoo.json")  # written last
+    entry = done[env] if done else behaviour.train(env, seed, unfinished, progress, new_prey=new_prey)
     shutil.rmtree(replaced, ignore_errors=True)
     if out.exists():
         out.rename(replaced)
-    unfinished.rename(out)  # with its note, so that a kill before this goes on with what is finished
+    unfinished.rename(out)  # with its note, so that a kill before this loses nothing
     (out / noted.name).unlink()
     shutil.rmtree(replaced, ignore_errors=True)
     return entry

@@ -31,8 +31,8 @@ _DATE = (1980, 1, 1, 0, 0, 0)  # the zip format's zero: the same dataset gives t
 
 
 def pack(found: Dataset, base: Path, file: Path, *, force: bool = False, progress: Progress = quiet) -> Path:
-    """Write the dataset as a zip file, uncompressed because the chunks are; the same one always gives the
-    same bytes.
+    """Write the dataset as a zip file, uncompressed as the chunks are, which hardly compress; the same one
+    always gives the same bytes.
 
     Raises UserError: code 2 when ``file`` exists and ``force`` is false or it has no folder, 3 when the
     dataset does not verify.

@@ -181,8 +181,13 @@ def subsample(
     """Keep whole episodes of ``parent``, in their order: a ``fraction`` by ``seed``, or a ``selection``.
 
     The array ``parent_episode`` [episodes] holds their numbers in the parent.
-    Raises UserError like ``Selection`` and ``generate``; the parent is never its own target.
+    Raises ValueError for both, and UserError like ``Selection`` and ``generate``; the parent is never its own
+    target.
     """
+    if selection is not None and (fraction is not None or seed):
+        raise ValueError(
+            "expected a fraction and its seed or a selection, which has both, found them beside it"
+        )
     selection = selection or Selection(fraction=fraction, seed=seed)
     chosen, asked = selection.indices(parent), selection.to_json()
     target = ids.full(out) if out else default_id(parent.id, selection)

@@ -123,12 +123,13 @@ class Training:
         return self.wave * self.env.num_envs * self.env.spec.horizon
 
     def checkpoints(self) -> Iterator[Checkpoint]:
-        """Train to the end, yielding an evaluation every few waves of episodes."""
+        """Train to the end, yielding an evaluation every few waves of episodes, and at the end."""
         while self.steps < self.how.steps:
             self._collect()
             if self.steps > self.how.learner.random_steps:
                 self._learn()
-            if self.wave % self.how.waves_per_evaluation == 0 and self.learner.updates:
+            due = self.wave % self.how.waves_per_evaluation == 0 or self.steps >= self.how.steps
+            if due and self.learner.updates:
                 yield self._evaluate()
 
     def _collect(self) -> None:

@@ -41,7 +41,13 @@ class StackedLinear(nn.Module):
 
     def forward(self, x: Tensor, members: slice = ALL) -> Tensor:
         """x [M, B, in] -> [M, B, out], or as many rows as ``members`` selects, through those alone."""
-        return product(self.bias[members], x, self.weight[members])
+        weight, bias = self.of(members)
+        return product(bias, x, weight)
+
+    def of(self, members: slice = ALL) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the members that are selected; of all, the parameters themselves, since even a
+        slice of everything is filled with zeros and copied in every backward pass."""
+        return (self.weight, self.bias) if members == ALL else (self.weight[members], self.bias[members])
 
 
 def product(bias: Tensor, x: Tensor, weight: Tensor) -> Tensor:

@@ -78,7 +78,7 @@ class Transitions(NamedTuple):
     actions: Float32  # [N, B, A]
     rewards: Float32  # [N, B]
     next_obs: Float32  # [N, B, O]
-    terminated: Float32  # [N, B], 1 where nothing follows
+    terminated: Float32  # [N, B], or [1, B] of joint ones, 1 where nothing follows
 
 
 class ReplayBuffer:

@@ -29,12 +29,13 @@ def _dataset_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """No test reads or writes the datasets, or the settings, of whoever runs it.
 
     Nor does it wait for the disk: only a power cut could tell, and half of the time of a small dataset goes
-    there. Commands in processes of their own do as ever.
+    there. Commands in processes of their own do as ever. A GPU is left alone: it computes otherwise.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
         for name in ("DOM2DATA_CACHE", "DOM2_NAMED"):
             patch.delenv(name, raising=False)
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
         patch.setenv("MINARI_DATASETS_PATH", str(tmp_path_factory.mktemp("datasets")))
         patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
         yield

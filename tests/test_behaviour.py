@@ -123,6 +123,39 @@ def test_a_training_begun_otherwise_is_not_continued(tiny, tmp_path, monkeypatch
         retrain.train("tag", 7, tmp_path / "zoo")
 
 
+def test_a_training_is_not_continued_in_another_environment(tiny, tmp_path, monkeypatch):
+    with pytest.raises(Killed):
+        retrain.train("tag", 4, tmp_path / "zoo", killed_at(0))
+    edited = dataclasses.replace(envs.spec("tag"), facts={"reward": "another"})
+    monkeypatch.setattr(envs, "spec", lambda _: edited)
+    with pytest.raises(UserError, match=r"zoo as it was begun \(fingerprint \w+\), found another"):
+        retrain.train("tag", 4, tmp_path / "zoo")
+
+
+def test_a_kill_before_the_folder_has_its_name_loses_nothing(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(behaviour, "references", lambda *_: {"random": -2000.0, "expert": 0.0})
+    made = retrain.train("tag", 4, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(type(tmp_path), "rename", lambda *_: killed_at(0)("", 0, 0))
+        with pytest.raises(Killed):
+            retrain.train("tag", 4, tmp_path / "zoo")
+    monkeypatch.setattr(behaviour, "train", lambda *_, **__: pytest.fail("it is trained already"))
+    assert retrain.train("tag", 4, tmp_path / "zoo") == made
+    files = sorted(path.name for path in (tmp_path / "whole").iterdir())
+    assert sorted(path.name for path in (tmp_path / "zoo").iterdir()) == files
+
+
+def test_long_episodes_are_evaluated_at_the_end_or_refused(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(behaviour, "references", lambda *_: {"random": -2000.0, "expert": 0.0})
+    few = dataclasses.replace(training.recipe("tag"), waves_per_evaluation=1000)
+    monkeypatch.setitem(training.RECIPES, "tag", few)
+    assert behaviour.train("tag", 0, tmp_path / "some")["policies"]["expert"]["env_steps"] == few.steps
+    monkeypatch.delitem(scores.PUBLISHED_RETURNS, "tag")
+    monkeypatch.setitem(training.RECIPES, "tag", dataclasses.replace(few, steps=500))
+    with pytest.raises(UserError, match="found 20 at once of 25 steps each and nothing learned"):
+        behaviour.train("tag", 0, tmp_path / "none")
+
+
 def test_a_replay_buffer_continues_bit_for_bit(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(behaviour, "SAVE_SECONDS", 0.0)
     first, _ = behaviour.replay_buffer("tag", 0)

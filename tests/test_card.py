@@ -20,6 +20,7 @@ from dom2data import dataset, ids, share
 from dom2data.convert.ingest import Imported, ingest
 from dom2data.errors import UserError
 from dom2data.look import card
+from dom2data.subsample import subsample
 
 # NeurIPS' minimal set, and what the RAI vocabulary calls them.
 RESPONSIBLE = ("dataLimitations", "dataBiases", "personalSensitiveInformation", "dataUseCases",
@@ -114,7 +115,12 @@ def test_a_card_of_imported_data_says_what_the_import_changed(tmp_path: Path) ->
     card.write(found, tmp_path, tmp_path, license="MIT")
     told = document(tmp_path)
     assert told["rai:dataPreprocessingProtocol"] == ["Rounded to float32; 3 of 24 action values clipped"]
-    assert "format npz, which were imported" in told["rai:dataCollectionRawData"]
+    assert "format npz, which were imported (8 steps" in told["rai:dataCollectionRawData"]
+    part = subsample(found, 0.5, root=tmp_path, out="part")
+    card.write(part, tmp_path, tmp_path, license="MIT", force=True)
+    told = document(tmp_path)
+    assert told["rai:dataPreprocessingProtocol"][1:] == ["3 of 24 action values clipped"]
+    assert "format npz, which were imported (4 steps" in told["rai:dataCollectionRawData"]
 
 
 def test_command(tmp_path: Path) -> None:

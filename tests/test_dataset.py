@@ -94,6 +94,9 @@ def test_opening_a_dataset_imports_nothing_heavy(tmp_path: Path) -> None:
         (None, None, [0, 4, 5]),
         (None, None, [0, 0, 6]),
         (None, None, [1, 4, 6]),
+        (None, None, [0, 4, 9]),
+        (None, None, [0]),
+        ("rewards", (4, 3), [0, 4, 6]),
     ],
 )
 def test_arrays_that_do_not_fit_together_are_refused(

@@ -150,6 +150,16 @@ def test_a_user_s_environment_is_scored_by_what_came_with_the_data(tmp_path: Pat
     assert evaluate.evaluate(run.read(tmp_path / "run"), episodes=2)["normalized_own"] is None
 
 
+def test_own_scores_are_those_of_the_policies_that_made_the_data(tmp_path: Path) -> None:
+    begun = new_run(tmp_path / "run", updates=1)
+    at = {"random": -50.0, "expert": 50.0}  # as of policies trained here
+    begun.document["dataset"]["references"] = at
+    fit.fit(begun)
+    found = evaluate.evaluate(begun, episodes=2)
+    assert found["normalized_own"]["mean"] == pytest.approx(scores.between(found["return"]["mean"], at))
+    assert found["normalized"]["mean"] == pytest.approx(scores.normalize("tag", found["return"]["mean"]))
+
+
 def test_an_evaluation_knows_the_update_of_its_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -85,12 +85,11 @@ def test_the_choice_by_name() -> None:
     assert executors.choose(threads=True) == Local()
     with pytest.raises(UserError, match=r"expected an executor \(local, processes, ray\), found 'threads'"):
         executors.choose("threads", 3)
-    with pytest.raises(
-        UserError, match=r"expected an executor \(local, threads, processes, ray\), found 'slurm'"
-    ):
+    with pytest.raises(UserError, match=r"\(local, threads, processes, ray\), found 'slurm'"):
         executors.choose("slurm", threads=True)
-    with pytest.raises(UserError, match="--executor ray with --address"):
-        executors.choose("processes", 2, "host:6379")
+    for of_ray in (("host:6379",), (None, 0.25)):
+        with pytest.raises(UserError, match="--executor ray with --"):
+            executors.choose("processes", 2, *of_ray)
     with pytest.raises(UserError, match="one worker with --executor local, found 2"):
         executors.choose("local", 2)
 

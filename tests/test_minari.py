@@ -124,7 +124,7 @@ def test_the_joint_environment_is_gymnasiums(name: str) -> None:
     check_env(env, skip_render_check=True)
     one, other = env.reset(seed=3)[0], env.reset(seed=3)[0]
     assert all((one[agent] == other[agent]).all() for agent in one)
-    assert (env.reset()[0][env.agents.agent_names[0]] != one[env.agents.agent_names[0]]).any()
+    assert (env.reset()[0][env.team_spec.agent_names[0]] != one[env.team_spec.agent_names[0]]).any()
     with pytest.raises(ValueError, match="row"):
         env.reset(options={"rows": 2, "row": 2})
     assert JointEnv(name, render_mode="rgb_array").render().shape[2] == 3  # type: ignore[union-attr]

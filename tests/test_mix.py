@@ -103,6 +103,20 @@ def test_a_replay_buffer_is_not_the_checkpoint_that_it_ended_with(tmp_path: Path
     assert again.manifest["policies"] == expected
 
 
+def test_policies_without_a_name_are_not_another_s(tmp_path: Path) -> None:
+    a, b = (stored(tmp_path, LENGTHS, name=name, seed=seed) for name, seed in (("a", 1), ("b", 2)))
+    a.manifest |= {"sources": ["npz"], "policies": {}}
+    a.array("source")[:] = np.arange(len(LENGTHS)) % 3
+    b.manifest |= {"sources": ["medium"], "policies": {}}
+    for parents in ([a, b], [b, a]):
+        mixed = mix(parents, [1, 1], root=tmp_path, out="ab", force=True)
+        names = np.array(mixed.manifest["sources"])[mixed.array("source")]
+        own = np.array(["npz", "source 1@dom2/a-v0", "source 2@dom2/a-v0"])
+        expected = own[a.array("source")[mixed.array("parent_episode")]]
+        from_b = mixed.array("parent") == parents.index(b)
+        assert names.tolist() == np.where(from_b, "medium", expected).tolist()
+
+
 def test_policies_of_which_nothing_is_known_are_told_apart(tmp_path: Path) -> None:
     a, b = (stored(tmp_path, LENGTHS, name=name, seed=seed) for name, seed in (("a", 1), ("b", 2)))
     for parent in (a, b):

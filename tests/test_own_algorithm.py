@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from dataclasses import MISSING
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ from tiny import CPU, SPEC, generators, minibatch, tag_random
 
 from dom2 import algorithms, checkpoint
 from dom2.algorithms import Algorithm
+from dom2.config import Field
+from dom2_cli import learn
 from dom2data.errors import UserError
 
 
@@ -76,6 +79,8 @@ def test_its_settings_are_flags_with_help(tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert "--beta" in result.output
     assert "Inverse temperature" in result.output
+    field = Field("table", dict[str, float], MISSING, "A table.")
+    assert learn.option(field).help == "A table."  # of a default made for each config nothing is shown
 
 
 def test_its_seeds_are_single_runs_and_without_weights_it_clones(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from small_datasets import stored
 
 from dom2data import dataset, share
-from dom2data.errors import UserError
+from dom2data.errors import CHECK_FAILED, UserError
 from dom2data.store import remote
 from dom2data.verify import verify
 
@@ -41,3 +41,16 @@ def test_a_copy_that_lost_a_file_is_sent_again(url: str, tmp_path: Path) -> None
     place.fs.rm_file(name)
     share.push(small, tmp_path, url)
     assert verify(dataset.open("small", url))
+
+
+def test_a_copied_dataset_is_not_the_other(url: str, tmp_path: Path) -> None:
+    small = stored(tmp_path, [4, 2, 3])
+    share.push(small, tmp_path, url)
+    place = remote.Place(url)
+    for name in place.fs.find(place.folder(small.id)):
+        copy = name.replace(small.id, "dom2/other-v0")
+        place.fs.makedirs(copy.rpartition("/")[0], exist_ok=True)
+        place.fs.pipe_file(copy, place.fs.cat_file(name))
+    with pytest.raises(UserError, match=f"expected dom2/other-v0, found {small.id}") as error:
+        dataset.open("other", url)
+    assert error.value.code == CHECK_FAILED

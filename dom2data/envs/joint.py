@@ -57,9 +57,9 @@ class JointEnv(gymnasium.Env[Any, Any]):
         self.name, self.render_mode = name, render_mode
         self._env: VectorEnv = envs.make(name, seed=None)
         self._row = 0
-        self.agents = self._env.spec
-        self.observation_space = observation_space(self.agents)
-        self.action_space = action_space(self.agents)
+        self.team_spec = self._env.spec
+        self.observation_space = observation_space(self.team_spec)
+        self.action_space = action_space(self.team_spec)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -80,11 +80,11 @@ class JointEnv(gymnasium.Env[Any, Any]):
             self._env = envs.make(self.name, num_envs=rows, seed=int(self.np_random.integers(2**63)))
         key = tuple(int(word) for word in how.get("spawn_key", ()))
         started = self._env.reset(None if seed is None else np.random.SeedSequence(seed, spawn_key=key))
-        return self._by_agent(started), {"rewards": np.zeros(self.agents.n_agents, np.float32)}
+        return self._by_agent(started), {"rewards": np.zeros(self.team_spec.n_agents, np.float32)}
 
     def step(self, action: ByAgent) -> tuple[ByAgent, float, bool, bool, dict[str, Any]]:
         """Gymnasium's five values. Raises KeyError when an agent's action is missing."""
-        spec = self.agents
+        spec = self.team_spec
         joint = np.zeros((self._env.num_envs, spec.n_agents, spec.act_dim), np.float32)
         joint[self._row] = np.stack([action[agent] for agent in spec.agent_names])
         step = self._env.step(joint)
@@ -103,6 +103,6 @@ class JointEnv(gymnasium.Env[Any, Any]):
         envs.close(self._env)
 
     def _by_agent(self, obs: NDArray[np.float32]) -> ByAgent:
-        spec = self.agents
+        spec = self.team_spec
         rows = zip(spec.agent_names, obs[self._row], spec.obs_dims, strict=True)
         return {agent: row[:size].copy() for agent, row, size in rows}

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dom2data.dataset import Dataset
+from dom2data.derive import ancestors
 
 CONFORMS_TO = ["http://mlcommons.org/croissant/1.0", "http://mlcommons.org/croissant/RAI/1.0"]
 CONTEXT: dict[str, Any] = {
@@ -178,17 +179,20 @@ def responsible(dataset: Dataset, words: Words) -> Mapping[str, Any]:
     """The RAI fields. All are statements that the manifest supports; none is a place-holder."""
     manifest, spec = dataset.manifest, dataset.spec
     facts = f"{len(dataset):,} steps in {dataset.n_episodes:,} episodes of {dataset.env}"
-    recipe = manifest["recipe"] or {}
-    raw, changes = f"None: the simulator's numbers are stored as they are ({facts}).", ["nothing else."]
-    if recipe.get("operation") == "import":
-        raw = f"Files of the format {recipe.get('format')}, which were imported ({facts})."
-        changes = [str(note) for note in recipe.get("notes", ())] or changes
-    elif manifest["parents"]:
-        changes = ["whole episodes chosen from other datasets."]
+    recipes = [origin["recipe"] or {} for origin in ancestors(manifest)]
+    imports = [recipe for recipe in recipes if recipe.get("operation") == "import"]
+    raw = "None: the simulator's numbers are stored as they are"
+    if imports:
+        formats = ", ".join(dict.fromkeys(str(recipe.get("format")) for recipe in imports))
+        rest = "" if len(imports) == len(recipes) else "; the rest is the simulator's numbers as they are"
+        raw = f"Files of the format {formats}, which were imported{rest}"
+    notes = (str(note) for recipe in imports for note in recipe.get("notes", ()))
+    changes = ["whole episodes chosen from other datasets."] if manifest["parents"] else []
+    changes = [*changes, *dict.fromkeys(notes)] or ["nothing else."]
     return {
         "rai:dataCollection": words.synthetic,
         "rai:dataCollectionType": ["Software Collection"],
-        "rai:dataCollectionRawData": raw,
+        "rai:dataCollectionRawData": f"{raw} ({facts}).",
         "rai:dataCollectionMissingData": "None: every value of every step is there, and finite.",
         "rai:dataPreprocessingProtocol": [f"Rounded to float32; {changes[0]}", *changes[1:]],
         "rai:dataUseCases": ["Training and comparing offline multi-agent reinforcement learning algorithms."],

@@ -132,6 +132,17 @@ def require_stored(data: Path, name: str, array: ArrayLayout) -> None:
         raise UserError(f"{data}: {finding}; generate or fetch it again", CHECK_FAILED)
 
 
+def require_named(manifest: Mapping[str, Any], dataset_id: str, where: str) -> None:
+    """Raises UserError (code 3) where a dataset lies under another name than its own: what is copied by its
+    id would be another one's."""
+    if manifest["id"] != dataset_id:
+        raise UserError(
+            f"{where}: expected {dataset_id}, found {manifest['id']} in a folder that was renamed; "
+            "give it its name back",
+            CHECK_FAILED,
+        )
+
+
 def marker(data: Path) -> str:
     """What the completion marker says now; another value than before: another dataset took its place."""
     file = data / MARKER

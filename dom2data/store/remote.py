@@ -94,15 +94,15 @@ class Place:
 
     def resolve(self, name: str) -> str:
         """The full id that ``name`` is short for. Raises UserError (code 2) when there is none."""
-        space, short, version = ids.split(name)
+        space, short, _ = ids.split(name)
         versions = {}
         for known in self.existing():
             try:
-                its_space, its_short, number = ids.split(known)
+                version = ids.split(known)[2]
             except UserError:  # someone's copy of a dataset, by a name that is none
                 continue
-            if (its_space, its_short) == (space, short) and version in (None, number):
-                versions[number or 0] = known
+            if version is not None and ids.stands_for(name, known):
+                versions[version] = known
         if not versions:
             raise UserError(
                 f"expected a dataset under {self.url}, found no {space}/{short}; "
@@ -134,6 +134,7 @@ def open(
     place = Place(url)
     source = place.source(place.resolve(name))
     manifest = contents.accept(source)
+    manifests.require_named(manifest, source.dataset_id, source.where)
     layouts = contents.layouts_of(manifest)
 
     @contextmanager

@@ -120,8 +120,10 @@ def chosen() -> str:
 
 
 def together(entries: list[tables.Entry]) -> str:
-    """Scores over all datasets of the columns that have every one, the highest IQM first."""
-    found = [each for each in tables.aggregate(entries) if each["iqm"] is not None]
+    """Scores over all datasets, in the standard environment, of the columns that have every one, the highest
+    IQM first."""
+    standard = [each for each in entries if each.shift == "none"]
+    found = [each for each in tables.aggregate(standard) if each["iqm"] is not None]
     lines = []
     for each in sorted(found, key=lambda each: -each["iqm"]):
         better, label = each["improvement"], each["label"]

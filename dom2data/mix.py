@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from dom2data import ids, recipes
 from dom2data.collect import interleaved, share
 from dom2data.dataset import Dataset, Int64
-from dom2data.derive import Part, derive
+from dom2data.derive import Part, ancestors, derive, origins
 from dom2data.errors import UserError
 from dom2data.spec import differences
 
@@ -33,8 +34,8 @@ def mix(
     episodes until its share is reached. With neither, the mixture is the largest in which no episode is there
     twice. The arrays ``parent`` and ``parent_episode`` say where each came from; any beginning of the mixture
     holds nearly the ratio.
-    Raises UserError for other than two or more parents of one environment, a ratio that is not positive, or
-    more than a parent has.
+    Raises UserError for other than two or more parents of one environment, a ratio that is not positive,
+    more than a parent has, or parents with episodes in common that were drawn from both.
     """
     _check(parents, ratio, episodes, steps, seed)
     shuffled = [
@@ -57,6 +58,7 @@ def mix(
         Part(parent, np.sort(order[:count]), {"ratio": weight, "seed": seed})
         for parent, order, count, weight in zip(parents, shuffled, counts, weights, strict=True)
     ]
+    _require_once(parts)
     recipe = {
         "operation": "mix",
         "parents": [parent.hash for parent in parents],
@@ -89,6 +91,23 @@ def _check(
             raise UserError(
                 f"expected datasets of one environment, found {parents[0].id} and {parent.id}, which differ "
                 f"in {changed}; `dom2data diff {parents[0].id} {parent.id}` says more"
+            )
+
+
+def _require_once(parts: Sequence[Part]) -> None:
+    """Raises UserError where one parent was made of another's episodes, or two of a third's, and an episode
+    was drawn from both."""
+    known: dict[str, int] = {}
+    drawn: list[Int64] = []
+    for part in parts:
+        ends = [known.setdefault(end["hash"], len(known)) for end in ancestors(part.parent.manifest)]
+        number, episode = origins(part.parent)[part.chosen].T
+        drawn.append(np.array(ends)[number] << 40 | episode)
+    for (one, mine), (other, theirs) in itertools.combinations(zip(parts, drawn, strict=True), 2):
+        if both := len(np.intersect1d(mine, theirs)):
+            raise UserError(
+                f"expected every episode in one dataset alone, found {both:,} in both {one.parent.id} and "
+                f"{other.parent.id}; mix what they were made of, or subsample apart (--quality, --returns)"
             )
 
 

@@ -72,6 +72,38 @@ def test_lengths_that_are_none_are_said(lengths: Any, found: str, tmp_path: Path
         convert.module("madiff").read(tmp_path / "data")
 
 
+@pytest.mark.parametrize("format_", ["omar", "omiga"])
+@pytest.mark.parametrize("ends", ["auto", "terminated"])
+def test_rows_after_the_last_end_did_not_terminate(format_: str, ends: str, tmp_path: Path) -> None:
+    data = play([5, 5, 3])
+    done = data.ends & (np.arange(13) < 12)
+    if format_ == "omar":
+        path = foreign_files.omar(tmp_path, data, dones=done)
+    else:
+        path = foreign_files.omiga(tmp_path / "cut", data)
+        with h5py.File(path, "r+") as file:
+            file["d"][:] = done[:, None]
+    found = convert.module(format_).read(path, ends=ends)
+    assert found.arrays["terminated"].tolist() == [ends == "terminated"] * 2 + [False]
+    assert found.arrays["truncated"].tolist() == [ends == "auto"] * 2 + [True]
+
+
+def test_a_horizon_that_divides_the_true_one_is_found_out(tmp_path: Path) -> None:
+    path = foreign_files.omar(tmp_path, play([50, 50, 50]))
+    with pytest.raises(UserError, match=r"found 3 of 5 to continue .* longer than 25 steps"):
+        convert.module("omar").read(path)
+    assert len(convert.module("omar").read(path, horizon=50).arrays["offsets"]) == 4
+
+
+def test_few_observations_may_meet_by_chance(tmp_path: Path) -> None:
+    data = play([5, 5, 5, 5, 5, 5])
+    data.obs[:] = data.obs[0]
+    data.next_obs[:] = data.obs[0]
+    data.obs[5] += 1  # one episode begins in the other state
+    found = convert.module("omar").read(foreign_files.omar(tmp_path, data), horizon=5)
+    assert len(found.arrays["offsets"]) == 7
+
+
 def test_a_stream_that_ends_within_an_episode_is_said(tmp_path: Path) -> None:
     class Cut(Play):
         ends = np.arange(8) == 3  # and not 7

@@ -12,7 +12,7 @@ from small_datasets import in_memory, stored
 from dom2data.derive import ancestors, origins
 from dom2data.errors import UserError
 from dom2data.mix import mix
-from dom2data.subsample import subsample
+from dom2data.subsample import Selection, subsample
 from dom2data.verify import verify
 
 LENGTHS = [4, 3, 4, 2, 4, 4, 1, 4, 4, 4]
@@ -57,14 +57,16 @@ def test_by_steps(tmp_path: Path) -> None:
 
 
 def test_the_chain_is_followed_to_its_ends(tmp_path: Path) -> None:
-    a, b = (stored(tmp_path, LENGTHS, name=name, seed=seed) for name, seed in (("a", 1), ("b", 2)))
+    a, b, c = (
+        stored(tmp_path, LENGTHS, name=name, seed=seed) for name, seed in (("a", 1), ("b", 2), ("c", 3))
+    )
     ab = mix([a, b], [1, 1], episodes=12, root=tmp_path)
     part = subsample(ab, 0.5, root=tmp_path)
-    both = mix([part, b], [1, 1], episodes=6, root=tmp_path, out="both")
+    both = mix([part, c], [1, 1], episodes=6, root=tmp_path, out="both")
     # ``stored`` is itself a subset of a dataset in memory, so these are the ends.
     assert [end["id"] for end in ancestors(both.manifest)] == ["memory/small-v0"] * 3
     of, number = origins(both).T
-    ends = [list(in_memory(LENGTHS, seed=seed).episodes()) for seed in (1, 2, 2)]
+    ends = [list(in_memory(LENGTHS, seed=seed).episodes()) for seed in (1, 2, 3)]
     for episode, end, i in zip(both.episodes(), of, number, strict=True):
         np.testing.assert_array_equal(episode.actions, ends[end][i].actions)
     assert set(of) <= {0, 1, 2}
@@ -98,7 +100,9 @@ def test_a_replay_buffer_is_not_the_checkpoint_that_it_ended_with(tmp_path: Path
         assert list(dict.fromkeys(mixed.manifest["sources"])) == mixed.manifest["sources"]
         assert set(mixed.manifest["sources"]) == set(expected)
         np.testing.assert_array_equal(mixed.array("source"), mixed.array("parent"))
-    again = mix([mixed, other], [1, 1], root=tmp_path, out="again")
+    more = stored(tmp_path / "elsewhere", LENGTHS, name="other", seed=4)  # of the same policy
+    more.manifest |= {"sources": ["replay"], "policies": {"medium": {"seed": 1}}}
+    again = mix([mixed, more], [1, 1], root=tmp_path, out="again")
     assert again.manifest["sources"] == ["medium", "replay", "replay@dom2/other-v0"]
     assert again.manifest["policies"] == expected
 
@@ -149,6 +153,22 @@ def test_what_cannot_be_mixed(tmp_path: Path, how: dict, expected: str) -> None:
         mix(parents, ratio, root=tmp_path, out="ab", **how)
     assert (error.value.code, "\n" in str(error.value)) == (2, False)
     assert not (tmp_path / "dom2" / "ab-v0").exists()
+
+
+def test_no_episode_comes_twice(tmp_path: Path) -> None:
+    a, b = (stored(tmp_path, LENGTHS, name=name, seed=seed) for name, seed in (("a", 1), ("b", 2)))
+    half = subsample(a, 0.5, root=tmp_path, out="half")
+    for parents, found in (
+        ([a, half], r"found \d+ in both dom2/a-v0 and dom2/half-v0"),
+        ([b, half, mix([a, b], [1, 1], root=tmp_path, out="ab")], "in both dom2/b-v0 and dom2/ab-v0"),
+    ):
+        with pytest.raises(UserError, match=found):
+            mix(parents, [1] * len(parents), root=tmp_path, out="twice")
+    low, high = (
+        subsample(a, selection=Selection(returns=each), root=tmp_path, out=f"part-{i}")
+        for i, each in enumerate(("0%:40%", "60%:100%"))
+    )
+    assert mix([low, high], [1, 1], root=tmp_path, out="once").n_episodes > 2
 
 
 def test_another_environment_is_refused(tmp_path: Path) -> None:

@@ -85,7 +85,9 @@ def read(
         return np.stack(padded, axis=1)
 
     lengths, more = _lengths(arrays["dones"], len(obs[0]), horizon)
-    terminated, says = rows.terminated_by(ends if arrays["dones"][0].any() else "truncated", lengths, note)
+    done = rows.flags("dones_0.npy", arrays["dones"][0].reshape(-1))
+    how = ends if done.any() else "truncated"
+    terminated, says = rows.terminated_by(how, lengths, note, ended=bool(done[-1]))
     found = Rows(
         joint("obs"),
         np.stack(arrays["acs"][:keep], axis=1),

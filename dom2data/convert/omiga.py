@@ -62,11 +62,12 @@ def read(
     if (flags != flags[:, :1]).any():
         raise refused("expected agents to be done at the same rows, found others")
     lengths, more = rows.lengths_from(flags[:, 0])
+    ended = bool(flags[-1, 0])
     reading = Reading("omiga", {path.name: path}, env, clip, final, note, {"ends": ends})
     if final != "drop":
-        terminated, says = rows.terminated_by(ends, lengths, note)
+        terminated, says = rows.terminated_by(ends, lengths, note, ended)
         return rows.imported(Rows(obs, actions, rewards, lengths, terminated), reading, (*more, says))
-    terminated, says = rows.terminated_by(ends, lengths - 1, note)
+    terminated, says = rows.terminated_by(ends, lengths - 1, note, ended)
     shifted = _shifted(obs, actions, rewards, lengths, terminated)
     told = f"the rows that end {len(lengths):,} episodes taken as final observations alone (final=drop)"
     return rows.imported(shifted, reading, (*more, says, told))

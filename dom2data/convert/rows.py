@@ -92,12 +92,12 @@ def lengths_from(ends: NDArray[Any]) -> tuple[NDArray[np.int64], tuple[str, ...]
 
 
 def terminated_by(
-    how: str, lengths: NDArray[np.int64], note: str | bytes | None
+    how: str, lengths: NDArray[np.int64], note: str | bytes | None, ended: bool = True
 ) -> tuple[NDArray[np.bool_], str]:
     """Which episodes terminated, where a format has one flag for every end, and the note that says so.
 
     ``how``: all "truncated", all "terminated", or "auto": what our own ``note`` says, else those shorter than
-    the longest terminated.
+    the longest terminated. The last one did not where the file is at its end before it has ``ended``.
     """
     if how not in ("auto", "terminated", "truncated"):
         raise UserError(f"expected ends to be auto, terminated or truncated, found {how!r}")
@@ -105,6 +105,7 @@ def terminated_by(
         count = f"of {len(lengths):,} ends {int(known[0].sum()):,}"
         return known[0], f"{count} are terminations: the file's note"
     found = (lengths < lengths.max()) if how == "auto" else np.full(len(lengths), how == "terminated")
+    found[-1] &= ended
     says = f"of {len(lengths):,} ends {int(found.sum()):,} taken as terminations, the others as time limits"
     return found, f"{says} (ends={how})"
 
@@ -209,10 +210,15 @@ def _with_next(rows: Rows) -> tuple[dict[str, NDArray[Any]], tuple[str, ...]]:
             f"row {broken[0]}: expected its next observation to be the observation of row {broken[0] + 1} "
             f"(of the same episode), found others ({len(broken):,} times); episodes may end elsewhere"
         )
-    if len(last) > 1 and same[last[:-1]].all() and (obs != obs[0]).any():  # else nothing is to be seen
+    goes_on = same[last[:-1]]
+    begins = obs[last[:-1][goes_on] + 1]
+    # Of true episodes cut into two and more each, more than half of the ends continue. Where observations are few,
+    # some may do so by chance; where all are the same, nothing is to be seen.
+    by_chance = len(np.unique(begins, axis=0)) <= len(begins) / 2 and not goes_on.all()
+    if 2 * len(begins) > len(goes_on) and not by_chance and (obs != obs[0]).any():
         raise refused(
-            "expected new observations where episodes begin, found every one to continue; "
-            f"episodes may be longer than {rows.lengths.max()} steps"
+            f"expected new observations where episodes begin, found {len(begins):,} of {len(goes_on):,} to "
+            f"continue the one before; episodes may be longer than {rows.lengths.max()} steps"
         )
     arrays = _assemble(rows, obs, following[last])
     return arrays, (f"next observations continue within all {len(last):,} episodes",)

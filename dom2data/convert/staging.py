@@ -22,10 +22,7 @@ def staged(path: Path, force: bool) -> Iterator[Path]:
     Raises UserError: code 2 when something is there (and not ``force``, or not of the same kind), 1 when it
     cannot be written.
     """
-    if path.exists() and not force:
-        raise UserError(
-            f"expected nothing at {path}, found something; --force replaces it, --out names another"
-        )
+    _require_new(path, force)
     partial = path.with_name(f".{path.name}.partial")
     replaced = path.with_name(f".{path.name}.replaced.partial")
     try:
@@ -35,6 +32,7 @@ def staged(path: Path, force: bool) -> Iterator[Path]:
                 _remove(partial)
                 yield partial
                 _flush(partial)
+                _require_new(path, force)  # by now, other commands hold other locks
                 _require_alike(path, partial)
                 _remove(replaced)
                 if path.exists():
@@ -62,6 +60,13 @@ def claimed(path: Path) -> Iterator[None]:
             yield
         finally:
             lock.unlink(missing_ok=True)
+
+
+def _require_new(path: Path, force: bool) -> None:
+    if path.exists() and not force:
+        raise UserError(
+            f"expected nothing at {path}, found something; --force replaces it, --out names another"
+        )
 
 
 def _require_alike(old: Path, new: Path) -> None:

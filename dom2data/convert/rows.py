@@ -212,8 +212,8 @@ def _with_next(rows: Rows) -> tuple[dict[str, NDArray[Any]], tuple[str, ...]]:
         )
     goes_on = same[last[:-1]]
     begins = obs[last[:-1][goes_on] + 1]
-    # Of true episodes cut into two and more each, more than half of the ends continue. Where observations are few,
-    # some may do so by chance; where all are the same, nothing is to be seen.
+    # Of true episodes cut into two and more each, more than half of the ends continue. Where observations are
+    # few, some may do so by chance; where all are the same, nothing is to be seen.
     by_chance = len(np.unique(begins, axis=0)) <= len(begins) / 2 and not goes_on.all()
     if 2 * len(begins) > len(goes_on) and not by_chance and (obs != obs[0]).any():
         raise refused(

@@ -186,6 +186,8 @@ def published(row: dict[str, Entry], of: str, label: str) -> str:
 
 
 def title(label: str) -> str:
+    if label in experiments.ablations() and label != "dom2":
+        return f"DOM2, {label}"
     name, _, rest = label.partition(" ")
     return f"{TITLES.get(name, name.upper())} {rest}".strip()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from dom2data import envs, stats
 from dom2data.allocation import keep_freed_memory
+from dom2data.errors import CHECK_FAILED, UserError
 from dom2data.spec import EnvSpec
 
 if TYPE_CHECKING:
@@ -31,6 +33,8 @@ class Job:
     noise: float
     seed: int
     block: int
+    fingerprint: str | None = None
+    """of the environment that is meant; None: whatever the name leads to"""
 
 
 def share(shares: Sequence[float], start: int, stop: int) -> tuple[int, ...]:
@@ -48,6 +52,8 @@ def collect_block(job: Job) -> dict[str, NDArray[Any]]:
 
     Everything random follows from ``SeedSequence(seed, spawn_key=(block,))``, spawned for the environment and
     the policy of each part: blocks depend neither on each other nor on who collects them.
+
+    Raises UserError (code 3) where the name leads to another environment than the one that is meant.
     """
     from dom2_policies.frozen import Draws
     from dom2data.rollout import Rows, play, seed_of
@@ -59,6 +65,7 @@ def collect_block(job: Job) -> dict[str, NDArray[Any]]:
     for part, (checkpoint, episodes) in enumerate(zip(job.policies, job.episodes, strict=True)):
         if episodes:
             with envs.closing(envs.make(job.env, num_envs=episodes)) as env:
+                _require_meant(job, env.spec)
                 act = _policy(checkpoint, env.spec, job.noise, Draws(seed_of(seeds[2 * part + 1])))
                 parts.append(play(env, env.reset(seed=seeds[2 * part]), act))
     rows = parts[0]
@@ -101,6 +108,17 @@ def flatten(spec: EnvSpec, rows: Rows, source: NDArray[Any]) -> dict[str, NDArra
         "truncated": rows.truncated,
         "source": source.astype(np.int64),
     }
+
+
+def _require_meant(job: Job, spec: EnvSpec) -> None:
+    """A worker imports a user's own file by itself: after an edit, or on a machine that has another one."""
+    if job.fingerprint not in (None, spec.fingerprint):
+        raise UserError(
+            f"{job.env}: expected the environment as planned (fingerprint {job.fingerprint}), found another "
+            f"({spec.fingerprint}) in a worker on {socket.gethostname()}; leave its file as it is while data "
+            "are made, and have the same on every machine",
+            CHECK_FAILED,
+        )
 
 
 def _policy(checkpoint: Path | None, spec: EnvSpec, noise: float, draws: Draws) -> Act:

@@ -127,7 +127,8 @@ def job(todo: Plan, block: int) -> Job:
     size = ragged.block_episodes(horizon) if todo.ragged else block_episodes(horizon)
     stop = (block + 1) * size if todo.ragged else min((block + 1) * size, todo.episodes)
     episodes = share([part for _, part in parts], block * size, stop)
-    return Job(todo.recipe.env, files, episodes, todo.recipe.noise, todo.recipe.seed, block)
+    recipe = todo.recipe
+    return Job(recipe.env, files, episodes, recipe.noise, recipe.seed, block, recipe.fingerprint)
 
 
 def _intact(

@@ -10,12 +10,13 @@ import meeting
 import numpy as np
 import pytest
 
-from dom2data import collect, envs, named
+from dom2data import collect, envs, generate, named
 from dom2data.check_env import check
 from dom2data.envs import foreign
 from dom2data.envs.joint import JointEnv
 from dom2data.envs.parallel import ParallelView
 from dom2data.errors import UserError
+from dom2data.executors import Processes
 
 NOTED = """
 
@@ -65,6 +66,20 @@ def test_an_edited_file_wants_another_python(tmp_path: Path) -> None:
     assert envs.make(name).spec.fingerprint == imported
     meeting.written(tmp_path)
     assert envs.spec(name).fingerprint == imported
+
+
+def test_workers_make_no_data_in_another_environment(tmp_path: Path) -> None:
+    """They import the file when they start, which is after this edit."""
+    name = meeting.written(tmp_path)
+    plan = generate.plan(name, "random", steps=12_000, root=tmp_path)
+    meeting.written(tmp_path, ("-float(distance)", "-2 * float(distance)"))
+    says = rf"meet\.py:make: .* as planned \(fingerprint {plan.spec.fingerprint}\), found another"
+    with pytest.raises(UserError, match=says) as error:
+        generate.generate(plan, executor=Processes(2))
+    assert error.value.code == 3
+    assert not (tmp_path / "dom2").exists()
+    meeting.written(tmp_path)
+    assert generate.generate(plan, executor=Processes(2)).spec == plan.spec
 
 
 def joint(name: str) -> None:

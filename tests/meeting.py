@@ -13,6 +13,9 @@ HELD = (
 )
 """A change: the class has the list ``held`` of its instances that are not closed."""
 
+SILENT_END = ("self.observed(),\n", "self.observed() if self.agents else {},\n")
+"""A change: the last step tells no observations."""
+
 
 def code() -> str:
     """The page's."""

@@ -51,6 +51,8 @@ FAULTS = {
                                     "expected a finite number as reward"),
     "a reward that is missing": (("-float(distance) for agent in present", "-1.0 for agent in present[1:]"),
                                  "expected rewards of every agent present, found none of left"),
+    "a last observation that is missing": (meeting.SILENT_END,
+                                           "expected observations of every agent present, found none"),
     "no end": (("self.steps == self.horizon", "False"), "expected the end of an episode within 20 steps"),
     "an unseeded start": (("default_rng(seed)", "default_rng()"),
                           "expected equal episodes for equal seeds, found a difference at step 0"),

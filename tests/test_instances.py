@@ -55,6 +55,16 @@ def test_a_row_without_an_episode_is_over(tmp_path: Path) -> None:
     assert not step.rewards.any()
 
 
+def test_a_last_observation_is_not_made_up(tmp_path: Path) -> None:
+    env = envs.make(meeting.written(tmp_path, meeting.SILENT_END))
+    env.reset(seed=3)
+    still = np.zeros((1, 2, 1), np.float32)
+    for _ in range(19):
+        assert env.step(still).obs.all()
+    with pytest.raises(UserError, match="step 20: expected what left observes, also at its end, found n"):
+        env.step(still)
+
+
 def test_an_edited_file_wants_another_python(tmp_path: Path) -> None:
     """What has begun keeps code and fingerprint, and nothing begins with the old code."""
     name = meeting.written(tmp_path)

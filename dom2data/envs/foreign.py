@@ -253,7 +253,7 @@ class ForeignEnv:
         }
         observations, earned, terminated, truncated, _ = self._call(row, partial(env.step, chosen), 5)
         self._time[row] += 1
-        self._see(row, observations, env.agents)
+        self._see(row, observations, [*present, *env.agents])
         going_on = [a for a in present if not (terminated.get(a) or truncated.get(a))]
         if going_on and not env.agents:
             raise self._failure(row, f"{going_on[0]} to end by termination or truncation", "it gone")
@@ -280,8 +280,9 @@ class ForeignEnv:
                 if values.shape != (width,) or not np.isfinite(values).all():
                     raise self._failure(row, f"{width} finite numbers observed by {agent}", f"{values}")
                 self._obs[row, i, :width] = values
-            elif agent in present:
-                raise self._failure(row, f"what {agent} observes, who is present", "nothing")
+            elif agent in present:  # of one that ends, critics bootstrap from what it observes last
+                when = "who is present" if agent in self._envs[row].agents else "also at its end"
+                raise self._failure(row, f"what {agent} observes, {when}", "nothing")
 
     def _call(self, row: int, function: Callable[[], Any], parts: int) -> tuple[Any, ...]:
         """What reset or step returns, which has so many parts."""

@@ -8,13 +8,14 @@ the number of steps. Blocks beyond it, if any, change nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dom2data import collect
 from dom2data.collect import Job
@@ -110,27 +111,42 @@ def intact(stage: Stage, block: int, note: Mapping[str, str]) -> bool:
 
 
 def _steps(stage: Stage, block: int) -> int:
+    return int(_read(stage, "offsets", block)[-1])
+
+
+def _read(stage: Stage, name: str, block: int) -> NDArray[Any]:
     with np.load(file_of(stage, block), allow_pickle=False) as part:
-        return int(part["offsets"][-1])
+        return part[name]
 
 
 def _merge(stage: Stage, spec: EnvSpec, blocks: int, wanted: int) -> Written:
     """Write the arrays, one after another, from the parts in order."""
-
-    def values(name: str) -> list[Any]:
-        found = []
-        for block in range(blocks):
-            with np.load(file_of(stage, block), allow_pickle=False) as part:
-                found.append(part[name])
-        return found
-
-    ends = np.cumsum(np.concatenate([np.diff(offsets) for offsets in values("offsets")]))
+    ends = np.cumsum(np.concatenate([np.diff(_read(stage, "offsets", block)) for block in range(blocks)]))
     episodes = int(np.searchsorted(ends, wanted)) + 1
     layouts = layout(spec, episodes, int(ends[episodes - 1]))
     stage.require_space(sum(array.nbytes for array in layouts.values()))
     zarr.create(stage.data, layouts)
-    leaves: dict[str, list[str]] = {}
+    offsets = np.concatenate(([0], ends[:episodes]))
+    leaves = zarr.write_arrays(stage.data, layouts, {"offsets": offsets})
     for name, array in layouts.items():
-        whole = np.concatenate(([0], ends)) if name == "offsets" else np.concatenate(values(name))
-        leaves |= zarr.write_arrays(stage.data, {name: array}, {name: whole[: array.shape[0]]})
+        if name != "offsets":
+            parts = map(partial(_read, stage, name), range(blocks))
+            leaves[name] = _write(stage, name, array, parts)
     return layouts, leaves
+
+
+def _write(stage: Stage, name: str, array: ArrayLayout, parts: Iterator[NDArray[Any]]) -> list[str]:
+    """Write an array from its consecutive parts; its leaves. In memory are a chunk and two parts at most."""
+    leaves, part = [], next(parts)
+    for chunk in range(array.n_chunks):
+        rows = array.rows(chunk)
+        values = np.empty((rows.stop - rows.start, *array.shape[1:]), part.dtype)
+        filled = 0
+        while filled < len(values):
+            if not len(part):
+                part = next(parts)
+            taken = part[: len(values) - filled]
+            values[filled : filled + len(taken)] = taken
+            filled, part = filled + len(taken), part[len(taken) :]
+        leaves.append(zarr.write_chunk(stage.data, name, array, chunk, values))
+    return leaves

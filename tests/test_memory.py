@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from small_datasets import in_memory
 from tiny import new_run, tag_random
 
 from dom2 import fit
 from dom2.algorithms.dom2 import DOM2
-from dom2data import dataset, memory
+from dom2data import dataset, memory, ragged
 from dom2data.errors import UserError
+from dom2data.store import layout, zarr
+from dom2data.store.manifest import digest
+from dom2data.store.stage import Stage
 
 torch.set_num_threads(1)
 MACHINE = {"/proc/meminfo": "MemTotal: 9000 kB\nMemAvailable: 1000 kB\nSwapFree: 24 kB\n"}
@@ -94,3 +100,31 @@ def test_data_that_go_to_a_gpu_need_room_there(monkeypatch: pytest.MonkeyPatch) 
         UserError, match=r"0\.00 GB of free memory on the GPU for .*, found 0\.00; --data mapped"
     ):
         fit.room(data, torch.device("cuda"))
+
+
+def test_merging_parts_takes_a_fraction_of_what_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parts of 250 episodes, chunks of 500; of the last part half is not wanted."""
+    monkeypatch.setitem(layout._BLOCK_EPISODES, 20, 500)
+    lengths = np.random.default_rng(0).integers(1, 21, 10_000)
+    whole, stage = in_memory(lengths.tolist(), horizon=20), Stage("dom2/parts-v0", tmp_path)
+    for folder in (stage.folder / "parts", stage.data):
+        folder.mkdir(parents=True)
+    for block, first in enumerate(range(0, 10_000, 250)):
+        own = slice(first, first + 250)
+        begin, end = whole.offsets[first], whole.offsets[first + 250]
+        rows = {"observations": slice(begin + first, end + first + 250), "actions": slice(begin, end),
+                "rewards": slice(begin, end), "offsets": slice(first, first + 251)}  # fmt: skip
+        part = {name: whole.array(name)[rows.get(name, own)] for name in layout.layout(whole.spec, 1, 1)}
+        np.savez(ragged.file_of(stage, block), **part | {"offsets": part["offsets"] - begin})
+    wanted = whole.offsets[9_875]
+    tracemalloc.start()
+    layouts, leaves = ragged._merge(stage, whole.spec, 40, wanted)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < layouts["observations"].nbytes / 2
+    for name, array in layouts.items():
+        expected = whole.array(name)[: array.shape[0]]
+        np.testing.assert_array_equal(zarr.read_array(stage.data, name, array), expected)
+        assert leaves[name] == [digest(expected[array.rows(c)].data) for c in range(array.n_chunks)]

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dom2data import ids, stats
-from dom2data.errors import FAILED, UserError
 from dom2data.spec import Bool, EnvSpec, Episode, Float32
 from dom2data.store import manifest as manifests
 from dom2data.store import remote
@@ -154,12 +153,7 @@ def _opened(data: Path, manifest: dict[str, Any], marker: str) -> Dataset:
     looked_at: dict[str, ArrayLayout] = {}
     hashed: set[tuple[str, int]] = set()
 
-    def still() -> None:
-        if manifests.marker(data) != marker:
-            raise UserError(f"expected {data} as it was opened, found it replaced; start again", FAILED)
-
     def stored(array: str) -> ArrayLayout:
-        still()
         if array not in looked_at:
             expected = ArrayLayout.from_json(manifest["arrays"][array])
             manifests.require_stored(data, array, expected)
@@ -169,17 +163,16 @@ def _opened(data: Path, manifest: dict[str, Any], marker: str) -> Dataset:
     def load(array: str) -> NDArray[Any]:
         from dom2data.store import zarr  # half a second to import, and needed only for the arrays
 
-        values = zarr.read_array(data, array, stored(array))
-        still()  # else half of it may be another dataset's
-        return values
+        with manifests.unchanged(data, marker):  # else half of it may be another dataset's
+            return zarr.read_array(data, array, stored(array))
 
     def load_chunk(array: str, number: int) -> NDArray[Any]:
         from dom2data.store import zarr
 
         # The hash once, and then the chunk's own checksum: it takes a tenth of the time.
         leaf = None if (array, number) in hashed else manifest["arrays"][array]["leaves"][number]
-        values = zarr.read_chunk(data, array, stored(array), number, leaf)
-        still()
+        with manifests.unchanged(data, marker):
+            values = zarr.read_chunk(data, array, stored(array), number, leaf)
         hashed.add((array, number))
         return values
 

@@ -7,6 +7,7 @@ before anything is written, every value (``verify``) before the stage becomes a 
 
 from __future__ import annotations
 
+import json
 import shutil
 import zipfile
 import zlib
@@ -35,24 +36,23 @@ def pack(found: Dataset, base: Path, file: Path, *, force: bool = False, progres
     always gives the same bytes.
 
     Raises UserError: code 2 when ``file`` exists and ``force`` is false or it has no folder, 3 when the
-    dataset does not verify.
+    dataset does not verify, 1 when another one takes its place meanwhile.
     """
     if file.suffix.lower() != ".zip":
         raise UserError(f"expected a file ending in .zip, found {file}")
     new_file.require(file, force)
     verify(found)
-    data = ids.directory(found.id, base)
-    names = complete(found.manifest)
+    opened = Opened(found, base)
     with (
         new_file.replacing(file) as partial,
         zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive,
     ):
-        for done, name in enumerate(names):
-            progress("packing", done, len(names))
+        for done, name in enumerate(opened.sizes):
+            progress("packing", done, len(opened.sizes))
             entry = zipfile.ZipInfo(f"{found.id}/data/{name}", _DATE)
             entry.external_attr = 0o644 << 16
-            archive.writestr(entry, (data / name).read_bytes())
-        progress("packing", len(names), len(names))
+            archive.writestr(entry, opened.read(name))
+        progress("packing", len(opened.sizes), len(opened.sizes))
     return file
 
 
@@ -64,6 +64,30 @@ def complete(manifest: Mapping[str, Any]) -> list[str]:
         manifests.FILE,
         manifests.MARKER,
     ]
+
+
+class Opened:
+    """The files of a dataset that was opened under a root, in the order of a commit (``contents.Source``).
+
+    They are read by their paths, and so could be another dataset's that was moved there meanwhile.
+    Raises UserError (code 1) if it was.
+    """
+
+    def __init__(self, found: Dataset, base: Path):
+        self._data = ids.directory(found.id, base)
+        self.where = str(self._data)
+        text = (self._data / manifests.FILE).read_bytes()
+        self._marked = manifests.digest(text) if json.loads(text) == found.manifest else ""
+        self._commit = {manifests.FILE: text, manifests.MARKER: f"{self._marked}\n".encode()}
+        with manifests.unchanged(self._data, self._marked):
+            self.sizes = {name: (self._data / name).stat().st_size for name in complete(found.manifest)}
+        self.sizes |= {name: len(content) for name, content in self._commit.items()}
+
+    def read(self, name: str) -> bytes:
+        if name in self._commit:
+            return self._commit[name]
+        with manifests.unchanged(self._data, self._marked):
+            return (self._data / name).read_bytes()
 
 
 class Archive:
@@ -176,11 +200,10 @@ def push(found: Dataset, base: Path, url: str, force: bool = False, progress: Pr
     """Copy a verified dataset to a URL, under its id; an interrupted upload is continued.
 
     Raises UserError: code 2 when another dataset of this id is there and ``force`` is false, 3 when this one
-    does not verify, 1 when the place cannot be reached.
+    does not verify, 1 when the place cannot be reached or another one takes this one's place meanwhile.
     """
     verify(found)
-    data = ids.directory(found.id, base)
-    remote.upload(data, found.manifest, complete(found.manifest), url, force, progress)
+    remote.upload(Opened(found, base), found.manifest, url, force, progress)
 
 
 def pull(name: str, url: str, base: Path, force: bool = False, progress: Progress = quiet) -> Dataset:

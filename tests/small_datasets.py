@@ -64,9 +64,9 @@ def drawn(batch: Batch, dataset: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
     return step + step.new_tensor(dataset.offsets)[episode], episode
 
 
-def stored(root: Path, lengths: list[int], name: str = "small", **how: Any) -> Dataset:
+def stored(root: Path, lengths: list[int], name: str = "small", force: bool = False, **how: Any) -> Dataset:
     """The same, written to disk (as the whole of itself)."""
-    return subsample(in_memory(lengths, **how), 1.0, out=name, root=root)
+    return subsample(in_memory(lengths, **how), 1.0, out=name, root=root, force=force)
 
 
 def uneven(root: Path) -> Dataset:

@@ -224,11 +224,11 @@ def test_interrupted_upload_is_no_dataset_and_continues(
     files, sent, budget = share.complete(small.manifest), list[str](), 5
     really = remote._put
 
-    def put(place: remote.Place, file: Path, target: str) -> None:
+    def put(place: remote.Place, here: share.Opened, name: str, folder: str) -> None:
         if len(sent) == budget:
             raise Unplugged("unplugged")
-        sent.append(target)
-        really(place, file, target)
+        sent.append(name)
+        really(place, here, name, folder)
 
     monkeypatch.setattr(remote, "_put", put)
     for _ in range(4):

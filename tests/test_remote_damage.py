@@ -8,7 +8,7 @@ import pytest
 from small_datasets import stored
 
 from dom2data import dataset, share
-from dom2data.errors import CHECK_FAILED, UserError
+from dom2data.errors import CHECK_FAILED, FAILED, UserError
 from dom2data.store import remote
 from dom2data.verify import verify
 
@@ -40,6 +40,25 @@ def test_a_copy_that_lost_a_file_is_sent_again(url: str, tmp_path: Path) -> None
     place, name = chunk(url)
     place.fs.rm_file(name)
     share.push(small, tmp_path, url)
+    assert verify(dataset.open("small", url))
+
+
+def test_a_dataset_replaced_while_it_is_sent(url: str, tmp_path: Path) -> None:
+    """Chunks of as many bytes, so that a mixture of both would look whole."""
+    small = stored(tmp_path, [4, 2, 3])
+
+    def replace(task: str, done: int, _: int) -> None:
+        if (task, done) == ("uploading", 5):
+            stored(tmp_path, [4, 2, 3], seed=1, force=True)
+
+    with pytest.raises(UserError, match="as it was opened, found it replaced; start again") as error:
+        share.push(small, tmp_path, url, progress=replace)
+    assert error.value.code == FAILED
+    with pytest.raises(UserError, match="expected a dataset under"):
+        dataset.open("small", url)
+    new = dataset.open("small", tmp_path)
+    share.push(new, tmp_path, url)
+    assert dataset.open("small", url).hash == new.hash != small.hash
     assert verify(dataset.open("small", url))
 
 

@@ -22,7 +22,7 @@ from small_datasets import stored
 
 from dom2data import catalog, dataset, ids, share
 from dom2data.dataset import Dataset
-from dom2data.errors import UserError
+from dom2data.errors import FAILED, UserError
 from dom2data.store import manifest as manifests
 from dom2data.verify import verify
 
@@ -131,6 +131,23 @@ def test_damaged_dataset_is_not_exported(tmp_path: Path) -> None:
         share.pack(dataset.open("small", tmp_path), tmp_path, tmp_path / "a.zip")
     assert error.value.code == 3
     assert not list(tmp_path.glob("a.zip*"))
+
+
+@pytest.mark.parametrize("when", [0, 5, 12])
+def test_a_dataset_replaced_while_it_is_exported(tmp_path: Path, when: int) -> None:
+    found, file = stored(tmp_path, [4, 2]), tmp_path / "a.zip"
+
+    def replace(task: str, done: int, _: int) -> None:
+        if done == when:
+            stored(tmp_path, [4, 2], seed=1, force=True)
+
+    with pytest.raises(UserError, match="as it was opened, found it replaced; start again") as error:
+        share.pack(found, tmp_path, file, progress=replace)
+    assert error.value.code == FAILED
+    assert not list(tmp_path.glob("a.zip*"))
+    with pytest.raises(UserError, match="found it replaced"):
+        share.pack(found, tmp_path, file)  # its arrays have been read, its files are gone
+    assert share.pack(dataset.open("small", tmp_path), tmp_path, file) == file
 
 
 @pytest.mark.parametrize(

@@ -14,14 +14,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dom2data.errors import CHECK_FAILED, UserError
+from dom2data.errors import CHECK_FAILED, FAILED, UserError
 from dom2data.new_file import sync
 from dom2data.spec import EnvSpec
 from dom2data.store import minari, schema
@@ -147,6 +148,17 @@ def marker(data: Path) -> str:
     """What the completion marker says now; another value than before: another dataset took its place."""
     file = data / MARKER
     return file.read_text().strip() if file.is_file() else ""
+
+
+@contextmanager
+def unchanged(data: Path, marked: str) -> Iterator[None]:
+    """Raises UserError (code 1) if at the block's end ``data`` is another dataset than ``marker`` said: that
+    explains whatever else went wrong in between."""
+    try:
+        yield
+    finally:
+        if marker(data) != marked:
+            raise UserError(f"expected {data} as it was opened, found it replaced; start again", FAILED)
 
 
 def _refused(data: Path, expected: str, found: str) -> UserError:

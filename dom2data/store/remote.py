@@ -186,27 +186,22 @@ def manifests_of(url: str) -> tuple[list[dict[str, Any]], list[UserError]]:
 
 
 def upload(
-    data: Path,
-    manifest: Mapping[str, Any],
-    names: list[str],
-    url: str,
-    force: bool,
-    progress: Progress,
+    here: contents.Source, manifest: Mapping[str, Any], url: str, force: bool, progress: Progress
 ) -> None:
     """Copy a dataset's files to a place: the note first, the marker last.
 
-    ``names`` are its files, the marker last. After an interruption the same call sends what is missing;
-    nothing is sent where the same recipe and content, made at another time, are there; what has lost a file,
-    and with ``force`` whatever is there, is sent again.
+    After an interruption the same call sends what is missing; nothing is sent where the same recipe and
+    content, made at another time, are there; what has lost a file, and with ``force`` whatever is there, is
+    sent again.
     Raises UserError: code 2 when another dataset of this id is there and ``force`` is false, 1 when the
     place cannot be reached or lost something.
     """
     place = Place(url)
     source = place.source(manifest["id"])
-    there, mine = place.folder(manifest["id"]), (data / manifests.MARKER).read_bytes()
+    there, mine = place.folder(manifest["id"]), here.read(manifests.MARKER)
     if source.complete and not force:
         ours = source.read(manifests.MARKER) == mine
-        if (ours and _whole(source, data, names)) or (not ours and _same(source, manifest)):
+        if (ours and _whole(source, here)) or (not ours and _same(source, manifest)):
             return
         if not ours:
             raise UserError(f"expected a new id, found {source.where}; --force replaces it")
@@ -218,13 +213,14 @@ def upload(
                 place.fs.rm_file(f"{there}/{name}")
             write(place, mine, f"{there}/{UPLOADING}")
         kept = source.sizes if begun else {}
-        for done, name in enumerate(names[:-1]):
-            progress("uploading", done, len(names))
-            if kept.get(name) != (data / name).stat().st_size:
-                _put(place, data / name, f"{there}/{name}")
-        _all_there(place, data, manifest["id"], names[:-1])
-        _put(place, data / names[-1], f"{there}/{names[-1]}")
-        progress("uploading", len(names), len(names))
+        sizes = {name: size for name, size in here.sizes.items() if name != manifests.MARKER}
+        for done, (name, size) in enumerate(sizes.items()):
+            progress("uploading", done, len(here.sizes))
+            if kept.get(name) != size:
+                _put(place, here, name, there)
+        _all_there(place, manifest["id"], sizes)
+        _put(place, here, manifests.MARKER, there)
+        progress("uploading", len(here.sizes), len(here.sizes))
         place.fs.rm_file(f"{there}/{UPLOADING}")
 
 
@@ -238,8 +234,8 @@ def accepted(source: Files) -> dict[str, Any] | None:
         return None
 
 
-def _whole(source: Files, data: Path, names: list[str]) -> bool:
-    return all(source.sizes.get(name) == (data / name).stat().st_size for name in names)
+def _whole(source: Files, here: contents.Source) -> bool:
+    return all(source.sizes.get(name) == size for name, size in here.sizes.items())
 
 
 def _same(source: Files, manifest: Mapping[str, Any]) -> bool:
@@ -247,8 +243,8 @@ def _same(source: Files, manifest: Mapping[str, Any]) -> bool:
     return there is not None and all(there[key] == manifest[key] for key in ("hash", "recipe"))
 
 
-def _put(place: Place, file: Path, target: str) -> None:
-    write(place, file.read_bytes(), target)
+def _put(place: Place, here: contents.Source, name: str, folder: str) -> None:
+    write(place, here.read(name), f"{folder}/{name}")
 
 
 def write(place: Place, content: bytes, target: str) -> None:
@@ -258,14 +254,13 @@ def write(place: Place, content: bytes, target: str) -> None:
     place.fs.pipe_file(target, content)
 
 
-def _all_there(place: Place, data: Path, dataset_id: str, names: list[str]) -> None:
+def _all_there(place: Place, dataset_id: str, sizes: Mapping[str, int]) -> None:
     """Raises UserError (code 1) before the commit if the place does not hold what was sent."""
-    sizes = place.source(dataset_id).sizes
-    for name in names:
-        size = (data / name).stat().st_size
-        if sizes.get(name) != size:
+    found = place.source(dataset_id).sizes
+    for name, size in sizes.items():
+        if found.get(name) != size:
             raise UserError(
                 f"{place.url}/{dataset_id}: expected {size:,} bytes in {name}, "
-                f"found {sizes.get(name, 'none')}; the same command sends it again",
+                f"found {found.get(name, 'none')}; the same command sends it again",
                 FAILED,
             )

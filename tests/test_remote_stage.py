@@ -88,6 +88,27 @@ def test_a_full_store_keeps_what_it_has(url: str, tmp_path: Path, monkeypatch: p
     assert made.hash == generate.generate(plan(tmp_path / "here")).hash
 
 
+@pytest.mark.parametrize("array", ["returns", "agent_returns", "rewards"])
+def test_a_block_that_lost_a_chunk_is_made_again(
+    array: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Returns are read before the commit looks whether everything is there."""
+    url = f"file://{tmp_path}/there"
+    with monkeypatch.context() as patch:
+        patch.setattr(generate, "publish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            generate.generate(plan(url, steps=1_500))
+    place = remote.Place(url)
+    (chunk,) = place.fs.find(f"{place.folder(ID)}/{array}/c/0")
+    place.fs.rm_file(chunk)
+    blocks: list[int] = []
+    real = collect.collect_block
+    monkeypatch.setattr(generate, "collect_block", lambda job: blocks.append(job.block) or real(job))
+    made = generate.generate(plan(url, steps=1_500))
+    assert blocks == [0]
+    assert made.hash == generate.generate(plan(tmp_path / "here", steps=1_500)).hash
+
+
 def test_expired_credentials_cost_no_work(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     failing_after(0, PermissionError("The security token included in the request is expired"), monkeypatch)
     monkeypatch.setattr(generate, "collect_block", lambda job: pytest.fail("work was done"))

@@ -80,7 +80,10 @@ class RemoteStage:
                     place.fs.rm_file(name)
 
     def begin(self, recipe: Mapping[str, Any], create: Callable[[Path], None]) -> dict[int, Leaves]:
-        """The finished blocks of a stage of this recipe; ``create(data)`` makes the arrays' metadata."""
+        """The finished blocks of a stage of this recipe; ``create(data)`` makes the arrays' metadata.
+
+        A block of which the place has lost a chunk is none, and is made again.
+        """
         place = self.place
         if self.recipe() is None:
             self.discard()
@@ -91,7 +94,14 @@ class RemoteStage:
                 remote.write(place, json.dumps(recipe, sort_keys=True).encode(), f"{self.notes}/recipe.json")
         with place.reached():
             found = place.fs.cat(names) if (names := self._blocks()) else {}
-        return {int(Path(name).stem): json.loads(text) for name, text in found.items()}
+        noted: dict[int, Leaves] = {int(Path(name).stem): json.loads(text) for name, text in found.items()}
+        sizes = place.source(self.dataset_id).sizes
+        there = {tuple(name.split("/")[:3]) for name, size in sizes.items() if size}  # array, "c", chunk
+        return {
+            block: leaves
+            for block, leaves in noted.items()
+            if all((array, "c", str(block)) in there for array in leaves)
+        }
 
     def write_block(
         self, layouts: Mapping[str, ArrayLayout], block: int, arrays: Mapping[str, NDArray[Any]]

@@ -164,7 +164,7 @@ def _opened(data: Path, manifest: dict[str, Any], marker: str) -> Dataset:
         from dom2data.store import zarr  # half a second to import, and needed only for the arrays
 
         with manifests.unchanged(data, marker):  # else half of it may be another dataset's
-            return zarr.read_array(data, array, stored(array))
+            return zarr.read_array(data, array, stored(array), manifest["arrays"][array]["leaves"])
 
     def load_chunk(array: str, number: int) -> NDArray[Any]:
         from dom2data.store import zarr

@@ -58,7 +58,7 @@ def test_arrays_are_read_once_and_only_when_asked_for(
 
     read, names = zarr.read_array, []
     monkeypatch.setattr(
-        zarr, "read_array", lambda data, name, array: names.append(name) or read(data, name, array)
+        zarr, "read_array", lambda data, name, *how: names.append(name) or read(data, name, *how)
     )
     dataset = open_dataset("small", tmp_path)
     assert (len(dataset), dataset.n_episodes, names) == (11, 4, [])

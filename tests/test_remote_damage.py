@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from small_datasets import stored
 
-from dom2data import dataset, share
+from dom2data import dataset, ids, share
 from dom2data.errors import CHECK_FAILED, FAILED, UserError
 from dom2data.store import remote
 from dom2data.verify import verify
@@ -60,6 +60,22 @@ def test_a_dataset_replaced_while_it_is_sent(url: str, tmp_path: Path) -> None:
     share.push(new, tmp_path, url)
     assert dataset.open("small", url).hash == new.hash != small.hash
     assert verify(dataset.open("small", url))
+
+
+def test_chunks_of_another_dataset(url: str, tmp_path: Path) -> None:
+    """As large as they should be, and intact: their checksums say nothing against them."""
+    small = stored(tmp_path, [4, 2, 3])
+    share.push(small, tmp_path, url)
+    place, ours, chunk = remote.Place(url), ids.directory(small.id, tmp_path), "actions/c/0/0/0"
+    other = stored(tmp_path, [4, 2, 3], name="other", seed=1)
+    theirs = (ids.directory(other.id, tmp_path) / chunk).read_bytes()
+    (ours / chunk).write_bytes(theirs)
+    place.fs.pipe_file(f"{place.folder(small.id)}/{chunk}", theirs)
+    for root in (tmp_path, url):
+        found = dataset.open("small", root)
+        with pytest.raises(UserError, match=f"{root}.*array 'actions', chunk 0: expected the hash") as error:
+            found.array("actions")
+        assert error.value.code == CHECK_FAILED
 
 
 def test_a_copied_dataset_is_not_the_other(url: str, tmp_path: Path) -> None:

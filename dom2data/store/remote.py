@@ -151,7 +151,7 @@ def open(
         from dom2data.store import zarr
 
         with fetched(contents.array_files(array, layouts[array])) as folder:
-            return zarr.read_array(folder, array, layouts[array])
+            return zarr.read_array(folder, array, layouts[array], manifest["arrays"][array]["leaves"])
 
     def load_chunk(array: str, number: int) -> Any:
         from dom2data.store import zarr

@@ -6,7 +6,7 @@ because Zarr reads one as zeros.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec
 
 from dom2data.errors import CHECK_FAILED, FAILED, UserError
+from dom2data.store import manifest as manifests
 from dom2data.store import raw
 from dom2data.store.layout import ArrayLayout, chunk_file
 from dom2data.store.manifest import digest, settle
@@ -63,8 +64,21 @@ def write_arrays(
     }
 
 
-def read_array(data: Path, name: str, array: ArrayLayout) -> NDArray[Any]:
-    """A whole array. Raises UserError (code 3), naming array and chunk, for a lost or damaged chunk."""
+def read_array(
+    data: Path, name: str, array: ArrayLayout, leaves: Sequence[str] | None = None
+) -> NDArray[Any]:
+    """A whole array, with the leaf hashes that its chunks must have if they are given.
+
+    Raises UserError (code 3), naming array and chunk, for one that is lost, damaged, or of another hash.
+    """
+    values = _read_array(data, name, array)
+    if leaves is not None:
+        for chunk, (leaf, found) in enumerate(zip(leaves, manifests.leaves(array, values), strict=True)):
+            _require_leaf(data, name, chunk, leaf, found)
+    return values
+
+
+def _read_array(data: Path, name: str, array: ArrayLayout) -> NDArray[Any]:
     if raw.is_raw(data / name, array) and (values := raw.read(data / name, array)) is not None:
         return values
     source = _open(data, name, array)
@@ -84,9 +98,14 @@ def read_chunk(data: Path, name: str, array: ArrayLayout, chunk: int, leaf: str 
     values = raw.read_chunk(data / name, array, chunk) if raw.is_raw(data / name, array) else None
     if values is None:
         values = _read_chunk(_open(data, name, array), data, name, array, chunk)
-    if leaf is not None and (found := digest(np.ascontiguousarray(values).data)) != leaf:
-        raise _damaged(data, f"array {name!r}, chunk {chunk}", f"the hash {leaf[:16]}", found[:16])
+    if leaf is not None:
+        _require_leaf(data, name, chunk, leaf, digest(np.ascontiguousarray(values).data))
     return values
+
+
+def _require_leaf(data: Path, name: str, chunk: int, leaf: str, found: str) -> None:
+    if found != leaf:
+        raise _damaged(data, f"array {name!r}, chunk {chunk}", f"the hash {leaf[:16]}", found[:16])
 
 
 def _open(data: Path, name: str, array: ArrayLayout) -> zarr.Array[Any]:

@@ -42,7 +42,7 @@ def test_load_against_npy(record: Record, million: tuple[Dataset, Path]) -> None
         lambda: dataset.open(made.id, root).arrays(),
     )
     record("load 10^6 steps x 3 agents as npy", 1e3 * npy, "ms")
-    record("… as a dataset, checksums included", 1e3 * ours, "ms")
+    record("… as a dataset, checksums and hashes included", 1e3 * ours, "ms")
     record("… against npy", 100 * ours / npy, "%")
 
 

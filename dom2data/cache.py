@@ -30,6 +30,7 @@ from dom2data.dataset import Dataset, Int64
 from dom2data.errors import CHECK_FAILED, FAILED, UserError
 from dom2data.new_file import sync
 from dom2data.spec import Progress, quiet
+from dom2data.store import manifest as manifests
 from dom2data.store.manifest import digest
 
 VERSION = 1
@@ -76,6 +77,14 @@ def mapped(
     everything is told by their sizes, with a table for these ``weights`` [episodes] (None: all 1). Raises
     UserError: code 3 for a damaged dataset, 1 when it cannot be reached or the disk is full.
     """
+    if (
+        manifests.hash_of_leaves(dataset.manifest) != dataset.hash
+    ):  # else another's cache would be taken for its
+        raise UserError(
+            f"{dataset.id}: expected the content hash of its leaves, found {dataset.hash[:16]}; generate or "
+            "fetch it again",
+            CHECK_FAILED,
+        )
     spec, steps, rows = dataset.spec, len(dataset), len(dataset) + dataset.n_episodes
     number = np.dtype(tables.index_type(dataset)).newbyteorder("<").str
     files = {

@@ -21,8 +21,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from dom2_policies import zoo
-from dom2data import convert, dataset
+from dom2data import cache, convert, dataset
 from dom2data.convert.ingest import checked
+from dom2data.dataset import Dataset
 from dom2data.errors import CHECK_FAILED, USAGE, UserError
 from dom2data.store import manifest as manifests
 
@@ -294,6 +295,36 @@ def test_an_old_array_that_would_be_unpickled(tmp_path: Path, monkeypatch: pytes
     (folder / "0" / "0" / "0").write_bytes(pickle.dumps(hostile_files.Payload()))
     refused_in_one_line(dom2data("verify", "ours", "--root", tmp_path))
     assert not Path("it-ran").exists()
+
+
+def changed(root: Path, hash_: str) -> Dataset:
+    """Open our dataset with another content hash in a manifest that its marker vouches for."""
+    folder = root / "dom2" / "ours-v0" / "data"
+    text = json.dumps(json.loads((folder / manifests.FILE).read_text()) | {"hash": hash_}).encode()
+    (folder / manifests.FILE).write_bytes(text)
+    (folder / manifests.MARKER).write_text(manifests.digest(text))
+    return dataset.open("ours", root)
+
+
+@pytest.mark.parametrize("path", ["evil", "../../evil", "e" * 63 + "/", "F" * 64, "f" * 64 + "\n"])
+def test_a_hash_that_is_a_path(path: str, tmp_path: Path) -> None:
+    """A cache would be made there, after what is there was removed."""
+    small_datasets.stored(tmp_path, [4, 3], name="ours")
+    for hash_ in (path, str(tmp_path / path)):
+        with pytest.raises(UserError, match="expected 'hash' in the manifest to be 64 hexadecimal") as caught:
+            changed(tmp_path, hash_)
+        assert caught.value.code == CHECK_FAILED
+
+
+def test_a_hash_of_another_dataset(tmp_path: Path) -> None:
+    """Its cache is not taken for that of this one."""
+    small_datasets.stored(tmp_path, [4, 3], name="ours")
+    other = small_datasets.stored(tmp_path, [4, 3], name="other", seed=1)
+    cache.mapped(other, tmp_path / "caches")
+    with pytest.raises(UserError, match=r"dom2/ours-v0: expected the content hash of its leaves") as caught:
+        cache.mapped(changed(tmp_path, other.hash), tmp_path / "caches")
+    assert caught.value.code == CHECK_FAILED
+    assert [folder.name for folder in (tmp_path / "caches").iterdir()] == [other.hash]
 
 
 def test_a_manifest_that_claims_more_than_there_is(tmp_path: Path) -> None:

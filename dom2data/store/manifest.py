@@ -68,6 +68,14 @@ def content_hash(spec: EnvSpec, arrays: Mapping[str, Mapping[str, Any]]) -> str:
     return digest(canonical({"spec": spec.to_json(), "arrays": hashes}))
 
 
+def hash_of_leaves(manifest: Mapping[str, Any]) -> str:
+    """The content hash that a manifest should have: what it says itself may be another's."""
+    arrays = manifest["arrays"]
+    layouts = {name: ArrayLayout.from_json(entry) for name, entry in arrays.items()}
+    entries = array_entries(layouts, {name: entry["leaves"] for name, entry in arrays.items()})
+    return content_hash(EnvSpec.from_json(manifest["spec"]), entries)
+
+
 def write(data: Path, manifest: Mapping[str, Any]) -> None:
     """Write the manifest and Minari's metadata, flush them and the folders to disk, then write the marker.
 

@@ -4,6 +4,7 @@ by ``verify``. A file from elsewhere may say anything, and every later line reli
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,6 +21,11 @@ _LARGEST = 2**31  # agents, sizes, a horizon: far more than any real one, small 
 
 def _text(value: Any) -> bool:
     return isinstance(value, str) and value != ""
+
+
+def _hash(value: Any) -> bool:
+    """It becomes the name of a folder, and a seed."""
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 
 def _float(value: Any) -> bool:
@@ -75,14 +81,14 @@ _ARRAY: dict[str, tuple[Check, str]] = {
     "dtype": (lambda value: value in ("bool", "float32", "int64"), "bool, float32 or int64"),
     "shape": (_list(_size), "sizes"),
     "chunk_rows": (_size, "a size"),
-    "leaves": (_list(_text), "hashes"),
-    "hash": (_text, "a hash"),
+    "leaves": (_list(_hash), "hashes of 64 hexadecimal digits"),
+    "hash": (_hash, "64 hexadecimal digits"),
 }
 _PARENT: dict[str, tuple[Check, str]] = {
     "id": (_text, "an id"),
-    "hash": (_text, "a hash"),
+    "hash": (_hash, "64 hexadecimal digits"),
     "episodes": (_count, "a count"),
-    "indices_hash": (_text, "a hash"),
+    "indices_hash": (_hash, "64 hexadecimal digits"),
     "recipe": (_maybe(_object), "an object or null"),
     "parents": (_list(_object), "objects"),
 }
@@ -104,7 +110,7 @@ _MANIFEST: dict[str, tuple[Check, str]] = {
     "policies": (lambda value: _object(value) and all(map(_object, value.values())), "objects"),
     "parents": (_list(_object), "objects"),
     "arrays": (_object, "an object"),
-    "hash": (_text, "a hash"),
+    "hash": (_hash, "64 hexadecimal digits"),
     "size_bytes": (_size, "a count"),
     "created": (_text, "a date"),
     "wall_s": (_number, "seconds"),

@@ -77,14 +77,7 @@ def mapped(
     everything is told by their sizes, with a table for these ``weights`` [episodes] (None: all 1). Raises
     UserError: code 3 for a damaged dataset, 1 when it cannot be reached or the disk is full.
     """
-    if (
-        manifests.hash_of_leaves(dataset.manifest) != dataset.hash
-    ):  # else another's cache would be taken for its
-        raise UserError(
-            f"{dataset.id}: expected the content hash of its leaves, found {dataset.hash[:16]}; generate or "
-            "fetch it again",
-            CHECK_FAILED,
-        )
+    _require_own_hash(dataset)
     spec, steps, rows = dataset.spec, len(dataset), len(dataset) + dataset.n_episodes
     number = np.dtype(tables.index_type(dataset)).newbyteorder("<").str
     files = {
@@ -129,6 +122,16 @@ def mapped(
 
     obs, moves = place.files("tables", files, lambda opened: _decode(dataset, opened, progress), whole)
     return tables.Tables(obs.tensor, moves.tensor, virtual, to_go, None if whole else (obs.file, moves.file))
+
+
+def _require_own_hash(dataset: Dataset) -> None:
+    """Raises UserError (code 3) for a manifest that says another dataset's, whose cache would be taken."""
+    if manifests.hash_of_leaves(dataset.manifest) != dataset.hash:
+        raise UserError(
+            f"{dataset.id}: expected the content hash of its leaves, found {dataset.hash[:16]}; generate or "
+            "fetch it again",
+            CHECK_FAILED,
+        )
 
 
 def _decode(dataset: Dataset, files: Sequence[BinaryIO], progress: Progress) -> None:

@@ -19,7 +19,7 @@ from dom2.diversity import Solutions
 from dom2.experiments import Cell
 from dom2.jobs import setup
 from dom2.reproduce import Grid
-from dom2.results import agree
+from dom2.results import agree, facts_of_data
 from dom2.tables import Entry, facts, whole
 from dom2data import dataset as datasets
 from dom2data.errors import CHECK_FAILED, UserError, told
@@ -119,6 +119,6 @@ def check(grid: Grid, known: Mapping[Cell, Sequence[Entry]]) -> None:
     found = [fact for entries in known.values() for each in entries for fact in facts(grid, each)]
     for name in dict.fromkeys(grid.share(cell) for cell in grid.cells if not whole(grid, known.get(cell))):
         data = datasets.open(name, grid.root)
-        found += [(name, "dataset", data.id, data.id), (data.id, "hash", data.hash, data.id)]
+        found += facts_of_data(name, data.id, data.hash, data.id)
         found.append((data.env, "fingerprint", data.spec.fingerprint, data.id))
     agree(found)

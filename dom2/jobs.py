@@ -222,17 +222,16 @@ def pending(job: Job, kept: Iterable[dict[str, Any]]) -> list[str]:
 def same_data(left: Iterable[Job], jobs: Iterable[Job]) -> None:
     """Raises UserError (code 3), naming both, where a dataset's name stands for other data than those that
     runs of it learned from, and there are runs left: no table holds both."""
-    there = {(job.dataset, job.root): datasets.open(job.dataset, job.root) for job in left}
+    roots = {job.dataset: job.root for job in left}
+    facts: list[results.Fact] = []
+    for name, root in roots.items():
+        data = datasets.open(name, root)
+        facts += results.facts_of_data(name, data.id, data.hash, str(ids.root(root)))
     for job in jobs:
-        data = there.get((job.dataset, job.root))
-        if data is not None and stage(job) in ("fitted", "done"):
+        if job.dataset in roots and stage(job) in ("fitted", "done"):
             found = run.read(job.folder).document["dataset"]
-            now, before = str(ids.root(job.root)), str(job.folder)
-            for what, key, one, other in (
-                (job.dataset, "dataset", data.id, found["id"]),
-                (data.id, "hash", data.hash, found["hash"]),
-            ):
-                results.agree([(what, key, one, now), (what, key, other, before)])
+            facts += results.facts_of_data(job.dataset, found["id"], found["hash"], str(job.folder))
+    results.agree(facts)
 
 
 def carry_out(jobs: Sequence[Job], executor: executors.Executor, retries: int = 0) -> Generator[Outcome]:

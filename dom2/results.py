@@ -20,6 +20,8 @@ State = Literal[
 """``killed``: it says that it runs, and no process is at it; ``broken``: its files cannot be read as a run's;
 ``foreign``: a folder of something else."""
 
+Fact = tuple[str, str, str, str]
+"""of what, which (a hash, a fingerprint), its value, and where that is said"""
 _PARTS = ("config.json", "status", "metrics.jsonl", "checkpoint", "tensorboard")
 
 
@@ -169,11 +171,8 @@ def alike(results: Iterable[Result], shift: str) -> None:
     )
 
 
-def agree(facts: Iterable[tuple[str, str, str, str]]) -> None:
-    """Facts are: of what, which (a hash, a fingerprint), its value, and where that is said.
-
-    Raises UserError (code 3), naming both places, where two values of one thing differ.
-    """
+def agree(facts: Iterable[Fact]) -> None:
+    """Raises UserError (code 3), naming both places, where two values of one thing differ."""
     first: dict[tuple[str, str], tuple[str, str]] = {}
     for what, key, value, where in facts:
         known, place = first.setdefault((what, key), (value, where))
@@ -186,6 +185,11 @@ def agree(facts: Iterable[tuple[str, str, str, str]]) -> None:
                 "leave one out or make it again",
                 CHECK_FAILED,
             )
+
+
+def facts_of_data(name: str, dataset_id: str, content_hash: str, where: str) -> list[Fact]:
+    """For ``agree``: which dataset a name stands for, and what is in that."""
+    return [(name, "dataset", dataset_id, where), (dataset_id, "hash", content_hash, where)]
 
 
 def last_best_mean(result: Result) -> dict[str, float] | None:

@@ -12,7 +12,7 @@ from dom2 import experiments, paper, statistics
 from dom2.experiments import Cell
 from dom2.jobs import Stage, setup, stage
 from dom2.reproduce import Grid
-from dom2.results import Result, agree, comparable, last_best_mean, read
+from dom2.results import Fact, Result, agree, comparable, facts_of_data, last_best_mean, read
 from dom2.statistics import Interval, Values
 from dom2data import scores
 from dom2data.errors import UserError
@@ -110,11 +110,11 @@ def whole(grid: Grid, known: Sequence[Entry] | None) -> bool:
     return {each.shift for each in known or ()} == set(experiments.TARGETS[grid.target].shifts)
 
 
-def facts(grid: Grid, each: Entry) -> list[tuple[str, str, str, str]]:
+def facts(grid: Grid, each: Entry) -> list[Fact]:
     """What entries of one table must agree in: which dataset a name stands for, and what is in it."""
     cell = Cell(each.env, each.quality, each.label, "", (), each.fraction)
     where = each.report or each.folder
-    found = [(grid.share(cell), "dataset", each.dataset, where), (each.dataset, "hash", each.hash, where)]
+    found = facts_of_data(grid.share(cell), each.dataset, each.hash, where)
     return [*found, (each.env, "fingerprint", each.fingerprint, where)] if each.fingerprint else found
 
 
@@ -227,12 +227,18 @@ def wins(listed: Sequence[Entry]) -> dict[str, dict[str, int]]:
 
 def complete_rows(listed: Sequence[Entry]) -> list[dict[str, Entry]]:
     """The rows that have every column and scores: only these can be averaged for a fair comparison."""
-    every = set(labels(listed))
-    return [
-        row
-        for row in rows(listed).values()
-        if set(row) == every and all(each.score is not None for each in row.values())
-    ]
+    every = labels(listed)
+    return scored(sharing(listed, every), every)
+
+
+def sharing(listed: Sequence[Entry], columns: Sequence[str]) -> list[dict[str, Entry]]:
+    """The rows that have all of these columns."""
+    return [row for row in rows(listed).values() if all(label in row for label in columns)]
+
+
+def scored(chosen: Sequence[dict[str, Entry]], columns: Sequence[str]) -> list[dict[str, Entry]]:
+    """Those of the rows in which these columns have scores."""
+    return [row for row in chosen if all(row[label].score is not None for label in columns)]
 
 
 def fair(group: Sequence[Entry]) -> list[dict[str, Entry]]:
@@ -279,7 +285,7 @@ def aggregate(listed: Sequence[Entry]) -> list[dict[str, Any]]:
 
 def improvement(group: Sequence[Entry], label: str) -> dict[str, Any] | None:
     """``statistics.improvement`` of DOM2 on a column over the rows that both have; None where none has."""
-    both = [row for row in rows(group).values() if "dom2" in row and label in row]
+    both = sharing(group, ("dom2", label))
     if label == "dom2" or not both:
         return None
     ours, theirs = ([np.array(row[each].per_seed) for row in both] for each in ("dom2", label))
@@ -289,8 +295,7 @@ def improvement(group: Sequence[Entry], label: str) -> dict[str, Any] | None:
 def lead(group: Sequence[Entry], label: str) -> dict[str, Any] | None:
     """``statistics.lead`` of DOM2's scores over a column's, on the rows that both have scores on; None where
     there is none."""
-    found = [row for row in rows(group).values() if "dom2" in row and label in row]
-    both = [row for row in found if row["dom2"].score is not None and row[label].score is not None]
+    both = scored(sharing(group, ("dom2", label)), ("dom2", label))
     if label == "dom2" or not both:
         return None
     return statistics.lead(samples(both, "dom2"), samples(both, label))
@@ -312,8 +317,7 @@ def effects(listed: Sequence[Entry]) -> list[dict[str, Any]]:
     found = []
     for group in groups(listed).values():
         for pair in AUGMENTED:
-            both = [row for row in rows(group).values() if all(label in row for label in pair)]
-            both = [row for row in both if all(row[label].score is not None for label in pair)]
+            both = scored(sharing(group, pair), pair)
             for chosen in [*([row] for row in both), *([both] if len(both) > 1 else [])]:
                 sides = [*samples(chosen, pair[0]), *samples(chosen, pair[1])]
                 one = chosen[0][pair[0]]

@@ -30,8 +30,7 @@ from dom2data.dataset import Dataset, Int64
 from dom2data.errors import CHECK_FAILED, FAILED, UserError
 from dom2data.new_file import sync
 from dom2data.spec import Progress, quiet
-from dom2data.store import manifest as manifests
-from dom2data.store.manifest import digest
+from dom2data.store.manifest import digest, hash_of_leaves
 
 VERSION = 1
 """of what the files hold; another one is made anew"""
@@ -126,7 +125,7 @@ def mapped(
 
 def _require_own_hash(dataset: Dataset) -> None:
     """Raises UserError (code 3) for a manifest that says another dataset's, whose cache would be taken."""
-    if manifests.hash_of_leaves(dataset.manifest) != dataset.hash:
+    if hash_of_leaves(dataset.manifest) != dataset.hash:
         raise UserError(
             f"{dataset.id}: expected the content hash of its leaves, found {dataset.hash[:16]}; generate or "
             "fetch it again",

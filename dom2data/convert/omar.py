@@ -84,8 +84,8 @@ def read(
         padded = [np.pad(a, ((0, 0), (0, width - a.shape[1]))) for a in arrays[name][:keep]]
         return np.stack(padded, axis=1)
 
-    lengths, more = _lengths(arrays["dones"], len(obs[0]), horizon)
-    done = rows.flags("dones_0.npy", arrays["dones"][0].reshape(-1))
+    done = _done(arrays["dones"])
+    lengths, more = _lengths(done, horizon)
     how = ends if done.any() else "truncated"
     terminated, says = rows.terminated_by(how, lengths, note, ended=bool(done[-1]))
     found = Rows(
@@ -134,12 +134,18 @@ def _agents(folder: Path) -> tuple[dict[str, list[np.ndarray]], dict[str, Path]]
     return arrays, used
 
 
-def _lengths(dones: list[np.ndarray], steps: int, horizon: int) -> tuple[np.ndarray, tuple[str, ...]]:
+def _done(dones: list[np.ndarray]) -> np.ndarray:
+    """The flags [S] that all agents have."""
     first, *others = (rows.flags(f"dones_{i}.npy", done.reshape(-1)) for i, done in enumerate(dones))
     if any((other != first).any() for other in others):
         raise refused("expected agents to be done at the same steps, found others")
-    if first.any():
-        return rows.lengths_from(first)
+    return first
+
+
+def _lengths(done: np.ndarray, horizon: int) -> tuple[np.ndarray, tuple[str, ...]]:
+    if done.any():
+        return rows.lengths_from(done)
+    steps = len(done)
     if horizon < 1:
         raise UserError(f"expected horizon to be 1 or more, found {horizon}")
     if steps % horizon:

@@ -95,7 +95,7 @@ class RemoteStage:
         with place.reached():
             found = place.fs.cat(names) if (names := self._blocks()) else {}
         noted: dict[int, Leaves] = {int(Path(name).stem): json.loads(text) for name, text in found.items()}
-        sizes = place.source(self.dataset_id).sizes
+        sizes = place.source(self.dataset_id).sizes if noted else {}
         there = {tuple(name.split("/")[:3]) for name, size in sizes.items() if size}  # array, "c", chunk
         return {
             block: leaves

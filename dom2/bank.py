@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from dom2data.windows import Windows
 
+SHARE = 1 << 20  # whole numbers, because on a GPU sums of others differ from run to run
+
 
 class Bank(nn.Module):
     """W windows of H steps of each member, the behaviour model's K actions there, and returns R.
@@ -21,8 +23,8 @@ class Bank(nn.Module):
     monte_carlo: Tensor  # [M, W, H], G
     candidates: Tensor  # [M, W, H, K, A]
     returns: Tensor  # [M, W, H], R
-    order: Tensor  # [M, W x H], the steps taken first
-    count: Tensor  # [M, 1], how many these are
+    weight: Tensor  # [M, W, H], ``SHARE`` / the number of the data's windows with this step; 0 if not taken
+    upto: Tensor  # [M, W x H], cumulative sums of these
     centre: Tensor  # [M, 1], mean of R
     spread: Tensor  # [M, 1], its standard deviation
     iteration: Tensor  # [M, 1], 0 before the critics
@@ -43,8 +45,8 @@ class Bank(nn.Module):
         rest = {"obs": (obs_dim,), "actions": (act_dim,), "candidates": (n_actions, act_dim)}
         for name, shape in (scalars | rest).items():
             self.register_buffer(name, torch.zeros(*lead, *shape, device=device))
-        for name, size in (("order", windows * horizon), ("count", 1), ("iteration", 1)):
-            self.register_buffer(name, torch.zeros(members, size, dtype=torch.long, device=device))
+        for name, shape in {"weight": lead[1:], "upto": (windows * horizon,), "iteration": (1,)}.items():
+            self.register_buffer(name, torch.zeros(members, *shape, dtype=torch.long, device=device))
         self.register_buffer("centre", torch.zeros(members, 1, device=device))
         self.register_buffer("spread", torch.ones(members, 1, device=device))
 
@@ -57,24 +59,30 @@ class Bank(nn.Module):
         for name in ("obs", "actions", "rewards"):
             getattr(self, name)[:, at] = agents(getattr(windows, name), 3)[:, :kept]
         self.taken[:, at] = windows.taken[:, :kept].repeat_interleave(n, dim=0)
+        within = torch.arange(1, self.obs.shape[2] + 1, device=self.obs.device)
+        # Windows begin at every step, so the first of an episode is in one, the second in two, up to H.
+        among = (windows.before[:, :kept, None] + within).clamp_max(len(within)).repeat_interleave(n, dim=0)
+        self.weight[:, at] = (self.taken[:, at] * SHARE / among).round().long()
         to_go = agents(windows.returns, 2)[:, :kept]
         for h in range(self.obs.shape[2]):
             self.monte_carlo[:, at, h] = to_go
             to_go = (to_go - self.rewards[:, at, h]) / gamma  # G_{t+1} from G_t = r_t + gamma G_{t+1}
 
     def arrange(self) -> None:
-        """Begin with R = G, and know which steps there are."""
+        """Begin with R = G, and know what the steps weigh together."""
         self.returns.copy_(self.monte_carlo)
-        taken = self.taken.flatten(1)
-        self.order.copy_(taken.argsort(dim=1, descending=True, stable=True))
-        self.count.copy_(taken.sum(dim=1, keepdim=True).long())
+        self.upto.copy_(self.weight.flatten(1).cumsum(dim=1))
+
+    def find(self, draws: Tensor) -> Tensor:
+        """Steps, among the bank's W x H, for uniform draws of 62 bits [M, B], each as often as it weighs."""
+        return torch.searchsorted(self.upto, draws % self.upto[:, -1:], right=True)
 
     def normalise(self) -> None:
-        """Centre and spread of R over the steps taken, the spread no less than 0.1."""
-        taken, returns, count = self.taken.flatten(1), self.returns.flatten(1), self.count
-        self.centre.copy_((returns * taken).sum(dim=1, keepdim=True) / count)
-        squares = ((returns - self.centre).square() * taken).sum(dim=1, keepdim=True)
-        self.spread.copy_((squares / count).sqrt().clamp_min(0.1))
+        """Centre and spread of R as ``find`` draws it, the spread no less than 0.1."""
+        share, returns = self.weight.flatten(1) / self.upto[:, -1:], self.returns.flatten(1)
+        self.centre.copy_((returns * share).sum(dim=1, keepdim=True))
+        squares = ((returns - self.centre).square() * share).sum(dim=1, keepdim=True)
+        self.spread.copy_(squares.sqrt().clamp_min(0.1))
 
 
 def agents(values: Tensor, axis: int) -> Tensor:

@@ -29,6 +29,7 @@ class Windows:
     terminated: Tensor  # [S, B, H] float, 1 where the step ended the episode for good
     taken: Tensor  # [S, B, H] float, 1 where the step lies within the episode
     returns: Tensor  # [S, B, N] discounted rewards from the window's first step to the episode's last
+    before: Tensor  # [S, B] whole, steps of the episode before the window's first
 
 
 class WindowSampler:
@@ -53,7 +54,7 @@ class WindowSampler:
             rows.view(-1, dataset.spec.n_agents, rows.shape[-1]) for rows in (source.obs, source.moves)
         )
         self._returns, at = source.to_go(gamma), source.obs.device
-        self._end = torch.from_numpy(dataset.offsets[1:]).to(at)
+        self._bounds = torch.from_numpy(dataset.offsets).to(at)
         self._terminated = torch.from_numpy(dataset.array("terminated").astype(np.float32)).to(at)
         self._within = torch.arange(horizon, device=at)
 
@@ -65,7 +66,7 @@ class WindowSampler:
         lead = (len(draws), self.batch_size)
         first, row = (index.long().view(lead) // self._n_agents for index in found)  # [S, B]
         episode = row - first  # T+1 rows per episode
-        end = self._end[episode].unsqueeze(-1)
+        end = self._bounds[episode + 1].unsqueeze(-1)
         wanted = first.unsqueeze(-1) + self._within  # [S, B, H]
         step, taken = wanted.clamp_max(end - 1), (wanted < end).float()
         moves = self._moves[step] * taken[..., None, None]
@@ -76,6 +77,7 @@ class WindowSampler:
             terminated=self._terminated[episode].unsqueeze(-1) * (wanted == end - 1),
             taken=taken,
             returns=self._returns[first],
+            before=first - self._bounds[episode],
         )
         return Windows(**{name: value.to(self.device) for name, value in vars(windows).items()})
 

@@ -280,7 +280,8 @@ def learn(name: str, updates: int, draw: Drawing = uniform, **settings: Any) -> 
             padded = [torch.stack([x, torch.zeros_like(x)], dim=2).unsqueeze(3) for x in (actions, rewards)]
             both = torch.stack([obs, obs], dim=2).unsqueeze(3)
             flags = torch.stack([ones, 0 * ones], dim=2)
-            algorithm.update(Windows(both, *padded, flags, flags, rewards.unsqueeze(2)))
+            begin = torch.zeros(1, 128, dtype=torch.long)
+            algorithm.update(Windows(both, *padded, flags, flags, rewards.unsqueeze(2), begin))
         else:
             algorithm.update(Batch(obs, actions, rewards, obs, ones))
     obs = torch.rand(500, 1, 2, generator=g) * 2 - 1

@@ -12,10 +12,12 @@ from tiny import SPEC, generators, minibatch
 from torch.nn.functional import mish
 
 from dom2.algorithms.ma_sfbc import MASfBC
+from dom2.bank import Bank
 from dom2.diffusion_policy import Ancestral
 from dom2.schedule import VP
 from dom2.solver import ancestral
 from dom2data.errors import UserError
+from dom2data.windows import Windows
 
 N = SPEC.n_agents
 
@@ -185,10 +187,11 @@ def test_sfbc_returns_at_first_are_those_of_the_windows() -> None:
         torch.testing.assert_close(bank.returns[:, list(at), 0], drawn.returns[0, list(rows)].T)
         rest = (drawn.returns[0] - drawn.rewards[0, :, 0] - 0.95 * drawn.rewards[0, :, 1]) / 0.95**2
         torch.testing.assert_close(bank.returns[:, list(at), 2], rest[list(rows)].T)
-    assert bank.count.tolist() == [[int(bank.taken[0].sum())]] * N
-    flat = bank.returns[0][bank.taken[0] > 0]
-    torch.testing.assert_close(bank.centre[0, 0], flat.mean())
-    torch.testing.assert_close(bank.spread[0, 0], flat.std(correction=0))
+    share, returns = bank.weight[0].double(), bank.returns[0].double()
+    centre = (share * returns).sum() / share.sum()
+    spread = ((share * (returns - centre).square()).sum() / share.sum()).sqrt()
+    torch.testing.assert_close(bank.centre[0, 0], centre.float())
+    torch.testing.assert_close(bank.spread[0, 0], spread.float())
     assert bank.candidates.abs().max() <= 1.0
     assert bank.candidates.std() > 0.1
 
@@ -223,6 +226,29 @@ def test_sfbc_with_one_action_backs_up_its_q() -> None:
                 on = bank.rewards[m, w, h] + 0.95 * later
                 expected = on if bank.taken[m, w, h + 1] else bank.monte_carlo[m, w, h]
                 torch.testing.assert_close(bank.returns[m, w, h], expected)
+
+
+def test_sfbc_critics_see_every_step_of_the_data_alike() -> None:
+    """Episodes of 4, 2 and 7 steps, all windows of 3 in the bank; the observation is the step's number."""
+    lengths, at = [4, 2, 7], 0
+    rows, before, taken = [], [], []
+    for length in lengths:
+        for t in range(length):
+            rows.append([at + min(t + h, length) for h in range(3)])
+            before.append(t)
+            taken.append([float(t + h < length) for h in range(3)])
+        at += length
+    size = sum(lengths)
+    obs = torch.tensor(rows).float()[None, :, :, None, None]
+    flags, nothing = torch.tensor(taken)[None], torch.zeros(1, size, 3, 1)
+    bank = Bank(1, 1, 1, size, 3, 1, torch.device("cpu"))
+    fields = (obs, nothing[..., None], nothing, 0 * flags, flags, torch.zeros(1, size, 1))
+    bank.remember(Windows(*fields, torch.tensor(before)[None]), 0, 0.9)
+    bank.arrange()
+    draws = torch.randint(0, 2**62, (1, 100_000), generator=torch.Generator().manual_seed(0))
+    found = bank.obs.flatten()[bank.find(draws)[0]].long().bincount()
+    assert len(found) == size
+    torch.testing.assert_close(found / len(draws[0]), torch.full((size,), 1 / size), rtol=0.05, atol=0.0)
 
 
 def test_sfbc_value_is_a_soft_maximum_over_the_bank() -> None:

@@ -251,7 +251,7 @@ def walk(g: torch.Generator) -> Windows:
     obs, actions, rewards, returns = (f[None] for f in fields)
     ones = torch.ones(1, 64, 4)
     agent = (obs.unsqueeze(3), actions.unsqueeze(3), rewards.unsqueeze(3))
-    return Windows(*agent, 0 * ones, ones, returns.unsqueeze(2))
+    return Windows(*agent, 0 * ones, ones, returns.unsqueeze(2), torch.zeros(1, 64, dtype=torch.long))
 
 
 def test_it_plans_the_walk_that_pays() -> None:

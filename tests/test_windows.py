@@ -43,6 +43,7 @@ def test_a_window_is_a_stretch_of_one_episode_and_repeats_its_final_observation(
     step, episode = windows.obs[..., 0, 0], windows.obs[..., 0, 0, 1].long()
     length = torch.tensor(RAGGED)[episode].unsqueeze(-1)
     start = step[..., :1]
+    assert torch.equal(windows.before, start[..., 0].long())
     assert torch.equal(step, torch.minimum(start + torch.arange(H), length.float()))
     assert torch.equal(windows.obs[..., 1].long(), episode[..., None, None].expand(2, 200, H, 3))
     assert torch.equal(windows.taken.bool(), start + torch.arange(H) < length)

@@ -80,6 +80,7 @@ def window(horizon: int, size: int, seed: int) -> Windows:
         terminated=torch.zeros(size, horizon),
         taken=taken,
         returns=torch.randn(size, SPEC.n_agents, generator=g),
+        before=torch.arange(size) % 5,
     )
 
 

@@ -179,10 +179,12 @@ class MASfBC:
         return loss.sum(), {"behaviour/loss": loss.detach()}
 
     def critic_loss(self, windows: Windows) -> tuple[Tensor, Metrics]:
-        """Squared error to R at as many states of the bank as there are windows, summed over critics."""
+        """Squared error to R at as many states of the bank as there are windows, summed over critics.
+
+        Each step of the data is as likely as another, though the bank has the first of an episode less often.
+        """
         bank, size = self.bank, windows.obs.shape[1]
-        like = bank.count.expand(-1, size)
-        row = bank.order.gather(1, self.members.integers(0, 2**31, like=like) % like)
+        row = bank.find(self.members.integers(0, 2**62, like=bank.iteration.expand(-1, size)))
         obs, actions, returns = (
             values.flatten(1, 2)[torch.arange(len(row), device=row.device).unsqueeze(1), row]
             for values in (bank.obs, bank.actions, bank.returns)

@@ -26,7 +26,7 @@ class Dataset:
     ``load(name)`` reads one array of the store (``observations``, ``actions``, ``rewards``, ...); it is
     called at most once per array. ``load_chunk(name, number)`` reads a chunk of one, each time that it is
     asked for; without it, chunks are slices of the array. ``manifest`` is the JSON document described in
-    ``store/manifest.py``.
+    ``store/manifest.py``; ``checks`` says that ``load`` compares every chunk with its hash there.
     """
 
     def __init__(
@@ -34,10 +34,11 @@ class Dataset:
         manifest: dict[str, Any],
         load: Callable[[str], NDArray[Any]],
         load_chunk: Callable[[str, int], NDArray[Any]] | None = None,
+        checks: bool = False,
     ):
         self.manifest = manifest
         self.spec = EnvSpec.from_json(manifest["spec"])
-        self._load, self._load_chunk = load, load_chunk
+        self._load, self._load_chunk, self._checks = load, load_chunk, checks
         self._arrays: dict[str, NDArray[Any]] = {}
 
     @property
@@ -91,6 +92,13 @@ class Dataset:
             return self.array(name)[self.layout(name).rows(number)]
         return self._load_chunk(name, number)
 
+    def leaves(self, name: str) -> list[str]:
+        """The hashes of an array's chunks as they are now; an array that is read for this is hashed once."""
+        if self._checks and name not in self._arrays:
+            self.array(name)  # compares them with these
+            return self.manifest["arrays"][name]["leaves"]
+        return manifests.leaves(self.layout(name), self.array(name))
+
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Every array by name: observations [steps+episodes, N, O] (step t of episode i is row t + i),
         actions [steps, N, A], rewards [steps, N], offsets [episodes+1], returns [episodes],
@@ -141,7 +149,7 @@ def open(name: str, root: str | os.PathLike[str] | None = None) -> Dataset:
     """
     base = ids.place(root)
     if isinstance(base, str):
-        return Dataset(*remote.open(name, base))
+        return Dataset(*remote.open(name, base), checks=True)
     dataset_id = ids.resolve(name, base)
     data = ids.directory(dataset_id, base)
     manifest = manifests.read(data)
@@ -176,7 +184,7 @@ def _opened(data: Path, manifest: dict[str, Any], marker: str) -> Dataset:
         hashed.add((array, number))
         return values
 
-    return Dataset(manifest, load, load_chunk)
+    return Dataset(manifest, load, load_chunk, checks=True)
 
 
 def from_arrays(

@@ -62,7 +62,7 @@ def hashes(dataset: Dataset) -> str | None:
     arrays = dataset.manifest["arrays"]
     for name, entry in arrays.items():
         array = ArrayLayout.from_json(entry)
-        found = manifests.leaves(array, dataset.array(name))
+        found = dataset.leaves(name)
         for chunk, (expected, leaf) in enumerate(zip(entry["leaves"], found, strict=True)):
             if leaf != expected:
                 return f"array {name!r}, chunk {chunk}: expected hash {expected[:16]}, found {leaf[:16]}"

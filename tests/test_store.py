@@ -19,6 +19,7 @@ from dom2data import ids
 from dom2data.catalog import catalog
 from dom2data.dataset import open as open_dataset
 from dom2data.errors import UserError
+from dom2data.store import manifest as manifests
 from dom2data.store import stage as stages
 from dom2data.store.layout import block_episodes, layout
 from dom2data.subsample import subsample
@@ -150,6 +151,21 @@ def test_verify_finds_what_hashes_cannot(
 def test_verify_passes_what_is_right(tmp_path: Path) -> None:
     checks = ["structure", "hashes", "episodes", "values", "returns", "lineage"]
     assert verify(stored(tmp_path, RAGGED)) == checks
+
+
+def test_verify_hashes_once_and_what_was_read_before_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored(tmp_path, RAGGED)
+    found, hashed, real = open_dataset("small", tmp_path), [], manifests.leaves
+    monkeypatch.setattr(
+        manifests, "leaves", lambda array, values: hashed.append(array) or real(array, values)
+    )
+    assert verify(found)
+    assert len(hashed) == len(found.manifest["arrays"])
+    found.array("actions")[1] += 0.125  # in memory, after it was compared
+    with pytest.raises(UserError, match="hashes: array 'actions', chunk 0: expected hash"):
+        verify(found)
 
 
 def test_minari_lists_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -211,11 +211,7 @@ def pull(name: str, url: str, base: Path, force: bool = False, progress: Progres
 
     Raises UserError like ``unpack``, and with code 1 when the place cannot be reached.
     """
-    place = remote.Place(url)
-    source = place.source(place.resolve(name))
-    manifest = contents.accept(source)
-    if manifest["id"] != source.dataset_id:
-        refuse(source.where, f"the id {source.dataset_id}", repr(manifest["id"])[:80])
+    source, manifest = remote.Place(url).named(name)
     return receive(source, manifest, base, force, progress)
 
 

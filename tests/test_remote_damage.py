@@ -86,6 +86,7 @@ def test_a_copied_dataset_is_not_the_other(url: str, tmp_path: Path) -> None:
         copy = name.replace(small.id, "dom2/other-v0")
         place.fs.makedirs(copy.rpartition("/")[0], exist_ok=True)
         place.fs.pipe_file(copy, place.fs.cat_file(name))
-    with pytest.raises(UserError, match=f"expected dom2/other-v0, found {small.id}") as error:
-        dataset.open("other", url)
-    assert error.value.code == CHECK_FAILED
+    for use in (lambda: dataset.open("other", url), lambda: share.pull("other", url, tmp_path)):
+        with pytest.raises(UserError, match=f"expected dom2/other-v0, found {small.id} in a folder") as error:
+            use()
+        assert error.value.code == CHECK_FAILED

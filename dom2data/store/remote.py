@@ -110,6 +110,17 @@ class Place:
             )
         return versions[max(versions)]
 
+    def named(self, name: str) -> tuple[Files, dict[str, Any]]:
+        """What lies there of the dataset that ``name`` is short for, and its manifest.
+
+        Raises UserError: code 2 when there is none of that name, 3 when anything that can be seen without its
+        values is not right, or its name is another than its own.
+        """
+        source = self.source(self.resolve(name))
+        manifest = contents.accept(source)
+        manifests.require_named(manifest, source.dataset_id, source.where)
+        return source, manifest
+
 
 class Files:
     """The files of a dataset at a place (``contents.Source``)."""
@@ -131,10 +142,7 @@ def open(
 
     Raises UserError like ``dataset.open``, and with code 1 when the place cannot be reached.
     """
-    place = Place(url)
-    source = place.source(place.resolve(name))
-    manifest = contents.accept(source)
-    manifests.require_named(manifest, source.dataset_id, source.where)
+    source, manifest = Place(url).named(name)
     layouts = contents.layouts_of(manifest)
 
     @contextmanager

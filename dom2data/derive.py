@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,16 @@ class Part:
     parent: Dataset
     chosen: Int64
     how: Mapping[str, Any]
+
+    @cached_property
+    def ends(self) -> list[Mapping[str, Any]]:
+        """The parent's ``ancestors``."""
+        return ancestors(self.parent.manifest)
+
+    @cached_property
+    def origins(self) -> Int64:
+        """[episodes taken, 2]: the number of an end, and that of the episode in it."""
+        return origins(self.parent)[self.chosen]
 
     def lineage(self) -> dict[str, Any]:
         """What the manifest records of this parent."""
@@ -127,8 +138,8 @@ def origins(dataset: Dataset) -> Int64:
 def _origins(parts: Sequence[Part]) -> Int64:
     found, before = [], 0
     for part in parts:
-        found.append(origins(part.parent)[part.chosen] + [before, 0])
-        before += len(ancestors(part.parent.manifest))
+        found.append(part.origins + np.array([before, 0]))
+        before += len(part.ends)
     return np.concatenate(found)
 
 

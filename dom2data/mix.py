@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from dom2data import ids, recipes
 from dom2data.collect import interleaved, share
 from dom2data.dataset import Dataset, Int64
-from dom2data.derive import Part, ancestors, derive, origins
+from dom2data.derive import Part, derive
 from dom2data.errors import UserError
 from dom2data.spec import differences
 
@@ -100,8 +100,8 @@ def _require_once(parts: Sequence[Part]) -> None:
     known: dict[str, int] = {}
     drawn: list[Int64] = []
     for part in parts:
-        ends = [known.setdefault(end["hash"], len(known)) for end in ancestors(part.parent.manifest)]
-        number, episode = origins(part.parent)[part.chosen].T
+        ends = [known.setdefault(end["hash"], len(known)) for end in part.ends]
+        number, episode = part.origins.T
         drawn.append(np.array(ends)[number] << 40 | episode)
     for (one, mine), (other, theirs) in itertools.combinations(zip(parts, drawn, strict=True), 2):
         if both := len(np.intersect1d(mine, theirs)):

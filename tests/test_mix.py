@@ -9,6 +9,7 @@ import pytest
 from commands import dom2data
 from small_datasets import in_memory, stored
 
+from dom2data import derive
 from dom2data.derive import ancestors, origins
 from dom2data.errors import UserError
 from dom2data.mix import mix
@@ -38,6 +39,14 @@ def test_every_episode_is_its_parents(tmp_path: Path) -> None:
     again = mix(parents, [7, 3], episodes=10, seed=3, root=tmp_path, out="again")
     assert again.hash == mixed.hash
     assert mix(parents, [7, 3], episodes=10, seed=4, root=tmp_path, out="other").hash != mixed.hash
+
+
+def test_every_parent_is_traced_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parents = [stored(tmp_path, LENGTHS, name=name, seed=seed) for name, seed in (("a", 1), ("b", 2))]
+    traced: list[str] = []
+    monkeypatch.setattr(derive, "origins", lambda parent: traced.append(parent.id) or origins(parent))
+    mix(parents, [1, 1], root=tmp_path)
+    assert traced == [parent.id for parent in parents]
 
 
 def test_any_beginning_holds_nearly_the_ratio(tmp_path: Path) -> None:

@@ -109,6 +109,31 @@ def test_a_block_that_lost_a_chunk_is_made_again(
     assert made.hash == generate.generate(plan(tmp_path / "here", steps=1_500)).hash
 
 
+@pytest.mark.parametrize("name", ["zarr.json", "returns/zarr.json", "rewards/zarr.json", "offsets/zarr.json"])
+@pytest.mark.parametrize("when", ["before", "during the last step"])
+def test_metadata_that_was_lost_is_made_again(
+    name: str, when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = generate.generate(plan(tmp_path / "here", steps=1_500))
+    place, publish = remote.Place(f"file://{tmp_path}/there"), generate.publish
+
+    def loses(*given: Any) -> Any:
+        place.fs.rm_file(f"{place.folder(ID)}/{name}")
+        if when == "before":
+            raise KeyboardInterrupt
+        return publish(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(generate, "publish", loses)
+        with pytest.raises(KeyboardInterrupt if when == "before" else UserError) as error:
+            generate.generate(plan(place.url, steps=1_500))
+    assert when == "before" or "the same command" in str(error.value)
+    monkeypatch.setattr(generate, "collect_block", lambda job: pytest.fail("work was done"))
+    made = generate.generate(plan(place.url, steps=1_500))
+    assert made.hash == here.hash
+    assert verify(made)
+
+
 def test_expired_credentials_cost_no_work(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     failing_after(0, PermissionError("The security token included in the request is expired"), monkeypatch)
     monkeypatch.setattr(generate, "collect_block", lambda job: pytest.fail("work was done"))

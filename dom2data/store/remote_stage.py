@@ -82,20 +82,25 @@ class RemoteStage:
     def begin(self, recipe: Mapping[str, Any], create: Callable[[Path], None]) -> dict[int, Leaves]:
         """The finished blocks of a stage of this recipe; ``create(data)`` makes the arrays' metadata.
 
-        A block of which the place has lost a chunk is none, and is made again.
+        What the place has lost is made again: of the metadata here, and a block of which it lost a chunk is
+        none.
         """
-        place = self.place
-        if self.recipe() is None:
+        place, begun = self.place, self.recipe() is not None
+        if not begun:
             self.discard()
-            with tempfile.TemporaryDirectory(prefix="dom2data-") as folder:
-                create(Path(folder))
-                self._send(Path(folder))
-            with place.reached():
-                remote.write(place, json.dumps(recipe, sort_keys=True).encode(), f"{self.notes}/recipe.json")
         with place.reached():
             found = place.fs.cat(names) if (names := self._blocks()) else {}
         noted: dict[int, Leaves] = {int(Path(name).stem): json.loads(text) for name, text in found.items()}
-        sizes = place.source(self.dataset_id).sizes if noted else {}
+        sizes = place.source(self.dataset_id).sizes
+        with tempfile.TemporaryDirectory(prefix="dom2data-") as folder:
+            create(Path(folder))
+            for metadata in Path(folder).rglob("zarr.json"):
+                if sizes.get(metadata.relative_to(folder).as_posix()) == metadata.stat().st_size:
+                    metadata.unlink()
+            self._send(Path(folder))
+        if not begun:
+            with place.reached():
+                remote.write(place, json.dumps(recipe, sort_keys=True).encode(), f"{self.notes}/recipe.json")
         there = {tuple(name.split("/")[:3]) for name, size in sizes.items() if size}  # array, "c", chunk
         return {
             block: leaves
@@ -149,7 +154,7 @@ class RemoteStage:
     def commit(self, manifest: Mapping[str, Any]) -> None:
         """Look whether every chunk is there, write the manifest, and the marker last.
 
-        Raises UserError (code 1) when the place has lost something; the block it belongs to is made again.
+        Raises UserError (code 1) when the place has lost something, which the same command makes again.
         """
         self._require_all(contents.layouts_of(manifest))
         with tempfile.TemporaryDirectory(prefix="dom2data-") as folder:

@@ -11,6 +11,7 @@ import click
 from dom2_cli import show as ui
 from dom2_cli.generating import finish
 from dom2_cli.options import json_option, place_option, replace_option, root_option
+from dom2data import envs
 from dom2data.errors import CHECK_FAILED, UserError
 
 seed_option = click.option("--seed", type=int, default=0, show_default=True, help="Which episodes.")
@@ -167,14 +168,18 @@ def _short(value: float) -> str:
 @click.argument("dataset", metavar="ID")
 @click.option("--replay", metavar="SHARE", help="Also play this share of the episodes again, such as 1%.")
 @click.option("--tolerance", type=float, default=0.0, show_default=True, help="Largest error of a replay.")
+@click.option("--env", metavar="MODULE:MAKE", help="Your own environment, whose code a replay may run.")
 @place_option
 @json_option
-def verify(dataset: str, replay: str | None, tolerance: float, root: Path | None, as_json: bool) -> None:
+def verify(
+    dataset: str, replay: str | None, tolerance: float, env: str | None, root: Path | None, as_json: bool
+) -> None:
     """Check a dataset: structure, hashes, episodes, values, returns, lineage.
 
     \b
     dom2data verify tag-medium
     dom2data verify tag-medium --replay 1%
+    dom2data verify meet_v0-random --replay 1% --env meet:make
 
     Exit code 3 with the first finding. A replay resets the environment with the recorded seeds, takes the
     stored actions, and compares observations and rewards.
@@ -184,6 +189,8 @@ def verify(dataset: str, replay: str | None, tolerance: float, root: Path | None
 
     if not tolerance >= 0:
         raise UserError(f"expected a --tolerance of 0 or more, found {tolerance:g}")
+    if env is not None and replay is None:
+        raise UserError("expected --env with --replay, found no --replay; add --replay 1%")
     share = None if replay is None else _share(replay)
     found = open_dataset(dataset, root)
     passed = check(found)
@@ -191,11 +198,11 @@ def verify(dataset: str, replay: str | None, tolerance: float, root: Path | None
     if share is not None:
         from dom2data.replay import replay as play
 
-        again = play(found, share)
+        again = play(found, share, env)
         if not again.error <= tolerance:
             raise UserError(
                 f"{found.id}: replay: expected an error of at most {tolerance:g}, found {again.error:g} in "
-                f"{again.where}; data of before arithmetic 1 may need --tolerance 1e-3, else fetch it again",
+                f"{again.where}; {_advice(env or found.env)}",
                 CHECK_FAILED,
             )
         told |= {"ok": [*passed, "replay"], "replay": asdict(again)}
@@ -205,6 +212,13 @@ def verify(dataset: str, replay: str | None, tolerance: float, root: Path | None
     if share is not None:
         told["replay"] = f"{again.episodes:,} episodes, {again.steps:,} steps, largest error {again.error:g}"
     click.echo(ui.rows(told | {"ok": ", ".join(told["ok"])}))
+
+
+def _advice(env: str) -> str:
+    """What to do when a replay differs."""
+    if envs.is_foreign(env):
+        return f"it may not follow from reset(seed) alone, see `dom2data check-env {env}`; or fetch it again"
+    return "data of before arithmetic 1 may need --tolerance 1e-3, else fetch it again"
 
 
 def _share(text: str) -> float:

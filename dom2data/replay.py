@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from dom2data import envs, recipes
+from dom2data import envs, named, ragged, recipes
+from dom2data.collect import interleaved
 from dom2data.collect import share as shares
 from dom2data.dataset import Dataset, Int64
 from dom2data.derive import ancestors, origins
@@ -24,11 +25,11 @@ from dom2data.store.layout import block_episodes
 
 @dataclass(frozen=True)
 class Cohort:
-    """Episodes ``start`` to ``stop`` of a generated dataset: rows of one environment, reset with one seed."""
+    """Episodes of a generated dataset that were the rows of one environment, reset with one seed."""
 
     env: str
-    start: int
-    stop: int
+    episodes: Int64
+    """of each row [E]; a number may be beyond the last one that was kept"""
     seed: np.random.SeedSequence
 
 
@@ -44,89 +45,105 @@ class Replayed:
     """array, episode and step of the largest error; empty where there is none"""
 
 
-def replay(dataset: Dataset, share: float) -> Replayed:
+def replay(dataset: Dataset, share: float, env: str | None = None) -> Replayed:
     """Play at least this share of the episodes again: whole cohorts, the same ones each time.
 
-    Raises UserError (code 3) when the dataset cannot be replayed (a user's environment, whose code is not run
-    on a dataset's word; data made elsewhere; another environment than the one here), or when an episode's
-    length is not the environment's.
+    ``env`` is the name, ``module:make``, that a user gives to the environment that the data are of; the name
+    in the data runs only code that has been named before. Raises UserError: code 2 for such a name with data
+    of ours; 3 when the dataset cannot be replayed (code not named; data made elsewhere; another environment
+    than the one here), or when an episode's length is not the environment's.
     """
     if not 0.0 < share <= 1.0:
         raise UserError(f"expected to replay a share in (0%, 100%], found {100 * share:g}%")
-    origin = origins(dataset)
-    found = cohorts(dataset, origin)
+    if env is not None:
+        if not (envs.is_foreign(env) and envs.is_foreign(dataset.env)):
+            raise UserError(
+                f"expected --env module:make with data of such a one, found {env} for {dataset.env}; omit it"
+            )
+        named.remember(env)
+    found = cohorts(dataset, env)
     wanted, done, worst = share * dataset.n_episodes, 0, (0.0, "")
     steps, played = 0, 0
     with one_thread():
         for number in np.random.default_rng(np.random.SeedSequence(0)).permutation(len(found)):
             if done >= wanted:
                 break
-            cohort, episodes = found[number]
-            worst = max(worst, _play(dataset, cohort, episodes, origin[episodes, 1] - cohort.start))
+            cohort, episodes, rows = found[number]
+            worst = max(worst, _play(dataset, cohort, episodes, rows))
             done, played = done + len(episodes), played + 1
-            steps += len(episodes) * dataset.spec.horizon
+            steps += int(dataset.lengths[episodes].sum())
     error, where = worst
     return Replayed(done, steps, played, error, where if error else "")
 
 
 def cohort_of(dataset: Dataset, episode: int) -> tuple[Cohort, int]:
     """The cohort that an episode was recorded in, and its row. Raises UserError (code 3) like ``replay``."""
-    origin = origins(dataset)
-    for cohort, episodes in cohorts(dataset, origin):
+    for cohort, episodes, rows in cohorts(dataset):
         if episode in episodes:
-            return cohort, int(origin[episode, 1]) - cohort.start
+            return cohort, int(rows[episodes == episode][0])
     raise _cannot(dataset, f"nothing is known of where episode {episode} comes from")
 
 
-def cohorts(dataset: Dataset, origin: Int64) -> list[tuple[Cohort, Int64]]:
-    """Every cohort that the dataset has episodes of, and which."""
-    found = []
+def cohorts(dataset: Dataset, env: str | None = None) -> list[tuple[Cohort, Int64, Int64]]:
+    """Every cohort that the dataset has episodes of, which, and the row of each."""
+    origin, found = origins(dataset), []
     for number, ancestor in enumerate(ancestors(dataset.manifest)):
         mine = np.flatnonzero(origin[:, 0] == number)
-        made = list(_made_of(dataset, ancestor)) if len(mine) else []
-        owner = np.searchsorted([cohort.stop for cohort in made], origin[mine, 1], side="right")
-        if len(mine) and owner.max() >= len(made):
+        if not len(mine):
+            continue
+        if origin[mine, 1].max() >= ancestor["episodes"]:
             raise _cannot(
                 dataset, f"{ancestor['id']} has {ancestor['episodes']} episodes, fewer than are of it"
             )
-        found += [(cohort, mine[owner == i]) for i, cohort in enumerate(made) if (owner == i).any()]
+        made = list(_made_of(dataset, ancestor, env))
+        owner, row = np.zeros((2, sum(len(cohort.episodes) for cohort in made)), np.int64)
+        for i, cohort in enumerate(made):
+            owner[cohort.episodes], row[cohort.episodes] = i, np.arange(len(cohort.episodes))
+        of, rows = owner[origin[mine, 1]], row[origin[mine, 1]]
+        found += [(cohort, mine[of == i], rows[of == i]) for i, cohort in enumerate(made) if (of == i).any()]
     return found
 
 
-def _made_of(dataset: Dataset, ancestor: Mapping[str, Any]) -> Iterator[Cohort]:
-    """The cohorts that a generated dataset was made of, by its recipe."""
+def _made_of(dataset: Dataset, ancestor: Mapping[str, Any], env: str | None) -> Iterator[Cohort]:
+    """The cohorts that a generated dataset was made of, by its recipe; together they have every number."""
     recipe, episodes = ancestor["recipe"] or {}, ancestor["episodes"]
-    _check(dataset, ancestor["id"], recipe)
+    name = _environment(dataset, ancestor["id"], recipe, env)
     if recipes.quality(recipe["quality"]).replay:
         from dom2data import training
 
         how = training.recipe(recipe["env"])
         for wave, start in enumerate(range(0, episodes, how.num_envs)):
             seed = training.wave_seed(recipe["seed"], wave)
-            yield Cohort(how.critics_see or recipe["env"], start, start + how.num_envs, seed)
+            yield Cohort(how.critics_see or name, np.arange(start, start + how.num_envs), seed)
         return
-    parts, size = recipes.quality(recipe["quality"]).parts, block_episodes(dataset.spec.horizon)
+    early = envs.is_foreign(name)  # may end early: blocks are of another size, and always whole
+    parts, horizon = recipes.quality(recipe["quality"]).parts, dataset.spec.horizon
+    size = ragged.block_episodes(horizon) if early else block_episodes(horizon)
     for block, start in enumerate(range(0, episodes, size)):
-        counts = shares([part for _, part in parts], start, min(start + size, episodes))
+        stop = start + size if early else min(start + size, episodes)
+        counts = shares([part for _, part in parts], start, stop)
+        numbers = np.arange(start, stop)
+        if early:
+            numbers[interleaved(counts)] = np.arange(start, stop)
         seeds = np.random.SeedSequence(recipe["seed"], spawn_key=(block,)).spawn(2 * len(parts))
-        for part, count in enumerate(counts):
-            yield Cohort(recipe["env"], start, start + count, seeds[2 * part])
-            start += count
+        for part, rows in enumerate(np.split(numbers, np.cumsum(counts)[:-1])):
+            yield Cohort(name, rows, seeds[2 * part])
 
 
-def _check(dataset: Dataset, made: str, recipe: Mapping[str, Any]) -> None:
-    """Raises UserError (code 3) unless this is a recipe of an environment that is the same here."""
+def _environment(dataset: Dataset, made: str, recipe: Mapping[str, Any], env: str | None) -> str:
+    """The name of a recipe's environment. Raises UserError (code 3) unless it is the same here."""
     if not {"env", "quality", "seed", "fingerprint"} <= set(recipe):
         raise _cannot(dataset, f"{made} was not generated here ({recipe.get('operation', 'no recipe')})")
-    if envs.is_foreign(recipe["env"]):
-        raise _cannot(dataset, f"{recipe['env']} is not one of ours, and no code is run that a dataset names")
+    name = env or recipe["env"]
+    named.require(name, f"`dom2data verify {dataset.id} --replay 1% --env {name}` allows it")
     try:
-        spec = envs.spec(recipe["env"])
+        spec = envs.spec(name)
         recipes.quality(recipe["quality"])
     except (ValueError, UserError) as error:
         raise _cannot(dataset, str(error)) from error
     if not spec.fingerprint == recipe["fingerprint"] == dataset.spec.fingerprint:
         raise _cannot(dataset, _changed(spec, dataset.spec))
+    return name
 
 
 def _changed(here: EnvSpec, then: EnvSpec) -> str:
@@ -141,32 +158,34 @@ def _cannot(dataset: Dataset, why: str) -> UserError:
 
 def _play(dataset: Dataset, cohort: Cohort, episodes: Int64, rows: Int64) -> tuple[float, str]:
     """The largest error in ``episodes`` [n], which are ``rows`` [n] of the cohort, and where it is."""
-    spec, horizon = dataset.spec, dataset.spec.horizon
-    short = episodes[dataset.lengths[episodes] != horizon]
-    if len(short):
-        message = f"episode {short[0]}: expected {horizon} steps, found {dataset.lengths[short[0]]}"
+    spec, horizon, lengths = dataset.spec, dataset.spec.horizon, dataset.lengths[episodes]
+    wrong = episodes[lengths > horizon if envs.is_foreign(cohort.env) else lengths != horizon]
+    if len(wrong):
+        message = f"episode {wrong[0]}: expected {horizon} steps, found {dataset.lengths[wrong[0]]}"
         raise UserError(f"{dataset.id}: replay: {message}; generate or fetch it again", CHECK_FAILED)
-    steps = dataset.offsets[episodes][:, None] + np.arange(horizon)
-    actions = np.zeros((horizon, cohort.stop - cohort.start, spec.n_agents, spec.act_dim), np.float32)
-    actions[:, rows] = dataset.array("actions")[steps].swapaxes(0, 1)
-    observations, rewards = dataset.array("observations"), dataset.array("rewards")
+    first, worst = dataset.offsets[episodes], (0.0, "")
+    observations, actions, rewards = (dataset.array(name) for name in ("observations", "actions", "rewards"))
     terminated, truncated = dataset.array("terminated")[episodes], dataset.array("truncated")[episodes]
-    env = envs.make(cohort.env, num_envs=cohort.stop - cohort.start)
-    worst = (0.0, "")
 
-    def compare(name: str, time: int, seen: Any, noted: Any) -> tuple[float, str]:
-        apart = np.abs(np.subtract(seen[rows], noted, dtype=np.float64)).reshape(len(rows), -1).max(axis=1)
+    def compare(name: str, time: int, on: Int64, seen: Any, noted: Any) -> tuple[float, str]:
+        apart = np.abs(np.subtract(seen[rows[on]], noted, dtype=np.float64)).reshape(len(on), -1).max(axis=1)
         apart[np.isnan(apart)] = np.inf
         row = int(np.argmax(apart))
-        return max(worst, (float(apart[row]), f"{name} of episode {episodes[row]}, step {time}"))
+        return max(worst, (float(apart[row]), f"{name} of episode {episodes[on[row]]}, step {time}"))
 
-    obs = env.reset(seed=cohort.seed)[..., : spec.obs_dim]  # training may have seen more than actors do
-    worst = compare("observations", 0, obs, observations[steps[:, 0] + episodes])
-    for time in range(horizon):
-        step = env.step(actions[time])
-        seen = step.obs[..., : spec.obs_dim]
-        worst = compare("observations", time + 1, seen, observations[steps[:, time] + episodes + 1])
-        worst = compare("rewards", time, step.rewards, rewards[steps[:, time]])
-    worst = compare("terminated", horizon - 1, step.terminated, terminated)
-    worst = compare("truncated", horizon - 1, step.truncated, truncated)
+    with envs.closing(envs.make(cohort.env, num_envs=len(cohort.episodes))) as env:
+        obs = env.reset(seed=cohort.seed)[..., : spec.obs_dim]  # training may have seen more than actors do
+        worst = compare("observations", 0, np.arange(len(rows)), obs, observations[first + episodes])
+        for time in range(lengths.max()):
+            on = np.flatnonzero(lengths > time)
+            taken = np.zeros((len(cohort.episodes), spec.n_agents, spec.act_dim), np.float32)
+            taken[rows[on]] = actions[first[on] + time]
+            step, last = env.step(taken), lengths[on] == time + 1
+            seen, noted = step.obs[..., : spec.obs_dim], observations[(first + episodes)[on] + time + 1]
+            worst = compare("observations", time + 1, on, seen, noted)
+            worst = compare("rewards", time, on, step.rewards, rewards[first[on] + time])
+            worst = compare("terminated", time, on, step.terminated, last & terminated[on])
+            # A replay buffer notes one of both where an episode of several agents ends in both ways.
+            cut = last & truncated[on] & ~terminated[on]
+            worst = compare("truncated", time, on, step.truncated & ~step.terminated, cut)
     return worst

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 import pages
+import torch
+
+from dom2_policies.policy import Actor, save_actor
 
 HELD = (
     "def __init__(self):",
@@ -31,3 +36,18 @@ def written(folder: Path, *changes: tuple[str, str]) -> str:
     file = folder / "meet.py"
     file.write_text(text)
     return f"{file}:make"
+
+
+def checkpoints(folder: Path, name: str) -> Path:
+    """A folder as ``dom2data train`` writes it, of untrained policies."""
+    folder.mkdir()
+    policies = {}
+    for i, label in enumerate(("medium", "expert")):
+        generators = [torch.Generator().manual_seed(i)]
+        file = folder / f"{label}.safetensors"
+        save_actor(Actor((2, 8, 1), 2, generators), file)
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        policies[label] = {"file": file.name, "sha256": digest, "env_steps": 400}
+    entry = {"policies": policies, "noise": 0.1, "references": {"random": -9.0, "expert": -5.0}}
+    (folder / "zoo.json").write_text(json.dumps({name: entry}))
+    return folder

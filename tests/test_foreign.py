@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from hypothesis import strategies as st
 
 from dom2_cli import data, learn
 from dom2_policies import td3
-from dom2_policies.policy import Actor, save_actor
 from dom2data import collect, envs, ragged, training
 from dom2data import generate as make
 from dom2data.check_env import check
@@ -340,23 +338,8 @@ def test_any_beginning_of_a_block_holds_its_share_of_every_policy(counts: list[i
         assert abs(seen - fair).max() <= 1
 
 
-def checkpoints(folder: Path, name: str) -> Path:
-    """A folder as ``dom2data train`` writes it, of untrained policies."""
-    folder.mkdir()
-    policies = {}
-    for i, label in enumerate(("medium", "expert")):
-        generators = [torch.Generator().manual_seed(i)]
-        file = folder / f"{label}.safetensors"
-        save_actor(Actor((2, 8, 1), 2, generators), file)
-        digest = hashlib.sha256(file.read_bytes()).hexdigest()
-        policies[label] = {"file": file.name, "sha256": digest, "env_steps": 400}
-    entry = {"policies": policies, "noise": 0.1, "references": {"random": -9.0, "expert": -5.0}}
-    (folder / "zoo.json").write_text(json.dumps({name: entry}))
-    return folder
-
-
 def test_other_qualities_act_by_the_checkpoints_of_a_folder(tmp_path: Path, meet: str) -> None:
-    folder = checkpoints(tmp_path / "zoo", meet)
+    folder = meeting.checkpoints(tmp_path / "zoo", meet)
     found = generated(meet, tmp_path, "random-medium", checkpoints_in=folder)
     assert abs(np.diff(np.bincount(found.array("source")))[0]) <= 1
     assert found.manifest["policies"]["medium"]["env_steps"] == 400

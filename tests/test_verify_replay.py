@@ -6,13 +6,14 @@ import dataclasses
 import json
 from pathlib import Path
 
+import meeting
 import numpy as np
 import pytest
 from commands import dom2data
-from meeting import written
 from small_datasets import stored
 
-from dom2data import behaviour, training
+from dom2_policies import td3
+from dom2data import behaviour, named, training
 from dom2data.dataset import Dataset
 from dom2data.errors import UserError
 from dom2data.generate import generate, plan
@@ -104,15 +105,95 @@ def test_another_environment_than_then(tag: Dataset) -> None:
         replay(Dataset(manifest, tag.array), 1.0)
 
 
-def test_no_code_is_run_that_a_dataset_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    written(tmp_path)
-    own = made(tmp_path, "meet:make", "random", 200)
-    with pytest.raises(
-        UserError, match="cannot replay: meet:make is not one of ours, and no code is run"
-    ) as e:
-        replay(own, 1.0)
-    assert e.value.code == 3
+@pytest.fixture
+def meet(tmp_path: Path) -> str:
+    """An environment of a user's own, whose episodes may end early."""
+    return meeting.written(tmp_path)
+
+
+def test_an_environment_of_ones_own(tmp_path: Path, meet: str) -> None:
+    """Blocks of up to 5,000 steps; of the last, the episodes at the end are not in the dataset."""
+    own = made(tmp_path, meet, "random", 12_000)
+    whole = replay(own, 1.0)
+    assert (whole.episodes, whole.steps, whole.error) == (own.n_episodes, len(own), 0.0)
+    assert own.lengths.min() < own.spec.horizon == own.lengths.max()
+    part = replay(subsample(own, 0.1, root=tmp_path), 0.01)
+    assert (part.batches, part.error) == (1, 0.0)
+
+
+def test_policies_of_ones_own_take_turns(tmp_path: Path, meet: str) -> None:
+    zoo = meeting.checkpoints(tmp_path / "zoo", meet)
+    own = generate(plan(meet, "random-medium", steps=5_500, root=tmp_path, checkpoints_in=zoo))
+    found = replay(own, 1.0)
+    assert (found.episodes, found.batches, found.error) == (own.n_episodes, 4, 0.0)
+
+
+def test_a_training_in_an_environment_of_ones_own(
+    tmp_path: Path, meet: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = td3.Config(hidden=16, batch_size=64, random_steps=300, steps_per_update=50)
+    how = training.Recipe(learner, steps=2_000, num_envs=20, waves_per_evaluation=2, evaluation_episodes=20)
+    monkeypatch.setitem(training.RECIPES, meet, how)
+    monkeypatch.setattr(behaviour, "medium_level", lambda name, folder=None: -1000.0)
+    zoo = meeting.checkpoints(tmp_path / "zoo", meet)
+    found = replay(generate(plan(meet, "medium-replay", root=tmp_path, checkpoints_in=zoo)), 1.0)
+    assert (found.error, found.batches * 20) == (0.0, found.episodes)
+    assert found.batches > 1
+
+
+def test_what_does_not_follow_from_the_seed_is_found(tmp_path: Path) -> None:
+    meet = meeting.written(tmp_path, ("np.random.default_rng(seed)", "np.random.default_rng()"))
+    own = made(tmp_path, meet, "random", 200)
+    run = dom2data("verify", own.id, "--root", tmp_path, "--replay", "100%")
+    assert run.exit_code == 3
+    assert "found " in run.stderr
+    assert run.stderr.endswith(f"see `dom2data check-env {meet}`; or fetch it again\n")
+
+
+@pytest.mark.parametrize(("name", "error"), [("terminated", 1.0), ("truncated", 1.0), ("rewards", 0.5)])
+def test_another_end_of_an_episode_is_found(tmp_path: Path, meet: str, name: str, error: float) -> None:
+    own = made(tmp_path, meet, "random", 200)
+    arrays = {each: values.copy() for each, values in own.arrays().items()}
+    if name == "rewards":
+        arrays[name][-1] -= 0.5
+    else:
+        arrays[name][-1] = ~arrays[name][-1]
+        arrays["truncated"][-1] &= not arrays["terminated"][-1]
+    found = replay(Dataset(own.manifest, arrays.__getitem__), 1.0)
+    assert found.error == pytest.approx(error)
+    assert f" of episode {own.n_episodes - 1}, step {own.lengths[-1] - 1}" in found.where
+
+
+def test_no_code_is_run_that_a_dataset_names(
+    tmp_path: Path, meet: str, tag: Dataset, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What only the data name is refused; ``--env`` names it, also another file of the same content."""
+    own = made(tmp_path, meet, "random", 200)
+
+    def verify(dataset: Dataset, root: Path, *words: str) -> tuple[int, str]:
+        run = dom2data("verify", dataset.id, "--root", root, *words)
+        return run.exit_code, run.stderr
+
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "nobody"))
+    monkeypatch.setattr(named, "_here", set())
+    code, text = verify(own, tmp_path, "--replay", "1%")
+    assert code == 3
+    assert f"found {meet}, which only the data or the run name; nothing is run" in text
+    assert f"`dom2data verify {own.id} --replay 1% --env {meet}` allows it" in text
+    (tmp_path / "here").mkdir()
+    here = meeting.written(tmp_path / "here")
+    assert verify(own, tmp_path, "--replay", "1%", "--env", here) == (0, "")
+    assert verify(own, tmp_path, "--replay", "1%")[0] == 3
+    assert verify(own, tmp_path, "--env", here) == (
+        2,
+        "error: expected --env with --replay, found no --replay; add --replay 1%\n",
+    )
+    assert verify(tag, root, "--replay", "1%", "--env", here)[0] == 2
+    (tmp_path / "edited").mkdir()
+    edited = meeting.written(tmp_path / "edited", ("distance < 0.05", "distance < 0.06"))
+    code, text = verify(own, tmp_path, "--replay", "1%", "--env", edited)
+    assert code == 3
+    assert "cannot replay: it was made in another meet_v0: source " in text
 
 
 def test_data_made_elsewhere(tmp_path: Path) -> None:

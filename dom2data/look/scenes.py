@@ -85,7 +85,7 @@ def cheetahs(dataset: Dataset, episode: int, times: NDArray[np.int64]) -> HalfCh
     from dom2data.replay import cohort_of
 
     cohort, row = cohort_of(dataset, episode)
-    env, only, shown = (_cheetah(dataset.env, n) for n in (cohort.stop - cohort.start, 1, len(times)))
+    env, only, shown = (_cheetah(dataset.env, n) for n in (len(cohort.episodes), 1, len(times)))
     env.reset(seed=cohort.seed)
     position, velocity = env.state
     obs = only.load_state(position[row : row + 1], velocity[row : row + 1])[0]

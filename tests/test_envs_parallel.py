@@ -111,7 +111,16 @@ def test_a_shifted_environment_is_drawn_without_what_was_dismissed():
     standard = envs.make("spread-6-landmarks", seed=0)
     np.testing.assert_array_equal(env.env.state[0], standard.state[0])
     assert (draw(env, 0) != draw(standard, 0)).any()
-    with pytest.raises(TypeError, match="it has no picture"):
+
+
+def test_an_environment_without_a_picture_is_named(tmp_path):
+    meet = meeting.written(tmp_path)
+    with (
+        envs.closing(envs.make(meet)) as env,
+        pytest.raises(TypeError, match=f"found {meet}: it has no picture"),
+    ):
+        draw(env, 0)
+    with pytest.raises(TypeError, match="found object: it has no picture"):
         draw(object(), 0)
 
 

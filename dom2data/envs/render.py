@@ -27,7 +27,8 @@ _LEGS = {"b": _LEARNER, "f": "#3f6fb0"}
 @singledispatch
 def draw(env: Any, row: int) -> Picture:
     """One row as uint8 [400, 400, 3]. Raises TypeError for an environment that has no picture here."""
-    raise TypeError(f"expected an environment of this project, found {type(env).__name__}: it has no picture")
+    name = getattr(env, "name", type(env).__name__)  # a user's own
+    raise TypeError(f"expected an environment of this project, found {name}: it has no picture")
 
 
 @draw.register

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -85,7 +86,7 @@ def test_the_coordinators_share(record: Record, tmp_path: Path) -> None:
     record("flushing a chunk to disk (a worker's)", 1e3 * (time.perf_counter() - start) / some, "ms each")
     times = {}
 
-    def timed(what: str, call: Callable[[], object]) -> object:
+    def timed(what: str, call: Callable[[], Any]) -> Any:
         start = time.perf_counter()
         found = call()
         times[what] = time.perf_counter() - start
@@ -94,17 +95,20 @@ def test_the_coordinators_share(record: Record, tmp_path: Path) -> None:
     timed("reading the notes of all blocks on resuming", lambda: stage.begin(recipe, lambda data: None))
     all_leaves = {n: [leaves.get(n, "0" * 64)] * layouts[n].n_chunks for n in layouts}
     entries = timed("hashing leaves into arrays", lambda: manifests.array_entries(layouts, all_leaves))
-    timed("adding up the sizes of all files", stage.size)
-    document = {"arrays": entries, "id": stage.dataset_id, "spec": spec.to_json(), "size_bytes": 0} | {
-        "steps": BLOCKS, "episodes": BLOCKS, "env": "tag", "hash": "", "quality": "medium", "references": {},
-        "returns": {"team": {}}, "recipe": recipe,
-    }  # fmt: skip
-    timed("writing the manifest", lambda: _written(stage, document))
+    nbytes = timed("adding up the sizes of all files", stage.size)
     returns = np.random.default_rng(0).standard_normal((40_000_000, 3)).astype(np.float32)
-    timed(
+    summary = timed(
         "statistics of 4 x 10^7 returns",
         lambda: stats.returns_summary(spec.agent_names, returns.mean(axis=1), returns),
     )
+    document = {
+        "schema": manifests.SCHEMA, "id": stage.dataset_id, "env": "tag", "quality": "medium",
+        "spec": spec.to_json(), "steps": BLOCKS, "episodes": BLOCKS, "returns": summary,
+        "references": {"published": None, "own": None}, "recipe": recipe, "sources": [], "policies": {},
+        "parents": [], "arrays": entries, "hash": manifests.content_hash(spec, entries), "size_bytes": nbytes,
+        "created": "today", "wall_s": 0.0, "versions": {"dom2": "0"},
+    }  # fmt: skip
+    timed("writing the manifest", lambda: manifests.write(stage.data, document))
     for what, seconds in times.items():
         record(f"coordinator, {BLOCKS:,} blocks: {what}", seconds, "s")
     size = (stage.data / manifests.FILE).stat().st_size
@@ -112,12 +116,6 @@ def test_the_coordinators_share(record: Record, tmp_path: Path) -> None:
     start = time.perf_counter()
     json.loads((stage.data / manifests.FILE).read_text())
     record("… reading the manifest", time.perf_counter() - start, "s")
-
-
-def _written(stage: Stage, document: dict[str, object]) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(manifests, "minari_metadata", lambda manifest: {})
-        manifests.write(stage.data, document)
 
 
 def test_help_starts_as_fast_as_before(record: Record) -> None:

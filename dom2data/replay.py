@@ -91,15 +91,14 @@ def cohorts(dataset: Dataset, env: str | None = None) -> list[tuple[Cohort, Int6
         mine = np.flatnonzero(origin[:, 0] == number)
         if not len(mine):
             continue
-        if origin[mine, 1].max() >= ancestor["episodes"]:
-            raise _cannot(
-                dataset, f"{ancestor['id']} has {ancestor['episodes']} episodes, fewer than are of it"
-            )
+        there = origin[mine, 1]
+        if there.min() < 0 or there.max() >= ancestor["episodes"]:
+            raise _cannot(dataset, f"{ancestor['id']} has {ancestor['episodes']} episodes, others are of it")
         made = list(_made_of(dataset, ancestor, env))
         owner, row = np.zeros((2, sum(len(cohort.episodes) for cohort in made)), np.int64)
         for i, cohort in enumerate(made):
             owner[cohort.episodes], row[cohort.episodes] = i, np.arange(len(cohort.episodes))
-        of, rows = owner[origin[mine, 1]], row[origin[mine, 1]]
+        of, rows = owner[there], row[there]
         found += [(cohort, mine[of == i], rows[of == i]) for i, cohort in enumerate(made) if (of == i).any()]
     return found
 

@@ -92,6 +92,15 @@ def test_a_changed_number_is_found(tag: Dataset, array: str) -> None:
     assert array in found.where or array == "actions"
 
 
+@pytest.mark.parametrize("number", [-1, 4000])
+def test_episodes_that_the_ancestor_does_not_have(root: Path, tag: Dataset, number: int) -> None:
+    part = subsample(tag, 0.01, out="hundredth", root=root, force=True)
+    arrays = {name: values.copy() for name, values in part.arrays().items()}
+    arrays["parent_episode"][3] = number
+    with pytest.raises(UserError, match=f"cannot replay: {tag.id} has 4000 episodes, others are of it"):
+        replay(Dataset(part.manifest, arrays.__getitem__), 1.0)
+
+
 def test_nan_is_an_error_and_not_equal_to_anything(tag: Dataset) -> None:
     arrays = {name: values.copy() for name, values in tag.arrays().items()}
     arrays["rewards"][7, 0] = np.nan

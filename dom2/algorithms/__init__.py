@@ -1,4 +1,4 @@
-"""Algorithms by name. An algorithm learns; what it has learned is a policy, which acts."""
+"""Algorithms by name. An algorithm learns; the result is a policy, which acts."""
 
 from __future__ import annotations
 
@@ -35,23 +35,23 @@ ALGORITHMS = {
 }
 
 BATCHES = ("independent", "joint", "windows")
-"""What an ``update`` can be given, see ``Learner``."""
+"""Kinds of batch that ``update`` can take; see ``Learner``."""
 
 _files: dict[Path, tuple[tuple[int, int], Any]] = {}
-"""modules of users' own files, each with its time and size when it was loaded"""
+"""modules loaded from users' own files, each with the file's modification time and size at that moment"""
 
 
 class Learner(Protocol):
     """M = seeds x agents members that learn side by side.
 
-    ``batches`` says what ``update`` is given, and thereby how it names its members:
+    ``batches`` is the kind of batch that ``update`` takes, and thereby the layout of its members:
 
-    - ``independent``: a Batch whose fields lead with M; every agent has its own minibatch.
-    - ``joint``: the same, but the agents of a seed have the same transitions, so that ``view(S, N, B, ...)``
-      is a minibatch of joint transitions for each of S seeds.
-    - ``windows``: Windows of ``config.horizon`` steps, their returns discounted by ``config.gamma``.
+    - ``independent``: a Batch whose fields have the leading dimension M; every agent has its own minibatch.
+    - ``joint``: the same, but all agents of a seed get the same transitions, so ``view(S, N, B, ...)`` is a
+      minibatch of joint transitions for each of S seeds.
+    - ``windows``: Windows of ``config.horizon`` steps, with returns discounted by ``config.gamma``.
 
-    ``members`` holds all that is saved: networks, optimisers, generators, the number of updates.
+    ``members`` holds everything that is saved: networks, optimisers, generators, the number of updates.
     """
 
     config: Any
@@ -61,29 +61,29 @@ class Learner(Protocol):
     def batches(self) -> Literal["independent", "joint", "windows"]: ...
 
     def update(self, batch: Any) -> dict[str, torch.Tensor]:
-        """One gradient update of everything; metrics are tensors [M], or [S] of what is centralised.
+        """Do one gradient update of all networks; return metrics [M], or [S] for centralised networks.
 
-        They are not read back to the host.
+        Metrics stay on the device.
         """
         ...
 
     def phase(self) -> Hashable:
-        """What the next update depends on besides tensors: updates of one phase are one program.
+        """Return the state besides tensors that the next update depends on, or None not to record it.
 
-        ``dom2.graphed`` records each phase once. None: the next update is not to be recorded. An algorithm
-        without this method is never recorded.
+        Updates with equal phases run the same program, which ``dom2.graphed`` records once for each phase.
+        An algorithm without this method is never recorded.
         """
         ...
 
     def policy(self, seed: int, candidates: int = 1) -> Policy:
-        """A snapshot of seed ``seed`` that later updates do not reach."""
+        """Return a snapshot of the agents of one seed (an index from 0); later updates do not change it."""
         ...
 
 
 class Algorithm(Learner, Protocol):
-    """What makes learners: ``config_type`` is a frozen dataclass, ``presets`` are values of its fields;
-    ``augment`` is what ``--augment auto`` means. One that clones until some update may have
-    ``improves_after``, the name of the field with its number; of shorter runs the user is told."""
+    """A class of learners: ``config_type`` is a frozen dataclass, ``presets`` hold values of its fields, and
+    ``augment`` is the meaning of ``--augment auto``. A class that only clones at first may name, in
+    ``improves_after``, the field with the number of those updates: shorter runs then print a note."""
 
     config_type: ClassVar[type[Any]]
     presets: ClassVar[dict[str, dict[str, Any]]]
@@ -93,16 +93,16 @@ class Algorithm(Learner, Protocol):
 
 
 def load(name: str) -> type[Algorithm]:
-    """The class of an algorithm: one of ``ALGORITHMS`` or ``path/to/file.py:Class``.
+    """Return an algorithm's class by its name in ``ALGORITHMS`` or as ``path/to/file.py:Class``.
 
-    Raises UserError (usage) when there is none.
+    Raises UserError (usage) when there is no such class or it is not an algorithm.
     """
     target = ALGORITHMS.get(name, name)
     module_name, _, class_name = target.rpartition(":")
     if module_name.endswith(".py") and Path(module_name).is_file():
         try:
             module = _load_file(Path(module_name))
-        except (Exception, SystemExit) as error:  # of the user's own code, whatever it is
+        except (Exception, SystemExit) as error:  # the user's code may raise anything
             where = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
             raise UserError(
                 f"{module_name}: expected a module that can be imported, found {told(error)}{where}"
@@ -148,13 +148,13 @@ def create(
     device: torch.device,
     generators: Sequence[torch.Generator],
 ) -> Algorithm:
-    """New networks for ``n_seeds`` teams, each with its own generator.
+    """Make an algorithm with new networks for ``n_seeds`` teams, each with its own generator.
 
-    Raises ValueError like ``Members``, and UserError (usage) where the class leaves out what others look for.
+    Raises ValueError like ``Members``, and UserError (usage) when a required attribute is missing or invalid.
     """
     from dom2.members import Members  # loads PyTorch
 
-    if hasattr(kind, "create"):  # a user's own way, which was the only one
+    if hasattr(kind, "create"):  # a user's own factory, once the only way
         made = kind.create(config, spec, n_seeds, device, generators)
     else:
         made = kind(config, spec, Members(spec, n_seeds, device, generators))
@@ -169,12 +169,12 @@ def create(
 
 
 def _load_file(path: Path) -> Any:
-    """The file's module, of code that is run once for as long as nobody edits it."""
+    """Return a file's module; its code runs again only after the file has changed."""
     where, seen = path.resolve(), path.stat()
     stamp = (seen.st_mtime_ns, seen.st_size)
     if where in _files and _files[where][0] == stamp:
         module = _files[where][1]
-        sys.modules[module.__name__] = module  # where another file of this name may be
+        sys.modules[module.__name__] = module  # another file of this name may be there
         return module
     spec = importlib.util.spec_from_file_location(f"dom2_user_{path.stem}", path)
     assert spec is not None

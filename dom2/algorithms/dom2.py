@@ -1,6 +1,6 @@
 """DOM2: diffusion offline multi-agent model (Li, Pan and Huang, arXiv 2307.01472), Algorithm 2.
 
-Agent j has a noise network eps_theta (its diffusion policy), two critics phi^1, phi^2 and a target of each:
+Each agent has a noise network eps_theta (its diffusion policy), two critics phi^1, phi^2, and their targets:
 
     Eq. (1)  sum_k mean (y - Q_k(o, a))^2 + zeta mean [log mean exp Q_k(o, a~) - Q_k(o, a)]
              y = r + gamma min_k Qbar_k(o', a'), a' from the target policy; a~ uniform actions
@@ -8,23 +8,23 @@ Agent j has a noise network eps_theta (its diffusion policy), two critics phi^1,
     Eq. (5)  L = L_bc - eta~ mean Q_1(o, a^{tau_0}), a^{tau_0} from the chain of Eq. (4)
 
 Differences from the paper's text:
-1. Equation (4) as printed adds noise at every step and diverges; ``dom2.solver`` takes the first-order
-   DPM-Solver step it quotes from Lu et al. (2022), with every index shifted, not only the first fraction's.
-2. eta~ divides by the mean of |Q| (detached), not of Q, which is negative on poor data and would make the
-   actor minimise Q. The mean is over the minibatch, for each agent.
-3. The paper's partition of [tau_0, tau_N] is in a lost appendix. Default ``quadratic``: with N = 5 equal
-   steps a first-order sampler keeps 30 to 65 % of the spread of the actions. ``uniform`` is offered.
+1. Equation (4) as printed adds noise at every step and diverges. ``dom2.solver`` takes the DPM-Solver-1 step
+   that the paper quotes from Lu et al. (2022): every index is shifted, not only the first fraction's.
+2. eta~ = eta / mean |Q| (detached), for each agent over the minibatch. The mean of Q itself is negative on
+   poor data, and dividing by it would make the actor minimise Q.
+3. The paper's partition of [tau_0, tau_N] is in a missing appendix. The default is ``quadratic``: with N = 5
+   equal steps (``uniform``) a first-order sampler keeps 30 to 65 % of the spread of the actions.
 4. The predicted action is clipped to [-1, 1] inside the chain and at its end.
-5. The sum over random actions carries the importance weight 1 / p(a~) and a 1 / K, so that it estimates
-   the integral of exp Q over the action box, whatever K is. Both critics carry the penalty.
+5. The sum over random actions is weighted by 1 / (K p(a~)), so it estimates the integral of exp Q over the
+   action box for any K. The penalty applies to both critics.
 6. L_bc is a mean over action dimensions; gradients are clipped per network.
-7. ``one_step`` takes the Q term at the prediction x0 made for L_bc instead of at the end of the chain
-   (Kang et al. 2023): a third of the cost.
-8. i is uniform on tau_1..tau_N, the times at which the chain asks; Eq. (3) has tau_0, too, where the noise is
-   smaller than the data's own and cannot be told, so that a sixth of the minibatch teaches nothing.
+7. ``one_step`` evaluates the Q term at the x0 predicted for L_bc instead of at the end of the chain (Kang et
+   al. 2023), at a third of the cost.
+8. i is uniform on 1..N, where the chain evaluates the network. Eq. (3) also includes 0, where the noise is
+   smaller than the data's own and cannot be identified: a sixth of the minibatch would teach nothing.
 
-M members (seeds x agents) train as one stack; losses are means per member, summed, so that no member
-feels another. All noise of seed s comes from generator s.
+M members (seeds x agents) train as one stack. Losses are means per member, summed, so members do not affect
+one another. All noise of seed s comes from generator s.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Config:
     gamma: float = 0.95
     """Discount per environment step."""
     rho: float = 0.02
-    """Rate of the targets' soft update; fast, for the few thousand updates of the compact preset."""
+    """Rate of the targets' soft update; high, since the compact preset makes only a few thousand updates."""
     lr: float = 5e-3
     """Adam's step size, actor and critics."""
     n_steps: int = 5
@@ -68,23 +68,23 @@ class Config:
     grid: GridKind = "quadratic"
     """Partition of the diffusion times, for the loss and the sampler."""
     beta_max: float = 10.0
-    """End of the linear noise rate beta(t) of the VP schedule."""
+    """Final value of the VP schedule's linear noise rate beta(t)."""
     order: int = 1
     """Order of the solver: 1 (the paper) or 2 (multistep)."""
     clip_x0: bool = True
     """Clip the predicted action to the action range inside the chain."""
     loss_includes_tau0: bool = False
-    """Draw the loss's time from tau_0..tau_N (Eq. 3), or only from the tau_1..tau_N that the chain visits."""
+    """Draw the loss's time from tau_0..tau_N (Eq. 3) instead of from the chain's tau_1..tau_N alone."""
     q_action: Literal["chain", "one_step"] = "chain"
-    """Action whose Q the policy raises: the whole chain's (the paper) or the one-step prediction."""
+    """Action at which the policy maximises Q: the chain's result (the paper) or the one-step prediction."""
     eta_warmup: int = 0
     """Updates over which eta rises linearly from 0."""
     n_uniform: int = 10
-    """K, uniform actions per observation in the conservative term."""
+    """K, the number of uniform actions per observation in the conservative term."""
     grad_clip: float = 1.0
     """Largest norm of each network's gradient."""
     noise_network: Literal["residual", "mlp"] = "residual"
-    """Noise network: the residual U, or the plain MLP of the paper's ablation."""
+    """Noise network: the residual U-shaped one, or the plain MLP of the paper's ablation."""
     widths: tuple[int, ...] = (128, 64, 32)
     """Widths of the noise network (the residual one takes three)."""
     embed_dim: int = 64
@@ -92,10 +92,10 @@ class Config:
     critic_widths: tuple[int, ...] = (128, 128)
     """Hidden widths of each critic."""
     critic_activation: Literal["relu", "mish"] = "relu"
-    """Nonlinearity of the critics; mish costs a fifth of an update on a CPU."""
+    """Activation of the critics; mish takes a fifth of an update's time on a CPU."""
 
     def __post_init__(self) -> None:
-        VP(beta_max=self.beta_max)  # which says what cannot be
+        VP(beta_max=self.beta_max)  # raises ValueError for an unusable beta_max
         config.above_zero(self, "n_steps", "n_uniform", "lr", "grad_clip", "rho", "embed_dim")
         config.sizes(self, "widths", "critic_widths")
         config.not_negative(self, "eta", "bc_weight", "zeta", "eta_warmup")
@@ -147,11 +147,11 @@ class DOM2:
         self.target_critics = members.fixed("target_critics", critics)
 
     def phase(self) -> Hashable:
-        """``Algorithm.phase``: eta is a number of the program, and another one while it warms up."""
+        """``Learner.phase``: None while eta warms up, since a recorded program keeps eta constant."""
         return None if self.members.updates + 1 < self.config.eta_warmup else 0
 
     def update(self, batch: Batch) -> Metrics:
-        """Lines 5 to 8 of Algorithm 2 for all members at once; metrics are tensors [M], on the device."""
+        """Do lines 5 to 8 of Algorithm 2 for all members at once; metrics are tensors [M], on the device."""
         loss, critic_metrics = self.critic_loss(batch)
         critic_norm = self.members.descend("critics", loss, self.config.grad_clip)
         loss, actor_metrics = self.actor_loss(batch)
@@ -202,7 +202,7 @@ class DOM2:
         return loss, {k: v.detach() for k, v in metrics.items()}
 
     def policy(self, seed: int, candidates: int = 1) -> DiffusionPolicy:
-        """A snapshot of one seed's N agents, which later updates do not reach."""
+        """A snapshot of one seed's N agents; later updates do not change it."""
         noise = self.members.snapshot(self.noise, seed)
         critics = self.members.snapshot(self.critics, seed)
         return DiffusionPolicy(noise, critics, self.chain, self.spec, candidates)

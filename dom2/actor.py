@@ -1,4 +1,4 @@
-"""Deterministic policies: stacks of tanh networks that learn together and act one seed at a time."""
+"""Deterministic policies: tanh networks that train as one stack and act one seed at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""States of the data with actions that a behaviour model would take there, drawn once."""
+"""States from the data, each with actions of a behaviour model that are drawn once."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from torch import Tensor, nn
 
 from dom2data.windows import Windows
 
-SHARE = 1 << 20  # whole numbers, because on a GPU sums of others differ from run to run
+SHARE = 1 << 20  # weights are integers, because on a GPU sums of floats differ from run to run
 
 
 class Bank(nn.Module):
-    """W windows of H steps of each member, the behaviour model's K actions there, and returns R.
+    """W windows of H steps for each member, K actions of the behaviour model at each step, and returns R.
 
-    Kept with the weights, so that a run continues with the same bank.
+    It is saved with the weights, so a resumed run continues with the same bank.
     """
 
     obs: Tensor  # [M, W, H, O]
     actions: Tensor  # [M, W, H, A]
     rewards: Tensor  # [M, W, H]
-    taken: Tensor  # [M, W, H] float, 0 past the end of an episode and where no window has come yet
-    monte_carlo: Tensor  # [M, W, H], G
+    taken: Tensor  # [M, W, H] float, 0 past the end of an episode and in slots that are still empty
+    monte_carlo: Tensor  # [M, W, H], the Monte-Carlo returns G
     candidates: Tensor  # [M, W, H, K, A]
     returns: Tensor  # [M, W, H], R
-    weight: Tensor  # [M, W, H], ``SHARE`` / the number of the data's windows with this step; 0 if not taken
-    upto: Tensor  # [M, W x H], cumulative sums of these
+    weight: Tensor  # [M, W, H], ``SHARE`` / number of windows of the data with this step; 0 if not taken
+    upto: Tensor  # [M, W x H], cumulative sums of ``weight``
     centre: Tensor  # [M, 1], mean of R
-    spread: Tensor  # [M, 1], its standard deviation
+    spread: Tensor  # [M, 1], standard deviation of R
     iteration: Tensor  # [M, 1], 0 before the critics
 
     def __init__(
@@ -51,7 +51,7 @@ class Bank(nn.Module):
         self.register_buffer("spread", torch.ones(members, 1, device=device))
 
     def remember(self, windows: Windows, update: int, gamma: float) -> None:
-        """Put windows in the place of the oldest."""
+        """Replace the oldest windows by these."""
         size, room = windows.obs.shape[1], self.obs.shape[1]
         kept = min(size, room)
         at = (update * size + torch.arange(kept, device=self.obs.device)) % room
@@ -60,7 +60,7 @@ class Bank(nn.Module):
             getattr(self, name)[:, at] = agents(getattr(windows, name), 3)[:, :kept]
         self.taken[:, at] = windows.taken[:, :kept].repeat_interleave(n, dim=0)
         within = torch.arange(1, self.obs.shape[2] + 1, device=self.obs.device)
-        # Windows begin at every step, so the first of an episode is in one, the second in two, up to H.
+        # A window begins at every step, so an episode's first step is in one, its second in two, up to H.
         among = (windows.before[:, :kept, None] + within).clamp_max(len(within)).repeat_interleave(n, dim=0)
         self.weight[:, at] = (self.taken[:, at] * SHARE / among).round().long()
         to_go = agents(windows.returns, 2)[:, :kept]
@@ -69,16 +69,16 @@ class Bank(nn.Module):
             to_go = (to_go - self.rewards[:, at, h]) / gamma  # G_{t+1} from G_t = r_t + gamma G_{t+1}
 
     def arrange(self) -> None:
-        """Begin with R = G, and know what the steps weigh together."""
+        """Initialise R = G, and sum the steps' weights for ``find``."""
         self.returns.copy_(self.monte_carlo)
         self.upto.copy_(self.weight.flatten(1).cumsum(dim=1))
 
     def find(self, draws: Tensor) -> Tensor:
-        """Steps, among the bank's W x H, for uniform draws of 62 bits [M, B], each as often as it weighs."""
+        """Turn uniform 62-bit draws [M, B] into indices of the bank's W x H steps, sampled by weight."""
         return torch.searchsorted(self.upto, draws % self.upto[:, -1:], right=True)
 
     def normalise(self) -> None:
-        """Centre and spread of R as ``find`` draws it, the spread no less than 0.1."""
+        """Set the mean and the standard deviation (at least 0.1) of R as ``find`` draws it."""
         share, returns = self.weight.flatten(1) / self.upto[:, -1:], self.returns.flatten(1)
         self.centre.copy_((returns * share).sum(dim=1, keepdim=True))
         squares = ((returns - self.centre).square() * share).sum(dim=1, keepdim=True)
@@ -86,5 +86,5 @@ class Bank(nn.Module):
 
 
 def agents(values: Tensor, axis: int) -> Tensor:
-    """Agents, at ``axis`` of a field of Windows [S, B, ...], join the seeds: [S x N, B, ...]."""
+    """Merge the agents, at ``axis`` of a field of Windows [S, B, ...], with the seeds: [S x N, B, ...]."""
     return values.movedim(axis, 1).flatten(0, 1)

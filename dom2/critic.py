@@ -1,4 +1,4 @@
-"""What the critics regress on: Equation (1) of DOM2, term by term, as pure functions."""
+"""The critic loss, Equation (1) of DOM2, term by term as pure functions."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def td_loss(q: Tensor, target: Tensor) -> Tensor:
 
 
 def conservative_penalty(q_others: Tensor, q_data: Tensor, log_density: float) -> Tensor:
-    """log-mean-exp of Q over other actions, importance weighted, minus Q of the data's action.
+    """Importance-weighted log-mean-exp of Q over other actions, minus Q of the data's action.
 
-    mean_B[ logsumexp_K(Q(o, a~) - log p(a~)) - log K - Q(o, a) ]: an estimate of log of the integral of
-    exp Q over the actions (Kumar et al. 2020). q_others [M, 2, K, B], q_data [M, 2, B] -> [M, 2].
-    ``log_density`` is one for all, as of uniform actions; where they differ, q_others are without theirs
-    already, and it is 0.
+    mean_B[ logsumexp_K(Q(o, a~) - log p(a~)) - log K - Q(o, a) ]: the first two terms estimate the log of the
+    integral of exp Q over the actions (Kumar et al. 2020). q_others [M, 2, K, B], q_data [M, 2, B] -> [M, 2].
+    ``log_density`` is log p(a~) if all actions share it, as uniform ones do. Otherwise subtract each action's
+    own from q_others beforehand and pass 0.
     """
     k = q_others.shape[2]
     soft_maximum = torch.logsumexp(q_others, dim=2) - log_density - math.log(k)

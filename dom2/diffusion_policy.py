@@ -1,4 +1,4 @@
-"""Diffusion policies: denoising chains, and one seed's agents that act by one."""
+"""Diffusion policies: denoising chains, and a policy in which one seed's agents act by such a chain."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Chain:
     grid: Tensor
     clip: float | None
     order: int
-    draws: ClassVar[int] = 1  # of noise, for one action
+    draws: ClassVar[int] = 1  # noise vectors for one action
 
     def __call__(self, eps_fn: Noise, x: Tensor) -> Tensor:
         return sample(eps_fn, x, self.schedule, self.grid, self.clip, self.order).clamp(-1.0, 1.0)
@@ -56,16 +56,15 @@ class Ancestral:
 
 
 ENOUGH = 256
-"""rows of a product that keep a core busy"""
+"""rows in a matrix product that keep a core busy"""
 
 
 def draw(chain: NoiseToAction, noise: NoiseNetwork, obs: Tensor, x: Tensor) -> Tensor:
-    """Actions [M, C x B, A] from noise x, C for each of the observations [M, B, O].
+    """Actions [M, C x B, A] from noise x: C candidates for each of the observations [M, B, O].
 
-    As many candidates of each at a time as ``ENOUGH`` rows take, and at least one: then intermediate results
-    stay in a CPU's cache (all at once take three times as long), and few observations, as in a small
-    evaluation, do not cost as many small steps as there are candidates. The observations' share is computed
-    once.
+    Process as many candidates at a time as fit into ``ENOUGH`` rows, and at least one. Intermediate results
+    then stay in a CPU's cache (all candidates at once take three times as long), and a small evaluation does
+    not take one small step for each candidate. The observations' part is computed once.
     """
     rows, copies = obs.shape[1], x.shape[1] // obs.shape[1]
     together = max(n for n in range(1, copies + 1) if copies % n == 0 and (n == 1 or n * rows <= ENOUGH))
@@ -74,10 +73,10 @@ def draw(chain: NoiseToAction, noise: NoiseNetwork, obs: Tensor, x: Tensor) -> T
 
 
 class DiffusionPolicy:
-    """One seed's agents, each acting from its own observation by its own chain.
+    """One seed's agents; each runs its own chain on its own observation.
 
-    With C > 1 candidates each agent draws C actions and takes the one its critics rate best (the smaller
-    of the two); the paper takes one.
+    With C > 1 candidates each agent draws C actions and takes the one with the highest Q, the smaller of its
+    two critics' values; the paper draws one.
     """
 
     def __init__(
@@ -93,7 +92,7 @@ class DiffusionPolicy:
 
     @torch.no_grad()
     def act(self, obs: Tensor, generator: torch.Generator, deterministic: bool = False) -> Tensor:
-        """obs [..., N, O] -> actions [..., N, A]; deterministic starts the chain at zero instead of noise."""
+        """obs [..., N, O] -> actions [..., N, A]; if deterministic, the chain starts at zero, not noise."""
         n, a = self.spec.n_agents, self.spec.act_dim
         own = obs.reshape(-1, n, obs.shape[-1]).transpose(0, 1)
         x = torch.zeros(n, self.candidates * own.shape[1], self.chain.draws * a, device=obs.device)

@@ -1,4 +1,4 @@
-"""Episodes of trained agents as pictures, with the step and the return so far."""
+"""Pictures of trained agents' episodes, captioned with the step and the return so far."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def frames(
     stride: int | None = None,
     allow_mismatch: bool = False,
 ) -> tuple[list[Picture], list[float]]:
-    """Pictures of ``episodes`` one after another, every ``stride`` steps, and the return of each.
+    """Pictures of ``episodes`` one after another, every ``stride`` steps, and the return of each episode.
 
-    ``agents`` is the seed that they were trained with; ``seed`` that of initial states and noise. Raises
-    UserError for agents that the run does not have, an environment without pictures, and like
+    ``agents`` is the training seed of the agents, ``seed`` that of initial states and noise. Raises
+    UserError for agents that the run does not have, for an environment without pictures, and like
     ``run.mismatch`` and ``evaluate.acted``; ValueError for a shift that the environment does not have.
     """
     if agents not in run.seeds:

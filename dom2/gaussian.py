@@ -1,4 +1,4 @@
-"""Gaussian policies that learn from log-likelihoods: a stack of tanh networks gives the means."""
+"""Gaussian policies for log-likelihood losses; a stack of tanh networks gives the means."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ LOG_STD = (-5.0, 2.0)  # the range of the logarithm of a standard deviation
 
 
 class GaussianActor(nn.Module):
-    """N(tanh network, sigma^2) with one sigma for each member and action dimension, at first 1.
+    """N(tanh network, sigma^2) with one sigma for each member and action dimension, initially 1.
 
-    What acts is the mean alone; the density is not cut at the ends of the action range.
+    Policies act with the mean alone; the density is not truncated to the action range.
     """
 
     def __init__(self, members: Members, spec: EnvSpec, widths: Sequence[int]):
@@ -33,5 +33,5 @@ class GaussianActor(nn.Module):
         return Normal(self.mean(obs), std, validate_args=False).log_prob(actions).sum(dim=-1)
 
     def sample(self, obs: Tensor, noise: Tensor) -> Tensor:
-        """An action for each observation from standard normal noise [M, B, A], cut to [-1, 1]."""
+        """An action for each observation from standard normal noise [M, B, A], clipped to [-1, 1]."""
         return (self.mean(obs) + self.log_std.clamp(*LOG_STD).exp() * noise).clamp(-1.0, 1.0)

@@ -1,8 +1,8 @@
-"""An algorithm's update as one recorded program: on a GPU a CUDA graph, which is launched as one piece.
+"""Record an algorithm's update as one program: on a GPU a CUDA graph, launched as a whole.
 
 A small network's update is some thousand kernels, each of which takes the host longer to launch than the GPU
-to compute; a recorded one is launched at once. A recording is of memory, not of values: it reads minibatch,
-parameters and generators' states where they were, so minibatches are copied to one place.
+to compute; a recorded update is launched at once. A recording refers to memory, not to values: it reads the
+minibatch, parameters and generators' states at fixed addresses, so minibatches are copied to one place.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from dom2.members import Metrics
 Update = Callable[[], Metrics]
 
 WARM_UP = 3
-"""updates of a phase that are done as they are before it is recorded: libraries set themselves up in them"""
+"""unrecorded updates of a phase before it is recorded, in which libraries initialise themselves"""
 
 
 class Graphed:
-    """The ``update`` of an algorithm, each of its phases recorded once and then repeated.
+    """The ``update`` of an algorithm; each of its phases is recorded once and then replayed.
 
-    ``record(update, generators)`` returns what repeats it and the metrics' tensors, without doing it. Metrics
-    are the same tensors at every repetition: read them before the next update.
+    ``record(update, generators)`` records without executing; it returns a function that replays the update,
+    and the metrics. These are the same tensors at every replay: read them before the next update.
     """
 
     def __init__(self, algorithm: Learner, record: Callable[..., tuple[Callable[[], None], Metrics]]):
@@ -37,7 +37,7 @@ class Graphed:
         self._batch: Any = None
 
     def update(self, batch: Any) -> Metrics:
-        """``Learner.update``."""
+        """Like ``Learner.update``."""
         phase = self.algorithm.phase() if hasattr(self.algorithm, "phase") else None
         if phase is None or self._seen[phase] < WARM_UP:
             self._seen[phase] += 1
@@ -48,10 +48,10 @@ class Graphed:
             self._recorded[phase] = self.record(
                 lambda: self.algorithm.update(self._batch), self.algorithm.members.generators
             )
-            self.algorithm.members.updates = done  # recorded, not done
+            self.algorithm.members.updates = done  # recorded, not executed
         repeat, metrics = self._recorded[phase]
         repeat()
-        self.algorithm.members.updates += 1  # the host's count is no part of the recording
+        self.algorithm.members.updates += 1  # the host's count is not part of the recording
         return metrics
 
     def _copy(self, batch: Any) -> None:
@@ -62,7 +62,7 @@ class Graphed:
 
 
 def cuda_graph(update: Update, generators: list[torch.Generator]) -> tuple[Callable[[], None], Metrics]:
-    """Record an update as a CUDA graph; every repetition draws on where its generators are by then."""
+    """Record an update as a CUDA graph; every replay draws from the generators' current states."""
     graph = torch.cuda.CUDAGraph()
     for generator in generators:
         graph.register_generator_state(generator)

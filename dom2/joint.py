@@ -1,6 +1,6 @@
-"""Between each agent's side of a joint minibatch and the whole team's, for centralised critics.
+"""Convert joint minibatches from the layout per agent to the layout per team, for centralised critics.
 
-A ``joint`` Batch leads with M = S seeds x N agents, and all agents of a seed have the same transitions.
+A ``joint`` Batch has the leading dimension M = S seeds x N agents; agents of a seed share their transitions.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dom2data.spec import Batch, EnvSpec
 
 
 def side_by_side(x: Tensor, n_seeds: int) -> Tensor:
-    """Each agent's vector [M, B, D] -> all agents' in a row [S, B, N D]."""
+    """Concatenate the agents' vectors: [M, B, D] -> [S, B, N D]."""
     return x.unflatten(0, (n_seeds, -1)).transpose(1, 2).flatten(2)
 
 
@@ -25,7 +25,7 @@ def team(batch: Batch, spec: EnvSpec) -> tuple[Tensor, Tensor]:
 
 def counterfactual(actions: Tensor, replacements: Tensor) -> Tensor:
     """Joint actions in which one agent deviates: actions [S, N, B, A], replacements [S, N, K, B, A]
-    -> [S, N K, B, N A], at i K + k the joint action with agent i's replaced by its k-th replacement."""
+    -> [S, N K, B, N A]; index i K + k has the joint action with agent i's k-th replacement."""
     n = actions.shape[1]
     deviates = torch.eye(n, dtype=torch.bool, device=actions.device)[
         :, None, :, None, None

@@ -1,8 +1,8 @@
-"""What every algorithm keeps: stacked networks, their optimisers, and one generator for each seed.
+"""The state that every algorithm has: stacked networks, their optimisers, and one generator for each seed.
 
-Members are the rows of a stack: seeds x agents for what each agent has of its own, seeds alone for what is
-centralised, twice as many for twin critics. Rows of one seed lie together, so that a seed's share is one of
-``n_seeds`` equal chunks, and a loss that is a mean per member, summed, lets no member feel another.
+Members are the rows of a stack: seeds x agents for networks that each agent has, seeds alone for centralised
+ones, and twice as many for twin critics. The rows of one seed are contiguous, so its part is one of
+``n_seeds`` equal chunks. With a loss that is a sum of means per member, members do not affect one another.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from torch import Tensor, nn
 from dom2data.spec import EnvSpec
 
 Metrics = dict[str, Tensor]
-"""An update's: [M] of members or [S] of seeds."""
+"""Results of an update by name: [M], one value per member, or [S], one per seed."""
 Network = TypeVar("Network", bound=nn.Module)
 
 
 class Adam(torch.optim.Adam):
-    """PyTorch's, without its wrappers for torch.compile: they load the compiler at once, which takes 2 s.
+    """PyTorch's Adam without its wrappers for torch.compile, which load the compiler at once and take 2 s.
 
-    A wrapper tells what it wraps (``functools.wraps``); where there is none, these are PyTorch's own methods.
+    ``inspect.unwrap`` follows ``functools.wraps``; without a wrapper it returns PyTorch's own method.
     """
 
     step = torch.no_grad()(inspect.unwrap(torch.optim.Adam.step))
@@ -38,7 +38,7 @@ class Adam(torch.optim.Adam):
 class Members:
     """Named networks, all stacked over seeds; all noise of seed s comes from generator s.
 
-    Raises ValueError when the action range is not [-1, 1] or the generators are not one per seed.
+    Raises ValueError unless the action range is [-1, 1] and there is one generator for each seed.
     """
 
     def __init__(
@@ -54,31 +54,31 @@ class Members:
         self.updates = 0
 
     def learned(self, name: str, network: Network, lr: float) -> Network:
-        """Keep a network that ``descend`` trains with Adam; returns it."""
+        """Register a network that ``descend`` trains with Adam, and return it."""
         self.networks[name] = network
-        # Not fused: on a CPU that rounds the tail of a tensor unlike its middle, and where a member's values
-        # lie depends on how many members are stacked.
-        # On a GPU its count of steps lies there, too, so that an update can be recorded (``dom2.graphed``).
+        # Not fused: fused Adam rounds a tensor's tail unlike its middle on a CPU, and which values are in the
+        # tail depends on how many members are stacked. ``capturable`` keeps the step count on the GPU, so an
+        # update can be recorded (``dom2.graphed``).
         on_gpu = self.device.type == "cuda"
         self.optimisers[name] = Adam(network.parameters(), lr, foreach=True, capturable=on_gpu)
         return network
 
     def fixed(self, name: str, network: Network) -> Network:
-        """Keep a copy that no gradient reaches, such as a target network; returns it."""
+        """Register a copy without gradients, such as a target network, and return it."""
         kept = copy.deepcopy(network).requires_grad_(False)
         self.networks[name] = kept
         return kept
 
     def descend(self, name: str, loss: Tensor, max_norm: float, again: bool = False) -> Tensor:
-        """One step down the loss with the gradient of each member of the network clipped by itself.
+        """Take one step on the loss, with each member's gradient clipped on its own.
 
-        With ``again``, another network can descend the same loss afterwards, from where this one began.
-        Returns the norms before clipping, one per member. A norm over the whole stack would let one member's
-        large gradient shrink the others' steps.
+        Return the norms before clipping, one per member. (A norm over the whole stack would let one member's
+        large gradient shrink the others' steps.) With ``again`` the graph is kept, so that another network
+        can descend the same loss afterwards.
         """
         parameters = list(self.networks[name].parameters())
         gradients = torch.autograd.grad(loss, parameters, retain_graph=again)
-        # Side by side: one below the other, a sum's order would depend on how many members there are.
+        # Stacked along dim 1: along dim 0 the order of a sum would depend on the number of members.
         parts = [torch.linalg.vector_norm(g.flatten(1), dim=1) for g in gradients]
         norms = torch.stack(parts, dim=1).norm(dim=1)
         factors = (max_norm / (norms + 1e-6)).clamp_max(1.0)
@@ -88,14 +88,14 @@ class Members:
         return norms
 
     def snapshot(self, network: Network, seed: int) -> Network:
-        """A copy of one seed's share of a stacked network, which later updates do not reach."""
+        """A copy of one seed's part of a stacked network; later updates do not change it."""
         share = copy.deepcopy(network).requires_grad_(False)
         for tensor in itertools.chain(share.parameters(), share.buffers()):
             tensor.data = tensor.data.chunk(self.n_seeds)[seed].clone()
         return share
 
     def normal(self, like: Tensor) -> Tensor:
-        """N(0, 1) of the shape of ``like`` [M, ...]; one draw per seed, so that seeds never share noise."""
+        """N(0, 1) noise in the shape of ``like`` [M, ...]; each seed draws from its own generator."""
         shape = self._share(like)
         return torch.cat([torch.randn(shape, generator=g, device=like.device) for g in self.generators])
 
@@ -106,7 +106,7 @@ class Members:
         return torch.cat(draws).mul_(2.0).sub_(1.0)
 
     def integers(self, low: int, high: int, like: Tensor) -> Tensor:
-        """Whole numbers from low to high - 1, uniform, of the shape of ``like`` [M, ...]."""
+        """Uniform integers from low to high - 1 in the shape of ``like`` [M, ...]."""
         shape = self._share(like)
         draws = [torch.randint(low, high, shape, generator=g, device=like.device) for g in self.generators]
         return torch.cat(draws)
@@ -115,15 +115,15 @@ class Members:
         return (len(like) // self.n_seeds, *like.shape[1:])
 
     def weights(self) -> dict[str, Tensor]:
-        """All networks' parameters and constants by name, e.g. ``noise.head.weight`` [M, in, out]."""
+        """All networks' parameters and buffers by name, e.g. ``noise.head.weight`` [M, in, out]."""
         return self.networks.state_dict()
 
     def load_weights(self, weights: dict[str, Tensor]) -> None:
-        """The inverse of ``weights``. Raises RuntimeError when a name or a shape does not fit."""
+        """Load what ``weights`` returned. Raises RuntimeError when a name or a shape does not fit."""
         self.networks.load_state_dict(weights)
 
     def state_dict(self) -> dict[str, Any]:
-        """What the next update depends on besides the weights: optimisers, generators, the count."""
+        """What the next update depends on besides the weights: optimisers, generators, number of updates."""
         return {
             "optimisers": {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()},
             "generators": [g.get_state() for g in self.generators],
@@ -131,7 +131,7 @@ class Members:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of ``state_dict``."""
+        """Load what ``state_dict`` returned."""
         for name, optimiser in self.optimisers.items():
             optimiser.load_state_dict(state["optimisers"][name])
         for generator, value in zip(self.generators, state["generators"], strict=True):

@@ -1,8 +1,8 @@
-"""Stacked networks: the residual noise network, an MLP in its place for the ablation, and twin critics.
+"""Stacked networks: the residual noise network, the MLP that replaces it in the ablation, and twin critics.
 
 M members (seeds x agents) run as one batched product per layer. The time embedding depends only on the
 grid index and the condition only on the observation, so a noise network's ``given(obs)`` computes both
-once and returns the function eps(x, i) that a whole denoising chain calls.
+once and returns the function eps(x, i), which the whole denoising chain calls.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ class TimeEmbedding(nn.Module):
 
 
 class Narrow(torch.autograd.Function):
-    """x W + b of a layer of few outputs, each product written so that the wide side comes first.
+    """x W + b for a layer with few outputs; each product is arranged with the wide matrix first.
 
     On a CPU, MKL multiplies [256, 128] by [128, 1] at a fortieth of the rate of [256, 128] by [128, 128],
-    forward and backward: heads of one or two outputs took a sixth of an update.
+    forward and backward: heads with one or two outputs took a sixth of an update's time.
     """
 
     @staticmethod
@@ -65,16 +65,16 @@ class Narrow(torch.autograd.Function):
 
 
 def narrow(layer: StackedLinear, x: Tensor, members: slice = ALL) -> Tensor:
-    """What ``layer`` makes of x [M, B, in], for a layer of one output or a few: [M, B, out]."""
+    """Apply a layer with one or a few outputs to x [M, B, in] -> [M, B, out]."""
     if x.device.type == "cpu":
         return Narrow.apply(x, *layer.of(members))
     return layer(x, members)
 
 
 class Mish(torch.autograd.Function):
-    """x tanh(softplus(x)) with tanh(softplus(x)) = n / (n + 2), n = e^x (e^x + 2): one exponential, kept.
+    """x tanh(softplus(x)) with tanh(softplus(x)) = n / (n + 2), n = e^x (e^x + 2): one saved exponential.
 
-    PyTorch's own takes 2.5 times as long on a CPU, forward and backward, where it is a tenth of an update.
+    PyTorch's Mish takes 2.5 times as long on a CPU, forward and backward; there it is a tenth of an update.
     """
 
     @staticmethod
@@ -92,7 +92,7 @@ class Mish(torch.autograd.Function):
 
 
 def mish(x: Tensor) -> Tensor:
-    """The activation of Diffusion-QL's and MADiff's networks."""
+    """Mish, the activation of Diffusion-QL's and MADiff's networks."""
     return Mish.apply(x) if x.device.type == "cpu" else torch.nn.functional.mish(x)
 
 
@@ -120,10 +120,10 @@ class ResidualBlock(nn.Module):
 
 
 class ResidualNoise(nn.Module):
-    """Residual U of the SfBC score network (Chen et al. 2022), predicting the noise itself.
+    """The U-shaped residual score network of SfBC (Chen et al. 2022), here predicting the noise itself.
 
     Widths (w1, w2, w3): act -> w1 -> w2 -> w3 -> w3, then up to w2 and w1 with skips by concatenation.
-    The six blocks' projections of the embedding are one linear layer, split: fewer, larger products.
+    One linear layer projects the embedding for all six blocks and is split: fewer, larger products.
     """
 
     def __init__(
@@ -152,9 +152,9 @@ class ResidualNoise(nn.Module):
         self.head = StackedLinear(members, 2 * w1, act_dim, generators)
 
     def given(self, obs: Tensor) -> Noise:
-        """obs [M, B, O] -> eps(x [M, B, A], i) [M, B, A], i a grid index or a tensor of them [M, B].
+        """obs [M, B, O] -> eps(x [M, B, A], i) [M, B, A], where i is one grid index or a tensor [M, B].
 
-        What observation and grid index give is kept, and shared by all x: a third of the work.
+        Terms that depend only on observation and grid index are computed once for all x: a third of the work.
         """
         weight_obs, weight_time = self.embed.weight.split(self.feature_dim, dim=1)
         condition = torch.baddbmm(self.embed.bias, silu(self.obs(obs)), weight_obs)
@@ -170,7 +170,7 @@ class ResidualNoise(nn.Module):
         return eps
 
     def _conditions(self, embedded: Tensor) -> Sequence[Tensor]:
-        """What is added in each of the six blocks, [M, B, its width]."""
+        """The condition that each of the six blocks adds, [M, B, its width]."""
         embedding = self.embed_out(silu(embedded))
         return self.project(silu(embedding)).split(self.block_widths, dim=-1)
 
@@ -185,7 +185,7 @@ class ResidualNoise(nn.Module):
 
 
 class MLPNoise(nn.Module):
-    """Plain MLP on (x, tau, obs), the noise network of Diffusion-QL (Wang et al. 2022): the ablation."""
+    """Plain MLP on (x, tau, obs) for the ablation: the noise network of Diffusion-QL (Wang et al. 2022)."""
 
     def __init__(
         self,
@@ -229,7 +229,7 @@ class TwinCritics(nn.Module):
         return self._q(obs, actions, ALL).unflatten(0, (-1, 2))
 
     def first(self, obs: Tensor, actions: Tensor) -> Tensor:
-        """Q [M, K, B] of each member's first critic, by half of the work."""
+        """Q [M, K, B] of each member's first critic alone, at half the cost."""
         return self._q(obs, actions, slice(None, None, 2))
 
     def _q(self, obs: Tensor, actions: Tensor, chosen: slice) -> Tensor:
@@ -238,7 +238,7 @@ class TwinCritics(nn.Module):
         weight, bias = first.of(chosen)
         weight_obs, weight_act = weight.split(self.dims, dim=1)
         from_obs = torch.baddbmm(bias, obs, weight_obs)
-        # One action at a time: the observation's share is computed once, and every intermediate result
+        # One action at a time: the observation's part is computed once, and every intermediate result
         # stays small enough for the cache (all K at once take a third longer on a CPU).
         values = []
         for action in actions.unbind(dim=1):

@@ -19,7 +19,7 @@ class VP:
     log alpha = -t^2 (beta_max - beta_min) / 4 - t beta_min / 2, sigma^2 = 1 - alpha^2. With beta_max = 10
     its values at t = k / T are the discrete betas of Diffusion-QL (Wang et al. 2022).
 
-    Raises ValueError where more than a tenth of the signal is left at t = 1: a chain begins with pure noise.
+    Raises ValueError if more than a tenth of the signal is left at t = 1, since chains start from pure noise.
     """
 
     beta_min: float = 0.1
@@ -41,7 +41,7 @@ class VP:
         return torch.exp(self.log_alpha(t))
 
     def sigma(self, t: Tensor) -> Tensor:
-        """Noise coefficient; expm1 because 1 - alpha^2 cancels near t = 0."""
+        """Noise coefficient, by expm1 because 1 - alpha^2 loses its digits near t = 0."""
         return torch.sqrt(-torch.expm1(2.0 * self.log_alpha(t)))
 
     def log_snr(self, t: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ def time_grid(kind: GridKind, n: int, t0: float = 1e-3, schedule: VP | None = No
     """Grid times [n+1], float64, ascending from t0 to 1.
 
     ``uniform`` is equally spaced in t, ``quadratic`` in sqrt(t), ``logsnr`` in log(alpha / sigma) of
-    ``schedule``. Raises ValueError on an unknown kind, n < 1 or t0 outside (0, 1).
+    ``schedule``. Raises ValueError for an unknown kind, n < 1 or t0 outside (0, 1).
     """
     if kind not in get_args(GridKind):
         raise ValueError(f"expected a grid in {', '.join(get_args(GridKind))}, found {kind!r}")

@@ -1,4 +1,4 @@
-"""One SeedSequence per seed, spawned per purpose, so that no purpose's draws depend on another's."""
+"""One SeedSequence per seed and purpose, so that the draws for one purpose do not depend on another's."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 LEARNING = 0  # weights, and the noise of every update
 BATCHES = 1  # which transitions a minibatch holds
 EVALUATION = 2  # initial states, and the policies' noise in them
-WATCHING = 3  # the same while training: a checkpoint chosen by these episodes is not judged by them
-SOLUTIONS = 4  # beginnings from which distinct solutions are counted
+WATCHING = 3  # like EVALUATION, while training: a checkpoint chosen by these episodes is judged by others
+SOLUTIONS = 4  # initial states from which distinct solutions are counted
 
 
 def generator(sequence: np.random.SeedSequence, device: torch.device) -> torch.Generator:

@@ -9,7 +9,7 @@ from torch import Tensor
 from dom2.schedule import VP
 
 ENOUGH_STEPS = 15
-"""of second order, for the last one to be extrapolated, too"""
+"""with at least this many steps, a second-order sampler extrapolates in the last one, too"""
 
 NoiseFn = Callable[[Tensor, int], Tensor]
 
@@ -20,11 +20,11 @@ def sample(
     """Denoise x ~ N(0, I) from the last grid time to the first; same shape as x, differentiable throughout.
 
     Order 1 is DPM-Solver-1 (Lu et al. 2022, Eq. 3.7), which is DDIM with eta = 0 (Song et al. 2021):
-    x0 = (x - sigma_i eps) / alpha_i; x <- alpha_{i-1} x0 + sigma_{i-1} eps. Equation (4) of DOM2 keeps the
-    old indices in the coefficient of eps, which adds noise instead of removing it, and diverges.
-    Order 2 is the multistep DPM-Solver++(2M); the last of fewer than 15 steps is of first order, as in Lu et
-    al.'s code, because extrapolated to time 0 it would push bounded data outward. ``eps_fn(x, i)`` predicts
-    the noise in x at ``grid[i]``; ``clip`` limits x0 to [-clip, clip]. Raises ValueError on another order.
+    x0 = (x - sigma_i eps) / alpha_i; x <- alpha_{i-1} x0 + sigma_{i-1} eps. Equation (4) of DOM2 does not
+    shift the indices in the coefficient of eps, so it adds noise instead of removing it, and diverges.
+    Order 2 is the multistep DPM-Solver++(2M). With fewer than 15 steps, the last one is of first order, as in
+    Lu et al.'s code: extrapolation to time 0 would push bounded data outward. ``eps_fn(x, i)`` predicts
+    the noise in x at ``grid[i]``; ``clip`` limits x0 to [-clip, clip]. Raises ValueError for another order.
     """
     if order == 1:
         return _first_order(eps_fn, x, schedule, grid, clip)
@@ -66,10 +66,10 @@ def _second_order(eps_fn: NoiseFn, x: Tensor, schedule: VP, grid: Tensor, clip: 
 def ancestral(
     eps_fn: NoiseFn, noise: Tensor, schedule: VP, grid: Tensor, clip: float | None = None
 ) -> Tensor:
-    """Denoise by the steps of DDPM (Ho et al. 2020), noise [N, ...] -> [...]: the start and N - 1 draws.
+    """Denoise with DDPM's steps (Ho et al. 2020): noise [N, ...], the start and N - 1 draws, -> [...].
 
-    x <- mean of q(x_{i-1} | x_i, x0) plus its spread times a new draw; the step to a grid that begins at
-    time 0 ends at x0 itself. In few steps it keeps even less of the data's spread than ``sample`` does.
+    x <- mean of q(x_{i-1} | x_i, x0) plus its spread times a draw; the last step adds none, and ends at x0 on
+    a grid that begins at time 0. In few steps it keeps even less of the data's spread than ``sample`` does.
     """
     alpha, sigma, x = schedule.alpha(grid), schedule.sigma(grid), noise[0]
     for i in range(len(grid) - 1, 0, -1):

@@ -1,6 +1,6 @@
-"""Observations standardised by the data's moments, around an algorithm that does not know of it.
+"""A wrapper that standardises observations by the data's moments around any algorithm.
 
-Joint angles and speeds of halfcheetah differ in size by a factor of ten and more; TD3+BC (Fujimoto and Gu
+The joint angles and speeds of halfcheetah differ in size by a factor of ten and more. TD3+BC (Fujimoto and Gu
 2021) standardises them, and so does every algorithm here that does not scale them itself. The moments are
 part of a run's document.
 """
@@ -23,19 +23,19 @@ from dom2data.dataset import Dataset
 EPS = 1e-3
 """added to standard deviations, as in TD3+BC"""
 OWN = ("madiff",)
-"""algorithms that scale observations by themselves"""
+"""algorithms that scale observations themselves"""
 
 
 def default(algorithm: str, env: str) -> Literal["on", "off"]:
-    """What ``--standardise auto`` means."""
+    """Return the meaning of ``--standardise auto``."""
     return "on" if envs.task(env) == "halfcheetah" and algorithm not in OWN else "off"
 
 
 def moments(dataset: Dataset) -> dict[str, list[list[float]]]:
-    """Mean and standard deviation of each agent's observations over all rows, ``[N][O]``, chunk by chunk."""
+    """Mean and standard deviation of each agent's observations over all rows, ``[N][O]``; read by chunks."""
     layout, count = dataset.layout("observations"), 0
     mean, squares = np.zeros(layout.shape[1:]), np.zeros(layout.shape[1:])
-    for number in range(layout.n_chunks):  # Chan et al. 1983: two sets' moments joined
+    for number in range(layout.n_chunks):  # merged as in Chan et al. 1983
         rows = dataset.chunk("observations", number).astype(np.float64)
         its_mean, total = rows.mean(axis=0), count + len(rows)
         squares += ((rows - its_mean) ** 2).sum(axis=0) + (its_mean - mean) ** 2 * count * len(rows) / total
@@ -61,7 +61,7 @@ class Standard:
 
 
 class Standardised:
-    """An algorithm that is given standardised observations, and whose policies standardise what they see."""
+    """An algorithm that learns from standardised observations; its policies standardise their own, too."""
 
     def __init__(self, inner: Learner, moments: Mapping[str, list[list[float]]]):
         self.inner, self.config, self.members = inner, inner.config, inner.members

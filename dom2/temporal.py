@@ -1,8 +1,8 @@
-"""MADiff's noise network (Zhu et al. 2024): a temporal U-Net for each agent, agents attending to each other.
+"""MADiff's noise network (Zhu et al. 2024): a temporal U-Net per agent with attention between the agents.
 
-S members (seeds) run as one batched product per layer. Features are [S, B, N, H, C]: rows, agents, steps,
-channels. A convolution over time is a product, too: of all steps side by side where there are few, otherwise
-of each step's surroundings.
+S members (seeds) run as one batched product per layer. Features are [S, B, N, H, C]: members, rows, agents,
+steps, channels. A convolution over time is a matrix product, too: over all steps together if they are few,
+otherwise over each step's neighbourhood.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from dom2.networks import Generators, Index, TimeEmbedding, at, mish
 from dom2_policies.stacked import StackedLinear, StackedMLP
 
 HEADS = 4
-FEATURES = 32  # of time, and as many of the return
+FEATURES = 32  # width of the time embedding, and of the return's
 KERNEL = 5
 FEW, WIDE = 8, 1024
-"""steps, and steps x channels, at most, that are multiplied whole: on a CPU in half of the time"""
+"""largest steps, and steps x channels, for one product over all steps: half the time on a CPU"""
 
 
 def linear(layer: StackedLinear, x: Tensor) -> Tensor:
@@ -29,7 +29,7 @@ def linear(layer: StackedLinear, x: Tensor) -> Tensor:
 
 
 class Convolution(nn.Module):
-    """Over time, zeros beyond the ends: [S, B, N, H, in] -> [S, B, N, H / stride, out]."""
+    """Convolution over time, padded with zeros: [S, B, N, H, in] -> [S, B, N, H / stride, out]."""
 
     def __init__(self, members: int, in_dim: int, out_dim: int, generators: Generators, stride: int = 1):
         super().__init__()
@@ -50,7 +50,7 @@ class Convolution(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions, each normalised over channels, the embedding [S, B, E] added after the first."""
+    """Two convolutions, each normalised over channels; the embedding [S, B, E] is added after the first."""
 
     def __init__(self, members: int, in_dim: int, out_dim: int, embed_dim: int, generators: Generators):
         super().__init__()
@@ -69,9 +69,9 @@ def normalised(x: Tensor) -> Tensor:
 
 
 class AgentAttention(nn.Module):
-    """Each agent adds what it attends to in the others' features: one token for an agent's whole stretch.
+    """Attention over the agents' features, with one token for all steps of an agent.
 
-    The contribution begins at zero, so that the agents are independent at first.
+    Its output is added with a weight that begins at zero, so the agents are independent at first.
     """
 
     def __init__(self, members: int, dim: int, generators: Generators):
@@ -94,10 +94,10 @@ class AgentAttention(nn.Module):
 
 
 class TemporalUNet(nn.Module):
-    """Noise in joint trajectories of observations, given time, a return, and which first steps are known.
+    """Predict the noise in joint observation trajectories, given time, return, and the known first steps.
 
-    Channels dim x mults, a level for each, time halved between them. The horizon must divide by
-    2^(levels - 1).
+    There is one level for each of the ``mults``, with dim x mult channels; time is halved between levels. The
+    horizon must be divisible by 2^(levels - 1).
     """
 
     def __init__(
@@ -129,8 +129,8 @@ class TemporalUNet(nn.Module):
         self.head = StackedLinear(members, widths[0], obs_dim, generators)
 
     def forward(self, x: Tensor, known: Tensor, i: Index, returns: Tensor, given: Tensor) -> Tensor:
-        """x [S, B, N, H, O], known [S, B, N] (1: the first step is what was observed), grid index i (or
-        [S, B]), returns [S, B] where ``given`` [S, B] is 1 -> noise [S, B, N, H, O]."""
+        """x [S, B, N, H, O], known [S, B, N] (1: the first step is the observed one), grid index i (or
+        [S, B]), returns [S, B] used where ``given`` [S, B] is 1 -> noise [S, B, N, H, O]."""
         flag = torch.zeros_like(x[..., :1])
         flag[:, :, :, 0, 0] = known
         condition = self.returns(returns.unsqueeze(-1)) * given.unsqueeze(-1)

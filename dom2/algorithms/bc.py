@@ -3,8 +3,8 @@
     L = mean (pi(o) - a)^2
 
 Differences from other published behaviour cloning of these datasets:
-1. Trained to the data's level. The numbers that most tables repeat are 33 to 40 on expert data, where the
-   data itself is 100; why is not known.
+1. It reaches the data's level. The scores that most tables repeat are 33 to 40 on expert data, where the data
+   itself scores 100; the reason is unknown.
 2. No batch normalisation of the input, no penalty on the size of the action.
 
 M members (seeds x agents) train as one stack; losses are means per member, summed.
@@ -57,11 +57,11 @@ class BC:
         self.actor = members.learned("actor", actors, config.lr)
 
     def phase(self) -> Hashable:
-        """``Algorithm.phase``: every update is the same program."""
+        """``Learner.phase``: every update runs the same program."""
         return 0
 
     def update(self, batch: Batch) -> Metrics:
-        """One step for all members at once; metrics are tensors [M], on the device."""
+        """Take one step for all members at once; metrics are tensors [M], on the device."""
         loss, metrics = self.actor_loss(batch)
         norm = self.members.descend("actor", loss, self.config.grad_clip)
         self.members.updates += 1

@@ -8,21 +8,21 @@ action a with agent i's replaced by x, and a'^i = pibar_i(o'_i) + e, e ~ N(0, si
              y = r + gamma min_k Qbar_k(s', a')
     actors   -mean Q_1(s, a^i(pi_i(o_i))) + kappa mean z_i(o_i)^2,  pi = tanh z
 
-so that one agent at a time leaves the data, in the penalty and in the improvement. r is the team's reward.
+One agent at a time deviates from the data, in the penalty and in the improvement. r is the team's reward.
 
 Differences from the authors' paper and code:
-1. The weights of the agents' penalties are 1/N. The paper also offers a softmax of each policy's divergence
-   from the behaviour, for which its code trains a variational autoencoder.
-2. State is the agents' observations side by side, also for HalfCheetah, where the code takes the simulator's.
-3. Where rewards are individual (spread) the team's is their mean; the code takes the first agent's.
-4. alpha is MA-CQL's, eight times the authors' on tag-medium; ``compact`` moves the actors at every update, at
-   a step size of 0.01 (theirs: 0.001 in tag and world).
-5. No batch normalisation, the size of the action is penalised before the tanh, and episodes that end by the
-   clock are bootstrapped from; all as in MA-CQL.
-6. The penalty's actions are uniform everywhere; in MuJoCo the code adds as many of the policy's, at o and o'.
+1. Each agent's penalty has the weight 1/N. The paper also offers a softmax of each policy's divergence from
+   the behaviour policy, for which its code trains a variational autoencoder.
+2. The state is all agents' observations, also for HalfCheetah, where the code takes the simulator's state.
+3. With individual rewards (spread) the team's reward is their mean; the code takes the first agent's.
+4. alpha is MA-CQL's, eight times the authors' on tag-medium. ``compact`` trains the actors at every update,
+   with a step size of 0.01 (theirs: 0.001 in tag and world).
+5. As in MA-CQL, there is no batch normalisation, the size of the action is penalised before the tanh, and
+   targets bootstrap where a time limit ends the episode.
+6. The penalty's actions are always uniform; in MuJoCo the code adds as many of the policy's, at o and o'.
 
-Critics are stacked over seeds and actors over seeds x agents; losses are means per member, summed, so that no
-seed feels another. All noise of seed s comes from generator s.
+Critics are stacked over seeds and actors over seeds x agents. Losses are means per member, summed, so seeds
+do not affect one another. All noise of seed s comes from generator s.
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ class Config:
     smoothing: float = 0.05
     """sigma, standard deviation of the noise on the target's actions."""
     policy_delay: int = 1
-    """Updates of the critics for one of the actors and of all targets."""
+    """Critic updates per update of the actors and of all targets."""
     action_penalty: float = 0.1
-    """kappa, weight of the mean square of the actor's output before its tanh, in its loss."""
+    """kappa, weight in the actor loss of the mean square of the actor's output before its tanh."""
     grad_clip: float = 1.0
     """Largest norm of each network's gradient."""
     actor_widths: tuple[int, ...] = (128, 128)
@@ -109,13 +109,13 @@ class CFCQL:
         self.target_critics = members.fixed("target_critics", critics)
 
     def phase(self) -> Hashable:
-        """``Algorithm.phase``: whether the actors move."""
+        """``Learner.phase``: whether the update includes the actors."""
         return (self.members.updates + 1) % self.config.policy_delay == 0
 
     def update(self, batch: Batch) -> Metrics:
-        """One step of the critics and, every ``policy_delay`` updates, of the actors and all targets.
+        """Take one step of the critics and, every ``policy_delay`` updates, of the actors and all targets.
 
-        Metrics are tensors, on the device: [S] of the critics, [M] of the actors, there when these moved.
+        Metrics are tensors on the device: [S] of the critics and, if the actors were updated, [M] of those.
         """
         c = self.config
         loss, metrics = self.critic_loss(batch)
@@ -152,7 +152,7 @@ class CFCQL:
         return (td + c.alpha * gap).sum(), {k: v.detach().mean(dim=1) for k, v in metrics.items()}
 
     def actor_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
-        """Less Q where one agent at a time acts for itself, with a penalty on what the tanh is of."""
+        """Minus Q with one agent's own action at a time, plus a penalty on its output before the tanh."""
         lead = (self.members.n_seeds, self.spec.n_agents)
         raw = self.actor.mlp(batch.obs)
         actions = raw.tanh()

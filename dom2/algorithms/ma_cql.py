@@ -6,18 +6,18 @@ The baseline of that name in OMAR (Pan et al. 2022):
              y = r + gamma min_k Qbar_k(o', pibar(o'))
     actor    -mean Q_1(o, pi(o)) + kappa mean z(o)^2,  pi = tanh z
 
-a~ are uniform actions and, where ``n_policy`` is set, also noisy actions of pi(o) and of pi(o'), all of them
-rated at o. Differences from OMAR's code:
+a~ are uniform actions and, if ``n_policy`` is set, also noisy actions of pi(o) and of pi(o'); Q rates all of
+them at o. Differences from OMAR's code:
 1. log p of a noisy action is the logarithm of its Gaussian density; the code subtracts the density itself.
-2. No batch normalisation of the input: the code's twin critics share one, and its targets never follow it.
-3. Episodes that end by the clock are bootstrapped from; the code takes HalfCheetah's for terminal.
+2. No batch normalisation of the input: the code's twin critics share one, which its targets never follow.
+3. Targets bootstrap where a time limit ends the episode; the code treats HalfCheetah's limit as terminal.
 4. The size of the action is penalised before the tanh, 0.1 mean z^2, where the code has 1e-3 mean pi^2: the
-   first critics drive a tanh into a corner, where neither Q nor the code's penalty has a gradient.
-5. A 1 / K inside the logarithm, which moves the value and not the gradient. Each network's gradient is
-   clipped by itself, the twin critics' one by one.
+   first critics saturate the tanh, and there neither Q nor the code's penalty has a gradient.
+5. There is a factor 1 / K inside the logarithm, which changes the value but not the gradient. Gradients are
+   clipped per network, also for each of the twin critics.
 
-M members (seeds x agents) train as one stack; losses are means per member, summed, so that no member
-feels another. All noise of seed s comes from generator s.
+M members (seeds x agents) train as one stack. Losses are means per member, summed, so members do not affect
+one another. All noise of seed s comes from generator s.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ class Config:
     n_uniform: int = 10
     """Uniform actions per observation in the conservative term."""
     n_policy: int = 0
-    """Noisy actions of the actor at o, and as many of that at o', in the conservative term."""
+    """Noisy actions of the actor at o, and as many at o', in the conservative term."""
     policy_noise: float = 0.2
-    """Standard deviation of the noise on them."""
+    """Standard deviation of the noise on those actions."""
     gamma: float = 0.95
     """Discount per environment step."""
     rho: float = 0.02
@@ -58,7 +58,7 @@ class Config:
     lr: float = 1e-2
     """Adam's step size, actor and critics."""
     action_penalty: float = 0.1
-    """kappa, weight of the mean square of the actor's output before its tanh, in its loss."""
+    """kappa, weight in the actor loss of the mean square of the actor's output before its tanh."""
     grad_clip: float = 1.0
     """Largest norm of each network's gradient."""
     actor_widths: tuple[int, ...] = (128, 128)
@@ -98,11 +98,11 @@ class MACQL:
         self.target_critics = members.fixed("target_critics", critics)
 
     def phase(self) -> Hashable:
-        """``Algorithm.phase``: every update is the same program."""
+        """``Learner.phase``: every update runs the same program."""
         return 0
 
     def update(self, batch: Batch) -> Metrics:
-        """One step of critics, actor and targets; metrics are tensors [M], on the device."""
+        """Take one step of critics, actor and targets; metrics are tensors [M], on the device."""
         c = self.config
         loss, critic_metrics = self.critic_loss(batch)
         critic_norm = self.members.descend("critics", loss, c.grad_clip)
@@ -129,7 +129,7 @@ class MACQL:
 
     @torch.no_grad()
     def other_actions(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """a~ [M, K, B, A] and log p(a~) [M, 1, K, B]: uniform ones, then those of the actor."""
+        """a~ [M, K, B, A] and log p(a~) [M, 1, K, B]: uniform actions, then the actor's."""
         c = self.config
         actions = [self.members.uniform(batch.actions, c.n_uniform)]
         log_density = [torch.full_like(actions[0][..., 0], -self.spec.act_dim * math.log(2.0))]
@@ -142,7 +142,7 @@ class MACQL:
         return torch.cat(actions, dim=1), torch.cat(log_density, dim=1).unsqueeze(1)
 
     def actor_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
-        """Less Q of the actor's action, with a penalty on what its tanh is of; a mean per member, summed."""
+        """Penalty on outputs before the tanh, minus Q of the actor's action; mean per member, summed."""
         raw = self.actor.mlp(batch.obs)
         q = self.critics.first(batch.obs, raw.tanh().unsqueeze(1))[:, 0].mean(dim=-1)
         size = raw.square().mean(dim=(1, 2))

@@ -8,14 +8,14 @@ DOM2's nearest relative, without its conservative term and its solver:
 
 a0 is drawn by the N = 5 ancestral steps of DDPM, through which the gradient runs. Differences from the
 authors' code:
-1. One policy and two critics for each agent, which see its own observation and action alone.
-2. Of ``candidates`` actions the best by the smaller critic is taken; the code draws one of 50 by a softmax
+1. One policy and two critics for each agent, which see only its own observation and action.
+2. Agents take the best of ``candidates`` actions by the smaller critic; the code draws one of 50 by a softmax
    of the smaller target critic.
-3. The target policy follows at every update; the code's every fifth, after 1,000.
-4. No selection of the best checkpoint by returns. eta, rho, gamma and widths of ``compact`` are ours.
+3. The target policy is updated at every update; the code's at every fifth, after the first 1,000.
+4. No selection of the best checkpoint by returns. eta, rho, gamma and widths of ``compact`` are not theirs.
 
-M members (seeds x agents) train as one stack; losses are means per member, summed, so that no member
-feels another. All noise of seed s comes from generator s.
+M members (seeds x agents) train as one stack. Losses are means per member, summed, so members do not affect
+one another. All noise of seed s comes from generator s.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ class Config:
     lr: float = 5e-3
     """Adam's step size, actor and critics."""
     candidates: int = 50
-    """Actions among which each agent chooses when it acts; 1 takes the one that is drawn."""
+    """Actions that each agent draws when it acts, to take the best; 1 takes the one that is drawn."""
     n_steps: int = 5
     """N, the number of denoising steps."""
     beta_max: float = 10.0
-    """End of the linear noise rate beta(t) of the VP schedule, which is read at t = i / N."""
+    """Final value of the VP schedule's linear noise rate beta(t); the schedule is evaluated at t = i / N."""
     grad_clip: float = 1.0
     """Largest norm of each network's gradient."""
     widths: tuple[int, ...] = (128, 128, 128)
@@ -63,7 +63,7 @@ class Config:
     """Hidden widths of each critic."""
 
     def __post_init__(self) -> None:
-        VP(beta_max=self.beta_max)  # which says what cannot be
+        VP(beta_max=self.beta_max)  # raises ValueError for an unusable beta_max
         config.above_zero(self, "candidates", "n_steps", "rho", "lr", "grad_clip")
         config.not_negative(self, "eta")
         config.sizes(self, "widths", "critic_widths")
@@ -99,11 +99,11 @@ class MADiffusionQL:
         self.target_critics = members.fixed("target_critics", critics)
 
     def phase(self) -> Hashable:
-        """``Algorithm.phase``: every update is the same program."""
+        """``Learner.phase``: every update runs the same program."""
         return 0
 
     def update(self, batch: Batch) -> Metrics:
-        """One step of critics, policies and targets (Algorithm 1); metrics are tensors [M], on the device."""
+        """Take one step of critics, policies and targets (Algorithm 1); metrics are tensors [M]."""
         loss, critic_metrics = self.critic_loss(batch)
         critic_norm = self.members.descend("critics", loss, self.config.grad_clip)
         loss, actor_metrics = self.actor_loss(batch)
@@ -135,7 +135,7 @@ class MADiffusionQL:
             return bc.sum(), {"actor/bc": bc.detach()}
         q = self.critics(batch.obs, self.actions(self.noise, batch.obs).unsqueeze(1))[:, :, 0]
         size, q = q.detach().abs().mean(dim=-1), q.mean(dim=-1)
-        one = self.members.integers(0, 2, like=batch.rewards[:, :1])  # which of the two, for each member
+        one = self.members.integers(0, 2, like=batch.rewards[:, :1])  # which critic, for each member
         improve = q.gather(1, one) / size.gather(1, 1 - one).clamp_min(1e-6)
         metrics = {"actor/bc": bc, "actor/q": q.mean(dim=1)}
         return (bc - self.config.eta * improve.squeeze(1)).sum(), {k: v.detach() for k, v in metrics.items()}
@@ -146,7 +146,7 @@ class MADiffusionQL:
         return self.chain(noise.given(obs), self.members.normal(like))
 
     def policy(self, seed: int, candidates: int = 1) -> DiffusionPolicy:
-        """A snapshot of one seed's N agents; one candidate means ``config.candidates``."""
+        """A snapshot of one seed's N agents; ``candidates`` of 1 means ``config.candidates``."""
         noise = self.members.snapshot(self.noise, seed)
         critics = self.members.snapshot(self.critics, seed)
         chosen = candidates if candidates > 1 else self.config.candidates

@@ -1,7 +1,7 @@
 """MA-ICQ: implicit constraint Q-learning (Yang et al. 2021), independently for each agent.
 
-The constraint that a policy stay within the data turns into weights of the data's own actions, so that no
-critic is ever asked about another one:
+The constraint that the policy stay within the data becomes weights on the data's own actions. Among all other
+actions critics rate a_pi alone, as the baseline of the advantage:
 
     critics  sum_k mean (y - Q_k(o, a))^2,  y = r + gamma w' min_k Qbar_k(o', a'),
              w' = B softmax_B(Abar(o', a') / beta_target),  a' the action that the data took next
@@ -12,16 +12,16 @@ Both softmaxes are over the minibatch, as in the authors' code: their normaliser
 over observations. Differences from the paper:
 1. Independent critics; the paper's mixer of the agents' values needs one team reward.
 2. Gaussian policies for continuous actions, a_pi one action of the agent's own policy; two critics.
-3. One-step targets instead of TD(lambda), and targets that follow softly instead of every 600 updates.
-4. A is divided by its mean magnitude over the minibatch before beta, since rewards here are not rescaled
-   (``normalise false`` is the paper's); beta is 1 then, since 0.1 leaves a few transitions all the weight.
-5. The authors' targets weigh by Qbar itself instead of Abar. A softmax over the minibatch then favours good
-   states, not only good actions, by more than gamma takes away where values are in the hundreds: on tag the
+3. One-step targets instead of TD(lambda); target critics are updated softly instead of every 600 updates.
+4. A is divided by its mean magnitude over the minibatch before it is divided by beta, since rewards here are
+   not rescaled (``normalise false`` is the paper's). beta is 1 then; 0.1 leaves a few transitions all weight.
+5. The authors weight targets by Qbar itself instead of Abar. A softmax over the minibatch then favours good
+   states, not only good actions, and where values are in the hundreds this outweighs the discount: on tag the
    mean of Q was 41,652 after 2,500 updates, where returns are 122.
-6. A step after which the clock ended the episode has no a' and is left out of the critic loss.
+6. The last step before a time limit has no a' and is left out of the critic loss.
 
-M members (seeds x agents) train as one stack; losses are means per member, summed, so that no member
-feels another. The agents of a seed have the same steps in a minibatch.
+M members (seeds x agents) train as one stack. Losses are means per member, summed, so members do not affect
+one another. The agents of a seed have the same steps in a minibatch.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ class Config:
     horizon: ClassVar[int] = 2  # a step and the next
 
     beta: float = 1.0
-    """Temperature of the advantage in the actor's weights; large is behaviour cloning."""
+    """Temperature of the advantage in the actor's weights; a large one is behaviour cloning."""
     beta_target: float = 1000.0
-    """Temperature of the advantage in the critics' targets; large is Q of the data's policy."""
+    """Temperature of the advantage in the critics' targets; a large one gives Q of the data's policy."""
     normalise: bool = True
     """Divide the advantage by its mean magnitude over the minibatch."""
     gamma: float = 0.95
@@ -81,11 +81,11 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 class Pairs(NamedTuple):
-    """Transitions and what was done after them, for each member."""
+    """Transitions and the actions that followed them, for each member."""
 
     batch: Batch
     next_actions: Tensor  # [M, B, A]
-    went_on: Tensor  # [M, B] float, 0 where the episode ended and nothing was done after
+    went_on: Tensor  # [M, B] float, 0 where the episode ended and no action followed
 
 
 class MAICQ:
@@ -105,11 +105,11 @@ class MAICQ:
         self.target_critics = members.fixed("target_critics", critics)
 
     def phase(self) -> Hashable:
-        """``Algorithm.phase``: every update is the same program."""
+        """``Learner.phase``: every update runs the same program."""
         return 0
 
     def update(self, windows: Windows) -> Metrics:
-        """One step of critics, actors and targets; metrics are tensors [M], on the device."""
+        """Take one step of critics, actors and targets; metrics are tensors [M], on the device."""
         pairs = transitions(windows)
         loss, critic_metrics = self.critic_loss(pairs)
         critic_norm = self.members.descend("critics", loss, self.config.grad_clip)
@@ -123,7 +123,7 @@ class MAICQ:
     def critic_loss(self, pairs: Pairs) -> tuple[Tensor, Metrics]:
         """Squared error to the weighted target, a mean for each critic of each member, summed over all."""
         batch, c = pairs.batch, self.config
-        known = torch.maximum(pairs.went_on, batch.terminated)  # not where the clock ended the episode
+        known = torch.maximum(pairs.went_on, batch.terminated)  # 0 where a time limit ended the episode
         share = known / known.sum(dim=1, keepdim=True).clamp_min(1.0)
         with torch.no_grad():
             next_q = self.target_critics(batch.next_obs, pairs.next_actions.unsqueeze(1))[:, :, 0].amin(dim=1)
@@ -157,7 +157,7 @@ class MAICQ:
 
 
 def transitions(windows: Windows) -> Pairs:
-    """The first step of windows of two, with what was done at the second, agent by agent."""
+    """The first step of two-step windows and the actions of the second, for each member."""
 
     def of(values: Tensor, step: int) -> Tensor:
         return values[:, :, step].transpose(1, 2).flatten(0, 1)  # [S, B, H, N, ...] -> [M, B, ...]

@@ -1,21 +1,21 @@
 """MA-IQL: implicit Q-learning (Kostrikov, Nair and Levine 2022), independently for each agent.
 
-No critic is ever asked about an action that is not in the data:
+Critics are only evaluated at actions from the data:
 
     Eq. (5)  value    mean L_tau(min_k Qbar_k(o, a) - V(o)),  L_tau(u) = |tau - 1(u < 0)| u^2
     Eq. (6)  critics  sum_k mean (r + gamma V(o') - Q_k(o, a))^2
     Eq. (7)  actor    -mean exp(beta A) log pi(a | o),  A = min_k Qbar_k(o, a) - V(o)
 
 Differences from the single-agent paper:
-1. One actor, one value network and two critics for each agent, which see its own observation alone.
+1. One actor, one value network and two critics for each agent, which see only its own observation.
 2. A is divided by its mean magnitude over the minibatch, since rewards here are not rescaled and differ by
    orders of magnitude between tasks; ``normalise false`` is the paper's.
 3. The standard deviation of the Gaussian policy does not depend on the observation (as in the authors'
-   code); ``policy deterministic`` has squared errors in the place of log pi.
+   code); ``policy deterministic`` replaces -log pi by the squared error.
 4. No cosine decay of the step size; gradients are clipped per network.
 
-M members (seeds x agents) train as one stack; losses are means per member, summed, so that no member
-feels another.
+M members (seeds x agents) train as one stack. Losses are means per member, summed, so members do not affect
+one another.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Config:
     """Hyper-parameters of MA-IQL; the defaults are the ``compact`` preset."""
 
     tau: float = 0.7
-    """Expectile that V is of Q over the data's actions; 0.5 is the mean, near 1 the maximum."""
+    """V is this expectile of Q over the data's actions; 0.5 is the mean, near 1 the maximum."""
     beta: float = 3.0
     """Inverse temperature of the advantage in the actor's weights; 0 is behaviour cloning."""
     max_weight: float = 100.0
@@ -103,11 +103,11 @@ class MAIQL:
         self.target_critics = members.fixed("target_critics", critics)
 
     def phase(self) -> Hashable:
-        """``Algorithm.phase``: every update is the same program."""
+        """``Learner.phase``: every update runs the same program."""
         return 0
 
     def update(self, batch: Batch) -> Metrics:
-        """One step of values, critics, targets and actors (Algorithm 1); metrics are tensors [M]."""
+        """Take one step of values, critics, targets and actors (Algorithm 1); metrics are tensors [M]."""
         c = self.config
         loss, found = self.value_loss(batch)
         metrics = found | {"value/grad_norm": self.members.descend("value", loss, c.grad_clip)}
@@ -154,7 +154,7 @@ class MAIQL:
         return loss.sum(), {k: v.detach() for k, v in metrics.items()}
 
     def advantage(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """A = min_k Qbar_k(o, a) - V(o) and V(o), both [M, B], with the gradient of V alone."""
+        """A = min_k Qbar_k(o, a) - V(o) and V(o), both [M, B]; gradients flow through V only."""
         with torch.no_grad():
             q = self.target_critics(batch.obs, batch.actions.unsqueeze(1))[:, :, 0].amin(dim=1)
         value = self.value(batch.obs).squeeze(-1)

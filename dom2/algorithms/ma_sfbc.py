@@ -1,28 +1,28 @@
 """MA-SfBC: selecting from behaviour candidates (Chen et al. 2023), independently for each agent.
 
-Three stages, none of which asks a critic about actions that the data's policy would not take:
+Three stages; no critic is evaluated at actions that the data's policy would not take:
 
     behaviour  mean |eps - eps_theta(alpha_i a + sigma_i eps, o, tau_i)|^2, i uniform on 1..N
     bank       M actions a_m of that model at each of many states, drawn once
-    critic     mean (Q(o, a) - R)^2, begun anew for each of K iterations: R is the Monte-Carlo return G at
-               first, then R_t = r_t + gamma max(R_{t+1}, V_{t+1}) backwards along the data's trajectories,
+    critic     mean (Q(o, a) - R)^2, with new critics in each of K iterations. R is the Monte-Carlo return G
+               first, then R_t = r_t + gamma max(R_{t+1}, V_{t+1}), backwards along the data's trajectories,
                V_t = sum_m softmax_m(alpha Q(o_t, a_m)) Q(o_t, a_m)
 
-It acts with the best of ``candidates`` actions of the behaviour model. Returns are brought to mean 0 and
-standard deviation 1 before Q learns them. Differences from the authors' code:
-1. One model and one pair of critics for each agent, which see its own observation and action alone.
-2. The bank holds ``bank`` windows of ``horizon`` steps, the last that the sampler drew for the behaviour
-   model, not the whole dataset; at a window's last step R is G.
-3. Two critics, of which the smaller counts; the code makes two and uses one.
-4. The loss's times are those that the sampler visits, and the sampler is of second order, not third; it
-   clips the predicted action in every step.
-5. The best candidate is taken, always; the code draws by a softmax that is all but that, and averages four
-   in some tasks. ``dom2 evaluate --candidates C`` replaces ``candidates`` for C > 1.
-6. V_t does not lift R_t itself, which is what the action taken at t is worth, as in the paper; the code has
+Agents take the best of ``candidates`` actions of the behaviour model. Q learns returns normalised to mean 0
+and standard deviation 1. Differences from the authors' code:
+1. One model and one pair of critics for each agent, which see only its own observation and action.
+2. The bank holds the last ``bank`` windows of ``horizon`` steps that the sampler drew for the behaviour
+   model, not the whole dataset. At a window's last step R is G.
+3. The smaller of two critics counts; the code makes two and uses one.
+4. The loss uses only the times that the sampler visits. The sampler is of second order, not third, and clips
+   the predicted action in every step.
+5. The best candidate is always taken. The code draws one by a softmax that is nearly an argmax, and averages
+   four in some tasks. ``dom2 evaluate --candidates C`` replaces ``candidates`` for C > 1.
+6. V_t does not raise R_t itself, which is the value of the action taken at t, as in the paper; the code has
    R_t = max(r_t + gamma R_{t+1}, V_t).
 
-M members (seeds x agents) train as one stack; losses are means per member, summed, so that no member
-feels another. The agents of a seed have the same windows. All noise of seed s comes from generator s.
+M members (seeds x agents) train as one stack. Losses are means per member, summed, so members do not affect
+one another. The agents of a seed have the same windows. All noise of seed s comes from generator s.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from dom2data.errors import UserError
 from dom2data.spec import EnvSpec
 from dom2data.windows import Windows
 
-CHUNK = 64  # windows for which actions are drawn, or rated, at a time
+CHUNK = 64  # windows whose actions are drawn, or rated, at a time
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,11 @@ class Config:
     """Hyper-parameters of MA-SfBC; the defaults are the ``compact`` preset."""
 
     behaviour_updates: int = 2000
-    """Updates of the behaviour model, before the bank is filled; a run of no more is behaviour cloning."""
+    """Updates of the behaviour model, before there are critics; a run of no more is behaviour cloning."""
     critic_updates: int = 1500
-    """Updates of the critics in each iteration; those after the last iteration's go on with it."""
+    """Updates of the critics in each iteration; any further ones continue the last iteration."""
     iterations: int = 2
-    """K, times the critics are learned; 1 is from Monte-Carlo returns alone."""
+    """K, how many times the critics are learned anew; 1 uses Monte-Carlo returns alone."""
     horizon: int = 10
     """Steps of a window of the bank."""
     bank: int = 4096
@@ -69,7 +69,7 @@ class Config:
     alpha: float = 20.0
     """Inverse temperature of normalised Q in the value of a state."""
     candidates: int = 32
-    """Actions among which each agent chooses when it acts; 1 is behaviour cloning."""
+    """Actions that each agent draws when it acts, to take the best; 1 is behaviour cloning."""
     gamma: float = 0.95
     """Discount per environment step."""
     lr: float = 5e-3
@@ -83,18 +83,18 @@ class Config:
     order: int = 2
     """Order of the solver: 1 or 2 (multistep)."""
     beta_max: float = 20.0
-    """End of the linear noise rate beta(t) of the VP schedule."""
+    """Final value of the VP schedule's linear noise rate beta(t)."""
     grad_clip: float = 1.0
     """Largest norm of each network's gradient."""
     widths: tuple[int, ...] = (128, 64, 32)
-    """Widths of the residual noise network, three."""
+    """The three widths of the residual noise network."""
     embed_dim: int = 64
     """Width of its embedding of time and observation."""
     critic_widths: tuple[int, ...] = (128, 128)
     """Hidden widths of each critic."""
 
     def __post_init__(self) -> None:
-        VP(beta_max=self.beta_max)  # which says what cannot be
+        VP(beta_max=self.beta_max)  # raises ValueError for an unusable beta_max
         config.above_zero(self, "behaviour_updates", "critic_updates", "iterations", "horizon", "bank")
         config.above_zero(self, "n_actions", "candidates", "gamma", "lr", "critic_lr", "n_steps", "grad_clip")
         config.above_zero(self, "embed_dim")
@@ -149,13 +149,13 @@ class MASfBC:
         )
 
     def phase(self) -> Hashable:
-        """``Algorithm.phase``: the iteration, which has critics and an optimiser of its own."""
+        """``Learner.phase``: the iteration; None for the behaviour model and when an iteration begins."""
         c, last = self.config, self.config.iterations - 1
         iteration, begun = divmod(self.members.updates - c.behaviour_updates, c.critic_updates)
         return None if iteration < 0 or (begun == 0 and iteration <= last) else min(iteration, last)
 
     def update(self, windows: Windows) -> Metrics:
-        """One step of the behaviour model or, once that is learned, of the critics; metrics [M]."""
+        """Take one step of the behaviour model or, once it is learned, of the critics; metrics [M]."""
         c, done = self.config, self.members.updates
         self.members.updates += 1
         if done < c.behaviour_updates:
@@ -170,7 +170,7 @@ class MASfBC:
         return metrics | {"critic/grad_norm": norm.view(-1, 2).amax(dim=1)}
 
     def behaviour_loss(self, windows: Windows) -> tuple[Tensor, Metrics]:
-        """Error of the noise at each window's first step, a mean for each member, summed over members."""
+        """Error of the predicted noise at each window's first step, a mean for each member, summed."""
         obs, actions = (agents(values[:, :, 0], 2) for values in (windows.obs, windows.actions))
         i = self.members.integers(1, self.config.n_steps + 1, like=actions[..., 0])
         eps = self.members.normal(actions)
@@ -181,7 +181,7 @@ class MASfBC:
     def critic_loss(self, windows: Windows) -> tuple[Tensor, Metrics]:
         """Squared error to R at as many states of the bank as there are windows, summed over critics.
 
-        Each step of the data is as likely as another, though the bank has the first of an episode less often.
+        Every step of the data is equally likely, although an episode's first steps are in fewer windows.
         """
         bank, size = self.bank, windows.obs.shape[1]
         row = bank.find(self.members.integers(0, 2**62, like=bank.iteration.expand(-1, size)))
@@ -202,7 +202,7 @@ class MASfBC:
 
     @torch.no_grad()
     def _begin(self, iteration: int) -> None:
-        """Fill the bank or, later, back the last critics' values up along it; then begin with new critics."""
+        """Draw the bank's candidates or, later, back the last critics' values up; then make new critics."""
         bank, c = self.bank, self.config
         if iteration == 0:
             bank.arrange()
@@ -230,10 +230,10 @@ class MASfBC:
         return TwinCritics(*self.shape, self.members.generators, self.config.critic_widths, silu)
 
     def policy(self, seed: int, candidates: int = 1) -> DiffusionPolicy:
-        """A snapshot of one seed's N agents; one candidate means ``config.candidates``.
+        """A snapshot of one seed's N agents; ``candidates`` of 1 means ``config.candidates``.
 
-        Until there are critics, the behaviour model acts alone. Raises UserError (usage) where candidates are
-        asked for then.
+        Before there are critics the behaviour model acts alone, and more than one candidate raises UserError
+        (usage).
         """
         noise = self.members.snapshot(self.noise, seed)
         critics = self.members.snapshot(self.critics, seed)
@@ -250,7 +250,7 @@ class MASfBC:
 def backup(rewards: Tensor, taken: Tensor, monte_carlo: Tensor, value: Tensor, gamma: float) -> Tensor:
     """R_h = r_h + gamma max(R_{h+1}, V_{h+1}) backwards along windows [M, W, H]; G at the last step.
 
-    V_h does not enter R_h itself: that is what the action taken at h is worth.
+    V_h does not enter R_h itself, which is the value of the action taken at h.
     """
     returns = monte_carlo.clone()
     for h in range(rewards.shape[2] - 2, -1, -1):

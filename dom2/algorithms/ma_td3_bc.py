@@ -5,12 +5,12 @@
     actor    mean (pi(o) - a)^2 - lambda mean Q_1(o, pi(o)),  lambda = alpha / mean |Q_1(o, pi(o))|
 
 Differences from the single-agent paper:
-1. One actor and two critics for each agent, which see its own observation and action alone.
-2. Observations of the particle tasks, of order one, are not normalised; halfcheetah's are by the loop.
-3. Gradients are clipped per network; gamma, rho, widths and learning rate of ``compact`` are ours.
+1. One actor and two critics for each agent, which see only its own observation and action.
+2. Observations of the particle tasks are of order one and not normalised; halfcheetah's are, by the loop.
+3. Gradients are clipped per network; gamma, rho, widths and step size of ``compact`` are not the paper's.
 
-M members (seeds x agents) train as one stack; losses are means per member, summed, so that no member
-feels another. All noise of seed s comes from generator s.
+M members (seeds x agents) train as one stack. Losses are means per member, summed, so members do not affect
+one another. All noise of seed s comes from generator s.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ class Config:
     smoothing: float = 0.2
     """sigma, standard deviation of the noise on the target's action."""
     smoothing_clip: float = 0.5
-    """c, largest such noise."""
+    """c, bound on that noise."""
     policy_delay: int = 2
-    """Updates of the critics for one of the actor and the targets."""
+    """Critic updates per update of the actor and the targets."""
     grad_clip: float = 1.0
     """Largest norm of each network's gradient."""
     actor_widths: tuple[int, ...] = (128, 128)
@@ -88,13 +88,13 @@ class MATD3BC:
         self.target_critics = members.fixed("target_critics", critics)
 
     def phase(self) -> Hashable:
-        """``Algorithm.phase``: whether the actors move."""
+        """``Learner.phase``: whether the update includes the actors."""
         return (self.members.updates + 1) % self.config.policy_delay == 0
 
     def update(self, batch: Batch) -> Metrics:
-        """One step of the critics and, every ``policy_delay`` updates, of the actor and the targets.
+        """Take one step of the critics and, every ``policy_delay`` updates, of the actor and the targets.
 
-        Metrics are tensors [M], on the device; those of the actor are there when it moved.
+        Metrics are tensors [M], on the device; they include the actor's when it was updated.
         """
         c = self.config
         loss, metrics = self.critic_loss(batch)
@@ -124,7 +124,7 @@ class MATD3BC:
         return td.sum(), {k: v.detach().mean(dim=1) for k, v in metrics.items()}
 
     def actor_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
-        """Cloning less normalised Q, a mean for each member, summed over members."""
+        """Cloning loss minus normalised Q, a mean for each member, summed over members."""
         actions = self.actor(batch.obs)
         bc = (actions - batch.actions).square().mean(dim=(1, 2))
         q = self.critics.first(batch.obs, actions.unsqueeze(1))[:, 0]

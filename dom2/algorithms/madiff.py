@@ -1,29 +1,29 @@
 """MADiff: planning with an attention-based diffusion model (Zhu et al. 2024).
 
-A model of what all agents will observe in the next H steps, from which each agent's action is read off:
+A diffusion model of all agents' next H observations, and inverse dynamics that turn them into actions:
 
     plan     mean |eps - eps_theta(alpha_i tau + sigma_i eps, i, R)|^2, tau the observations o_t..o_{t+H-1} of
              all agents, i uniform on 1..K, R the return from t on, left out with probability ``dropout``
     inverse  mean |f_j(o_t, o_{t+1}) - a_t|^2, for each agent j
 
-To act, noise becomes a plan in K steps with eps = eps(nothing) + w (eps(target) - eps(nothing)), the first
-step held at what is observed. ``centralised`` (MADiff-C) makes one plan from what all agents observe;
-``decentralised`` (MADiff-D) has each agent plan for the team from what it alone observes. Differences from
+To act, K steps turn noise into a plan, with eps = eps(nothing) + w (eps(target) - eps(nothing)) and the first
+step held at the observation. ``centralised`` (MADiff-C) makes one plan from what all agents observe;
+with ``decentralised`` (MADiff-D) each agent plans for the team from its own observation. Differences from
 the authors' code:
 1. The schedule is VP(0.1, 20) at K even times, instead of a capped cosine at 200.
-2. Observations are standardised by the first minibatch's moments, returns brought to [0, 1] by the smallest
-   and the largest yet seen, instead of hand-set scales.
-3. The network is told which first steps are observed, by an input channel; in training for ``decentralised``
-   one agent's is, drawn for each window.
+2. Observations are standardised by the first minibatch's moments, and returns scaled to [0, 1] by the least
+   and the largest seen so far, instead of by hand-set scales.
+3. An input channel tells the network which first steps are observed; in training for ``decentralised`` it is
+   one agent's, drawn for each window.
 4. Layer normalisation over channels instead of over groups; no observations before the present one.
 5. Steps past an episode's end are left out of the losses. Gradients are clipped.
 6. Each agent has its own inverse dynamics, with tanh at the end.
-7. One residual block at each level instead of two, narrower embeddings of time and return, a level upsampled
-   before it is joined to its skip connection.
-8. One return for all agents, the team's mean, left out for all at once.
+7. One residual block at each level instead of two, and narrower embeddings of time and return; features are
+   upsampled before they are joined to the skip connection.
+8. All agents share one return, the team's mean, which is left out for all of them at once.
 
-One model and one loss for each of S seeds, inverse dynamics for each of M = S x N members; losses are means,
-summed, so that no seed feels another. All noise of seed s comes from generator s.
+There is one model and one loss for each of S seeds, and inverse dynamics for each of M = S x N members.
+Losses are means, summed, so seeds do not affect one another. All noise of seed s comes from generator s.
 """
 
 from __future__ import annotations
@@ -61,21 +61,21 @@ class Config:
     guidance: float = 1.2
     """w, weight of the return in planning; 0 leaves it out, 1 is the conditional model."""
     target: float = 0.9
-    """Return asked of a plan, between the smallest (0) and the largest (1) of the data."""
+    """Return that plans are conditioned on, between the smallest (0) and the largest (1) of the data."""
     dropout: float = 0.25
     """Probability of leaving the return out in training."""
     temperature: float = 0.5
-    """Factor of the noise from which a plan begins."""
+    """Scale of the noise from which a plan begins."""
     n_steps: int = 20
     """K, the number of denoising steps in training."""
     sampler: Literal["ddpm", "ddim"] = "ddpm"
-    """How a plan is made: every step with new noise, or without."""
+    """How a plan is made: with new noise in every step (ddpm), or without (ddim)."""
     stride: int = 1
-    """Steps of ``ddim`` are this many of the K at once; ``ddpm`` takes each."""
+    """How many of the K steps ``ddim`` takes at once; ``ddpm`` takes every one."""
     gamma: float = 0.99
     """Discount of the returns."""
     rho: float = 0.02
-    """Rate at which the model that plans follows the one that learns."""
+    """Rate of the soft update of the model that makes plans."""
     lr: float = 5e-3
     """Adam's step size, of both networks."""
     grad_clip: float = 1.0
@@ -142,11 +142,11 @@ class MADiff:
         self.scale = members.fixed("scale", Scale(seeds, n, spec.obs_dim, members.device))
 
     def phase(self) -> Hashable:
-        """``Algorithm.phase``: the first minibatch also sets the scale."""
+        """``Learner.phase``: None for the first update, which also sets the scale."""
         return None if self.members.updates == 0 else 0
 
     def update(self, windows: Windows) -> Metrics:
-        """One step of model and inverse dynamics; metrics are tensors, [S] of the model, [M] of the other."""
+        """Take one step of model and inverse dynamics; metrics are tensors, [S] and [M] respectively."""
         self.scale.learn(windows, first=self.members.updates == 0)
         loss, metrics = self.plan_loss(windows)
         metrics["plan/grad_norm"] = self.members.descend("model", loss, self.config.grad_clip)
@@ -157,12 +157,12 @@ class MADiff:
         return metrics
 
     def plan_loss(self, windows: Windows) -> tuple[Tensor, Metrics]:
-        """Error of the noise in what was seen and is not known, a mean for each seed, summed over seeds."""
+        """Error of the predicted noise at the data's steps that are not known; means per seed, summed."""
         c, members = self.config, self.members
         plan = self.scale.standardise(windows.obs.transpose(2, 3))  # [S, B, N, H, O]
         i = members.integers(1, c.n_steps + 1, like=windows.taken[..., 0])
         eps = members.normal(plan)
-        own = members.integers(0, self.spec.n_agents, like=i)  # drawn for either kind: alone they are one
+        own = members.integers(0, self.spec.n_agents, like=i)  # drawn for both kinds: alone, they agree
         # Not one_hot, which reads its range back to the host.
         known = (own.unsqueeze(-1) == torch.arange(self.spec.n_agents, device=own.device)).float()
         if c.execution == "centralised":
@@ -172,14 +172,14 @@ class MADiff:
         noisy = hold(alpha * plan + sigma * eps, plan[:, :, :, 0], known)
         predicted = self.model(noisy, known, i, self.scale.share(windows.returns), given)
         counts = torch.cat([torch.ones_like(windows.taken[..., :1]), windows.taken[..., :-1]], dim=2)
-        counts = counts.unsqueeze(2).repeat(1, 1, self.spec.n_agents, 1)  # seen, for each agent
+        counts = counts.unsqueeze(2).repeat(1, 1, self.spec.n_agents, 1)  # in the data, for each agent
         counts[..., 0] -= known
         errors = (predicted - eps).square().mean(dim=-1) * counts
         loss = errors.sum(dim=(1, 2, 3)) / counts.sum(dim=(1, 2, 3)).clamp_min(1.0)
         return loss.sum(), {"plan/loss": loss.detach()}
 
     def inverse_loss(self, windows: Windows) -> tuple[Tensor, Metrics]:
-        """Squared error of the action between two observations, a mean for each member, summed."""
+        """Squared error of the predicted action between two observations, a mean per member, summed."""
         obs = self.scale.standardise(windows.obs.transpose(2, 3))
         pairs = torch.cat([obs[:, :, :, :-1], obs[:, :, :, 1:]], dim=-1).transpose(1, 2)  # [S, N, B, H-1, 2O]
         actions = windows.actions.movedim(3, 1)[:, :, :, :-1]
@@ -201,7 +201,7 @@ class MADiff:
 
 
 class PlanningPolicy:
-    """One seed's team, which at every step plans anew and takes the plan's first action."""
+    """One seed's team, which makes a new plan at every step and takes its first action."""
 
     def __init__(self, model: TemporalUNet, inverse: Actor, scale: Scale, config: Config, grid: Tensor):
         self.model, self.inverse, self.scale, self.config = model, inverse, scale, config
@@ -222,7 +222,7 @@ class PlanningPolicy:
         return self.inverse(pairs).transpose(0, 1).reshape(*obs.shape[:-1], -1)
 
     def plan(self, seen: Tensor, known: Tensor, generator: torch.Generator, deterministic: bool) -> Tensor:
-        """Standardised, [1, R, N, H, O], from what is seen [1, R, N, O] where ``known`` [1, R, N] is 1."""
+        """Standardised plans [1, R, N, H, O] from ``seen`` [1, R, N, O] where ``known`` [1, R, N] is 1."""
         c = self.config
         shape = (*seen.shape[:3], c.horizon, seen.shape[-1])
         steps = len(self.grid) - 1 if c.sampler == "ddpm" else 1
@@ -241,7 +241,7 @@ class PlanningPolicy:
         return hold(plan, seen, known)
 
     def guided(self, x: Tensor, known: Tensor, i: int) -> Tensor:
-        """Noise without a return, and w times what the target return adds to it."""
+        """Predicted noise without a return, plus w times the change that the target return makes."""
         c, without = self.config, torch.zeros_like(x[:, :, 0, 0, 0])
         i *= c.stride if c.sampler == "ddim" else 1
         if c.guidance == 0.0:
@@ -268,7 +268,7 @@ class Scale(nn.Module):
         self.register_buffer("high", torch.full((seeds, 1), -torch.inf, device=device))
 
     def learn(self, windows: Windows, first: bool) -> None:
-        """Widen the range; with the first minibatch, take its first steps' moments (spread at least 0.05)."""
+        """Widen the range; if ``first``, set the moments to those of the first steps (std at least 0.05)."""
         if first:
             start = windows.obs[:, :, 0]
             self.mean.copy_(start.mean(dim=1))
@@ -278,16 +278,16 @@ class Scale(nn.Module):
         self.high.copy_(torch.maximum(self.high, team.amax(dim=1, keepdim=True)))
 
     def standardise(self, obs: Tensor) -> Tensor:
-        """[S, B, N, H, O], each agent's by itself."""
+        """Standardise [S, B, N, H, O] by each agent's moments, clipped to ``LIMIT``."""
         shape = (len(self.mean), 1, self.mean.shape[1], 1, -1)
         return ((obs - self.mean.view(shape)) / self.std.view(shape)).clamp(-LIMIT, LIMIT)
 
     def share(self, returns: Tensor) -> Tensor:
-        """Agents' returns [S, B, N] -> the team's [S, B], the smallest seen at 0, the largest at 1."""
+        """Agents' returns [S, B, N] -> the team's [S, B], scaled so the range seen so far is [0, 1]."""
         return (returns.mean(dim=2) - self.low) / (self.high - self.low).clamp_min(1e-6)
 
 
 def hold(x: Tensor, seen: Tensor, known: Tensor) -> Tensor:
-    """x [S, B, N, H, O] with the first step as seen [S, B, N, O] where ``known`` [S, B, N] is 1."""
+    """x [S, B, N, H, O] with its first step set to ``seen`` [S, B, N, O] where ``known`` [S, B, N] is 1."""
     first = torch.where(known.unsqueeze(-1) > 0, seen, x[:, :, :, 0])
     return torch.cat([first.unsqueeze(3), x[:, :, :, 1:]], dim=3)

@@ -1,20 +1,20 @@
 """OMAR: MA-CQL whose actor also regresses on a better action, found by search (Pan et al. 2022).
 
     critics  those of MA-CQL
-    a*       the best by Q_1(o, .) of pi(o) and of the actions that a zeroth-order search ends with
+    a*       the best by Q_1(o, .) of pi(o) and the final actions of a zeroth-order search
     actor    coe mean (pi(o) - a*)^2 + (1 - coe) [kappa mean z(o)^2 - mean Q_1(o, pi(o))],  pi = tanh z
 
-The search keeps a Gaussian per observation, from N(0, 2^2) on: draw actions, clip them to [-1, 1], rate them,
-and move the mean to their softmax-weighted mean and the variance to their mean square about it (the particle
-environments), or both to those of the ``elites`` best, which stay in the next selection (HalfCheetah).
+The search keeps a Gaussian per observation, at first N(0, 2^2). A round draws actions, clips them to [-1, 1]
+and rates them. The mean moves to their softmax-weighted mean and the variance to their mean square about it
+(particle environments), or both to those of the ``elites`` best, which stay in the pool (HalfCheetah).
 
 Differences from OMAR's code: those of MA-CQL, and
-1. The standard deviation of the search has a floor of 1e-3: the samples of a confident search are all alike.
-2. The penalty on the actor's size weighs 1 - coe like the Q term, which it holds against; beside the
-   regression, which is a hundred times smaller, it would pull every action towards zero.
+1. The search's standard deviation has a floor of 1e-3: samples of a confident search would be all alike.
+2. The penalty on the action's size has the weight 1 - coe, like the Q term that it counteracts. Otherwise it
+   would pull every action towards zero, since the regression is a hundred times smaller.
 
-M members (seeds x agents) train as one stack; losses are means per member, summed, so that no member
-feels another. All noise of seed s comes from generator s.
+M members (seeds x agents) train as one stack. Losses are means per member, summed, so members do not affect
+one another. All noise of seed s comes from generator s.
 """
 
 from __future__ import annotations
@@ -45,19 +45,19 @@ class Config:
     n_uniform: int = 10
     """Uniform actions per observation in the conservative term."""
     n_policy: int = 0
-    """Noisy actions of the actor at o, and as many of that at o', in the conservative term."""
+    """Noisy actions of the actor at o, and as many at o', in the conservative term."""
     policy_noise: float = 0.2
-    """Standard deviation of the noise on them."""
+    """Standard deviation of the noise on those actions."""
     coe: float = 0.9
-    """Weight of the regression on the action found; the rest is that of Q. 0 is MA-CQL."""
+    """Weight of the regression on the action found; Q has the weight 1 - coe. 0 is MA-CQL."""
     iterations: int = 3
     """Rounds of the search."""
     samples: int = 10
-    """Actions drawn in each."""
+    """Actions drawn in each round."""
     elites: int = 0
-    """Best actions that the next round's Gaussian is fitted to; 0 weighs all of a round by a softmax of Q."""
+    """Best actions to which the next Gaussian is fitted; 0 weights all of a round by a softmax of Q."""
     search_std: float = 2.0
-    """Standard deviation of the first round."""
+    """Standard deviation in the first round."""
     gamma: float = 0.95
     """Discount per environment step."""
     rho: float = 0.02
@@ -65,7 +65,7 @@ class Config:
     lr: float = 1e-2
     """Adam's step size, actor and critics."""
     action_penalty: float = 0.1
-    """kappa, weight of the mean square of the actor's output before its tanh, beside that of Q."""
+    """kappa, weight relative to Q of the mean square of the actor's output before its tanh."""
     grad_clip: float = 1.0
     """Largest norm of each network's gradient."""
     actor_widths: tuple[int, ...] = (128, 128)
@@ -78,7 +78,7 @@ class Config:
             self, "rho", "lr", "n_uniform", "policy_noise", "grad_clip", "iterations", "samples"
         )
         config.not_negative(self, "alpha", "n_policy", "action_penalty", "search_std")
-        if self.elites and min(self.elites, self.samples) < 2:  # their spread is that of the next samples
+        if self.elites and min(self.elites, self.samples) < 2:  # their spread becomes the next round's
             found = f"elites {self.elites}, samples {self.samples}"
             raise ValueError(f"expected elites of 0 (none), or 2 or more of as many samples, found {found}")
         config.sizes(self, "actor_widths", "critic_widths")
@@ -110,11 +110,11 @@ class OMAR:
         self.target_critics = members.fixed("target_critics", critics)
 
     def phase(self) -> Hashable:
-        """``Algorithm.phase``: every update is the same program."""
+        """``Learner.phase``: every update runs the same program."""
         return 0
 
     def update(self, batch: Batch) -> Metrics:
-        """One step of critics, actor and targets; metrics are tensors [M], on the device."""
+        """Take one step of critics, actor and targets; metrics are tensors [M], on the device."""
         c = self.config
         loss, critic_metrics = self.critic_loss(batch)
         critic_norm = self.members.descend("critics", loss, c.grad_clip)
@@ -141,7 +141,7 @@ class OMAR:
 
     @torch.no_grad()
     def other_actions(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """a~ [M, K, B, A] and log p(a~) [M, 1, K, B]: uniform ones, then those of the actor."""
+        """a~ [M, K, B, A] and log p(a~) [M, 1, K, B]: uniform actions, then the actor's."""
         c = self.config
         actions = [self.members.uniform(batch.actions, c.n_uniform)]
         log_density = [torch.full_like(actions[0][..., 0], -self.spec.act_dim * math.log(2.0))]
@@ -154,7 +154,7 @@ class OMAR:
         return torch.cat(actions, dim=1), torch.cat(log_density, dim=1).unsqueeze(1)
 
     def actor_loss(self, batch: Batch) -> tuple[Tensor, Metrics]:
-        """Regression on the action found, less Q; a mean for each member, summed over members."""
+        """Regression on the action found, minus Q; a mean for each member, summed over members."""
         c, raw = self.config, self.actor.mlp(batch.obs)
         actions = raw.tanh()
         q = self.critics.first(batch.obs, actions.unsqueeze(1))[:, 0].mean(dim=-1)

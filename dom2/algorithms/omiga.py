@@ -8,17 +8,17 @@ The team's value is a weighted sum of the agents', whose weights depend on the s
     value    mean exp(z_i) + wbar_i V_i(o_i) / alpha,  z_i = wbar_i (Qbar_i(o_i, a_i) - V_i(o_i)) / alpha
     actor    -mean exp(z_i) log pi_i(a_i | o_i)
 
-A regularisation of the whole team towards the data so becomes one of each agent, weighted by how much the
-team depends on it. Differences from the authors' code:
+Regularising the whole team towards the data thus becomes regularising each agent, weighted by how much the
+team's value depends on it. Differences from the authors' code:
 1. Every agent has its own networks, instead of one for all with the agent's number as an input.
-2. z is not clipped in the value loss, where V could no longer rise once z had reached the limit; the largest
-   z of the minibatch is taken out of the exponential, as there. In the actor loss exp(z) is at most
-   ``max_weight``.
-3. Gaussian policies with tanh means, instead of Gaussians squashed by tanh, which give the ends of the action
-   range, where many of the data's actions lie, no finite density.
+2. z is not clipped in the value loss, since V could not rise any further once z had reached the limit. As in
+   the code, the largest z of the minibatch is factored out of the exponential. In the actor loss exp(z) is at
+   most ``max_weight``.
+3. Gaussian policies with tanh means instead of Gaussians squashed by tanh: those have no finite density at
+   the ends of the action range, where many of the data's actions lie.
 4. The state is the agents' observations side by side. Gradients are clipped per network.
 
-Critics' and mixers' losses are means per seed, the others' per member, all summed, so that no seed feels
+Losses of critics and mixers are means per seed, the others per member, all summed, so seeds do not affect one
 another. The agents of a seed have the same transitions.
 """
 
@@ -44,7 +44,7 @@ class Config:
     """Hyper-parameters of OMIGA; the defaults are the ``compact`` preset."""
 
     alpha: float = 10.0
-    """Strength of the regularisation towards the data; large is behaviour cloning."""
+    """Strength of the regularisation towards the data; a large one is behaviour cloning."""
     max_weight: float = 100.0
     """Largest weight of a transition in the actor loss."""
     gamma: float = 0.95
@@ -97,13 +97,13 @@ class OMIGA:
         self.target_mixer = members.fixed("target_mixer", mixer)
 
     def phase(self) -> Hashable:
-        """``Algorithm.phase``: every update is the same program."""
+        """``Learner.phase``: every update runs the same program."""
         return 0
 
     def update(self, batch: Batch) -> Metrics:
-        """One step of critics and mixers, values, actors and targets.
+        """Take one step of critics and mixers, values, actors and targets.
 
-        Metrics are tensors, on the device: [S] of critics and mixers, [M] of the others.
+        Metrics are tensors on the device: [S] of critics and mixers, [M] of the others.
         """
         c, members = self.config, self.members
         loss, metrics = self.critic_loss(batch)
@@ -159,7 +159,7 @@ class OMIGA:
         return loss.sum(), {k: v.detach() for k, v in metrics.items()}
 
     def regularised_advantage(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """z and w V / alpha, both [M, B], with the gradient of V alone."""
+        """z and w V / alpha, both [M, B]; gradients flow through V only."""
         with torch.no_grad():
             weight, _ = self.target_mixer(joint.side_by_side(batch.obs, self.members.n_seeds))
             weight = weight.flatten(0, 1) / self.config.alpha

@@ -1,8 +1,8 @@
-"""Checkpoints that survive being killed while they are written.
+"""Checkpoints that survive a process killed while it writes them.
 
-``checkpoint/<updates>/`` holds ``weights.safetensors`` (all a policy needs) and ``state.pt`` (optimisers and
-generators, what the next update needs). ``checkpoint/latest`` names the newest whole one; it is replaced in
-one step after the folder is complete, so that at any moment it names a checkpoint that can be read.
+``checkpoint/<updates>/`` holds ``weights.safetensors`` (all a policy needs) and ``state.pt`` (state of the
+optimisers and generators, which the next update needs). ``checkpoint/latest`` names the newest complete one.
+It is replaced atomically after the folder is complete, so it always names a checkpoint that can be read.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from dom2data.new_file import sync
 
 
 def save(run: Path, updates: int, weights: dict[str, Tensor], state: dict[str, Any]) -> None:
-    """Write a checkpoint of ``updates`` updates and forget the one before."""
+    """Write a checkpoint after ``updates`` updates and remove the previous one."""
     root = run / "checkpoint"
     staging, folder = root / ".partial", root / f"{updates:09d}"
     if latest(run) == folder:
@@ -42,7 +42,7 @@ def save(run: Path, updates: int, weights: dict[str, Tensor], state: dict[str, A
                 sync(path)
         staging.rename(folder)
         write(root / "latest", folder.name)
-    except OSError:  # a disk that is full needs its room
+    except OSError:  # make room on a full disk
         for half in (staging, folder):
             shutil.rmtree(half, ignore_errors=True)
         raise
@@ -52,9 +52,9 @@ def save(run: Path, updates: int, weights: dict[str, Tensor], state: dict[str, A
 
 
 def latest(run: Path) -> Path | None:
-    """The folder of the newest whole checkpoint, or None before the first.
+    """The folder of the newest complete checkpoint, or None before the first.
 
-    Raises UserError (code 3) when what names it is not a checkpoint's name.
+    Raises UserError (code 3) if ``latest`` does not hold a checkpoint's name.
     """
     pointer = run / "checkpoint" / "latest"
     if not pointer.exists():
@@ -68,15 +68,15 @@ def latest(run: Path) -> Path | None:
 
 
 def updates(run: Path) -> int:
-    """Updates made at the newest checkpoint; 0 before the first. Raises UserError like ``latest``."""
+    """Number of updates at the newest checkpoint; 0 before the first. Raises UserError like ``latest``."""
     folder = latest(run)
     return 0 if folder is None else int(folder.name)
 
 
 def load_weights(run: Path, device: torch.device) -> tuple[int, dict[str, Tensor]]:
-    """The newest weights, and after how many updates they were saved.
+    """Load the newest weights; return the number of updates at which they were saved, and the weights.
 
-    Raises UserError when the run has none, or none that can be read (code 3).
+    Raises UserError if the run has none, or none that can be read (code 3).
     """
     while True:
         folder = latest(run)
@@ -88,14 +88,14 @@ def load_weights(run: Path, device: torch.device) -> tuple[int, dict[str, Tensor
         try:
             return int(folder.name), load_file(path, device=str(device))
         except FileNotFoundError as error:
-            if latest(run) == folder:  # else whoever fits the run has replaced it meanwhile
+            if latest(run) == folder:  # else the process that fits the run has replaced it
                 raise unreadable(path, error) from error
         except SafetensorError as error:
             raise unreadable(path, error) from error
 
 
 def load_state(run: Path) -> dict[str, Any]:
-    """The newest optimiser and generator state; tensors on the CPU, nothing is unpickled but plain values.
+    """Load the newest optimiser and generator state, tensors to the CPU; only plain values are unpickled.
 
     Raises UserError like ``load_weights``.
     """
@@ -105,13 +105,13 @@ def load_state(run: Path) -> dict[str, Any]:
     path = folder / "state.pt"
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch has no one kind for what is cut short or foreign
+    except Exception as error:  # torch has no single error for truncated or foreign files
         raise unreadable(path, error) from error
 
 
 @contextmanager
 def belonging(run: Path) -> Iterator[None]:
-    """Raises UserError (code 3) where what is loaded meanwhile is of other networks, or of another device."""
+    """Raise UserError (code 3) if what is loaded inside belongs to other networks or another device."""
     try:
         yield
     except (RuntimeError, KeyError, AssertionError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Frozen dataclasses as configuration: documented fields, values from text, unknown keys refused."""
+"""Configuration by frozen dataclasses: documented fields, values parsed from text, unknown keys rejected."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Field:
     doc: str
 
 
-_KNOWN: dict[type[Any], tuple[Field, ...]] = {}  # a grid asks hundreds of times, and a source file is parsed
+_KNOWN: dict[type[Any], tuple[Field, ...]] = {}  # parsing is slow, and a grid asks hundreds of times
 
 
 def fields(config: type[Any]) -> tuple[Field, ...]:
-    """The fields of a dataclass in order, documented by the string literal that follows each."""
+    """Return a dataclass's fields in order, each with the string literal that follows it as its doc."""
     if config not in _KNOWN:
         types_, docs = typing.get_type_hints(config), _docstrings(config)
         _KNOWN[config] = tuple(
@@ -40,41 +40,41 @@ def fields(config: type[Any]) -> tuple[Field, ...]:
 
 
 def build(config: type[Any], values: dict[str, Any]) -> Any:
-    """``config(**values)``. Raises UserError (usage) on an unknown key or a value of another type."""
+    """Return ``config(**values)``. Raises UserError (usage) for an unknown key or a value of a wrong type."""
     known = {f.name: f for f in fields(config)}
     for key, value in values.items():
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
             raise UserError(f"expected a setting of {config.__name__}, found {key!r}; {hint}")
-        if value != known[key].default and not _fits(value, known[key].type):  # which may be infinite
+        if value != known[key].default and not _fits(value, known[key].type):  # a default may be infinite
             raise UserError(f"{key}: expected {describe(known[key].type)}, found {value!r}")
     return config(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
 def above_zero(config: Any, *names: str) -> None:
-    """Raises ValueError unless these fields of a config are greater than 0."""
+    """Raise ValueError unless these fields of a config are greater than 0."""
     for name in names:
         if not getattr(config, name) > 0:
             raise ValueError(f"expected {name} > 0, found {getattr(config, name)}")
 
 
 def not_negative(config: Any, *names: str) -> None:
-    """Raises ValueError unless these fields of a config are 0 or more."""
+    """Raise ValueError unless these fields of a config are 0 or more."""
     for name in names:
         if not getattr(config, name) >= 0:
             raise ValueError(f"expected {name} of 0 or more, found {getattr(config, name)}")
 
 
 def within_unit(config: Any, *names: str) -> None:
-    """Raises ValueError unless these fields of a config lie in [0, 1]."""
+    """Raise ValueError unless these fields of a config lie in [0, 1]."""
     for name in names:
         if not 0 <= getattr(config, name) <= 1:
             raise ValueError(f"expected {name} in [0, 1], found {getattr(config, name)}")
 
 
 def sizes(config: Any, *names: str) -> None:
-    """Raises ValueError unless these fields of a config are widths of layers, one or more."""
+    """Raise ValueError unless these fields of a config have one or more layer widths of at least 1."""
     for name in names:
         widths = getattr(config, name)
         if not widths or min(widths) < 1:
@@ -84,7 +84,7 @@ def sizes(config: Any, *names: str) -> None:
 
 
 def parse(text: str, type_: Any) -> Any:
-    """A flag's text as a value of a field's type. Raises ValueError when it is none."""
+    """Parse a flag's text as a value of a field's type. Raises ValueError if it is not one."""
     origin, args = typing.get_origin(type_), typing.get_args(type_)
     if origin is types.UnionType:  # T | None: a text is a T
         return parse(text, args[0])
@@ -106,7 +106,7 @@ def parse(text: str, type_: Any) -> Any:
 
 
 def describe(type_: Any) -> str:
-    """A type in a few characters: number, chain|one_step."""
+    """Name a type in a few characters, such as number or chain|one_step."""
     origin, args = typing.get_origin(type_), typing.get_args(type_)
     if origin is types.UnionType:
         return describe(args[0])

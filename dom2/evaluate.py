@@ -1,4 +1,4 @@
-"""Returns of what was learned: every seed acts in its own episodes, the same ones at each evaluation."""
+"""Returns of trained agents: every seed acts in its own episodes, the same ones at each evaluation."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ Returns = NDArray[np.float64]
 
 
 class Played(NamedTuple):
-    """What came of E episodes of each of S seeds."""
+    """Results of E episodes of each of S seeds."""
 
-    returns: Returns  # [S, E], of the team, undiscounted
-    parameters: list[dict[str, list[Any]]]  # of each seed: what the shift drew, a value for each episode
+    returns: Returns  # [S, E], undiscounted team returns
+    parameters: list[dict[str, list[Any]]]  # for each seed: what the shift drew, a value for each episode
 
 
 def play(
@@ -40,9 +40,9 @@ def play(
     candidates: int = 1,
     purpose: int = seeding.EVALUATION,
 ) -> Played:
-    """One episode of each seed's policy in each of the E rows, the same ones at each call.
+    """Play one episode of each seed's policy in each of the E rows; every call plays the same episodes.
 
-    Nothing is drawn from training's generators. Raises UserError where a return is not finite.
+    Nothing is drawn from the generators of training. Raises UserError if a return is not finite.
     """
     device = algorithm.members.device
     returns, parameters = [], []
@@ -65,7 +65,7 @@ def play(
 def streams(
     seed: int, index: int, device: torch.device, purpose: int = seeding.EVALUATION
 ) -> tuple[np.random.SeedSequence, torch.Generator]:
-    """What the episodes of a run's ``index``-th seed follow from: initial states, and the policies' noise."""
+    """Random sources for a run's ``index``-th seed: one for initial states, one for the policies' noise."""
     start, noise = np.random.SeedSequence(seed, spawn_key=(purpose, index)).spawn(2)
     return start, seeding.generator(noise, device)
 
@@ -73,7 +73,7 @@ def streams(
 def rollout(
     env: VectorEnv, policy: Policy, generator: torch.Generator, seed: np.random.SeedSequence
 ) -> Returns:
-    """Team returns [E], one episode a row. Raises UserError like ``acted``."""
+    """Play one episode per row; return team returns [E]. Raises UserError like ``acted``."""
     obs = env.reset(seed)
     total = np.zeros(obs.shape[:2])
     running = np.ones(env.num_envs, bool)
@@ -86,11 +86,11 @@ def rollout(
 
 
 def acted(policy: Policy, obs: Float32, generator: torch.Generator, spec: EnvSpec) -> Float32:
-    """A policy's actions [E, N, A] at obs [E, N, O], clipped to the environment's range. Raises UserError
-    where they are no such actions.
+    """Return a policy's actions [E, N, A] at obs [E, N, O], clipped to the environment's range.
 
-    Beyond the range environments, which do not clip, would let agents push harder than those in the data. Of
-    another shape actions might be broadcast, and what is not finite would look like the environment's doing.
+    Clipping matters because the environments do not clip: agents could push harder than those in the data.
+    Raises UserError for another shape, which might be broadcast, and for actions that are not finite, which
+    would look like a fault of the environment.
     """
     if not hasattr(policy, "act"):
         raise UserError(f"expected the algorithm's policy to return one with act, found {policy!r}", FAILED)
@@ -115,7 +115,7 @@ def acted(policy: Policy, obs: Float32, generator: torch.Generator, spec: EnvSpe
 def document(
     run: Run, played: Played, env: VectorEnv, candidates: int, seed: int, updates: int
 ) -> dict[str, Any]:
-    """The document ``evaluation.json``: raw and normalised summaries of the returns, and what was drawn."""
+    """Make ``evaluation.json``: raw and normalised summaries of the returns, and what the shift drew."""
     data, values = run.document["dataset"], played.returns
     result: dict[str, Any] = {"return": summary(values, seed)}
     published, own = _references(run, "published"), _references(run, "own")
@@ -140,8 +140,8 @@ def document(
 
 
 def _references(run: Run, which: scores.Reference) -> dict[str, float] | None:
-    """The returns of an environment that score 0 and 100; own ones are those that came with the data, if any
-    did: of the policies that made it."""
+    """The returns that score 0 and 100 in an environment. Own references are those of the policies that made
+    the data, if they came with it."""
     data = run.document["dataset"]
     if which == "own" and (own := data.get("references")):
         return own if own["random"] != own["expert"] else None
@@ -152,14 +152,14 @@ def _references(run: Run, which: scores.Reference) -> dict[str, float] | None:
 
 
 def file(folder: Path, shift: str) -> Path:
-    """Where the evaluation of a run under a shift is kept: each shift has a file of its own."""
+    """The file with a run's evaluation under a shift; each shift has its own."""
     return folder / ("evaluation.json" if shift == "none" else f"evaluation-{shift}.json")
 
 
 def keep(folder: Path, document: dict[str, Any]) -> None:
-    """Write an evaluation into its run's folder, in place of the one before under the same shift.
+    """Write an evaluation into its run's folder, replacing the previous one under the same shift.
 
-    Raises UserError where another run has taken its place.
+    Raises UserError if another run has replaced the run that was evaluated.
     """
     if runs.read(folder).document["created"] != document["run_created"]:
         raise UserError(
@@ -170,15 +170,15 @@ def keep(folder: Path, document: dict[str, Any]) -> None:
 
 
 def kept(folder: Path) -> list[dict[str, Any]]:
-    """Every evaluation of a run that is kept, the standard one first.
+    """Read every evaluation in a run's folder, the standard one first.
 
-    Raises UserError (code 3) where one cannot be read.
+    Raises UserError (code 3) if one cannot be read.
     """
     found = []
     for path in (file(folder, shift) for shift in ("none", *shifts.SHIFTS)):
         if path.exists():
             try:
-                document = {"seed": 0} | json.loads(path.read_text())  # which older ones do not have
+                document = {"seed": 0} | json.loads(path.read_text())  # older ones lack the seed
                 found.append(_whole(document))
             except (ValueError, TypeError, KeyError, AttributeError) as error:
                 raise UserError(
@@ -189,7 +189,7 @@ def kept(folder: Path) -> list[dict[str, Any]]:
 
 
 def _whole(document: dict[str, Any]) -> dict[str, Any]:
-    """An evaluation, unless something is missing in it that tables need; then an error of whatever kind."""
+    """Return an evaluation unchanged; raise an error of any kind if it lacks something that tables need."""
     means = [float(each["mean"]) for each in document["per_seed"]]
     counts = [document[name] for name in ("updates", "episodes", "candidates", "seed")]
     if document["shift"] not in ("none", *shifts.SHIFTS) or not all(type(each) is int for each in counts):
@@ -201,8 +201,8 @@ def _whole(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def way(document: dict[str, Any]) -> tuple[int, int, tuple[str, ...]]:
-    """How an evaluation was made: seed, candidates, facts in which its environment was not the data's. Where
-    its networks computed is no part of it: a GPU's noise is other noise, of the same distribution."""
+    """How an evaluation was made: seed, candidates, and facts in which its environment differed from the
+    data's. The device is not part of it: a GPU draws other noise, but from the same distribution."""
     facts = tuple(
         sorted(f"{each['fact']} = {json.dumps(each.get('found'))}" for each in document["mismatch"])
     )
@@ -210,11 +210,11 @@ def way(document: dict[str, Any]) -> tuple[int, int, tuple[str, ...]]:
 
 
 STANDARD = (0, 1, ())
-"""The ``way`` of the evaluations that tables are made of."""
+"""The ``way`` of the evaluations that tables use."""
 
 
 def trained(run: Run, where: str = "cpu") -> Learner:
-    """A run's algorithm with its last checkpoint's weights. Raises UserError when there is none."""
+    """Load a run's algorithm with the weights of its last checkpoint. Raises UserError if there is none."""
     device = torch.device(where)
     algorithm = run.build(device, seeding.generators(run.seeds, seeding.LEARNING, device))
     updates, weights = checkpoint.load_weights(run.folder, device)
@@ -233,16 +233,16 @@ def evaluate(
     allow_mismatch: bool = False,
     device: str = "cpu",
 ) -> dict[str, Any]:
-    """The document ``evaluation.json`` for a run's last checkpoint, in the standard or a shifted environment.
+    """Evaluate a run's last checkpoint in the standard or a shifted environment; return ``evaluation.json``.
 
-    Initial states and the policies' noise are the same under every shift; on a GPU (``device``) the noise and
-    the rounding are others than on the CPU. Raises ValueError for a shift that
-    the environment does not have, and UserError when the environment is no longer the one that the data came
-    from, unless that is allowed; then ``mismatch`` lists how it differs.
+    Initial states and the policies' noise are the same under every shift; on a GPU (``device``) noise and
+    rounding differ from the CPU's. Raises ValueError for a shift that the environment does not have, and
+    UserError if the environment is no longer the one that the data came from, unless ``allow_mismatch``; then
+    ``mismatch`` lists how it differs.
     """
     name = run.document["dataset"]["env"]
     mismatch = runs.mismatch(run.spec, name, allow_mismatch)
-    named.environment(name)  # an allowed mismatch is no leave to run code
+    named.environment(name)  # allowing a mismatch does not allow running code
     with envs.closing(envs.make(name, num_envs=episodes, shift=shift)) as env:
         algorithm = trained(run, device)
         played = play(algorithm, run.settings.seeds, env, seed, candidates)

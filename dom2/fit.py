@@ -1,4 +1,4 @@
-"""The training loop: minibatches in, metrics and checkpoints out. It knows no algorithm by name."""
+"""The training loop, which turns minibatches into metrics and checkpoints. It names no algorithm."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ OnUpdate = Callable[[int, dict[str, Any] | None], None]
 
 
 def configure(algorithm: str, preset: str, env: str, quality: str | None, values: dict[str, Any]) -> Any:
-    """The algorithm's config: its defaults, then the task's starting values, the preset, and ``values``.
+    """Build an algorithm's config: its defaults, overridden by the task's values, the preset and ``values``.
 
-    Raises UserError on an unknown preset or setting.
+    Raises UserError for an unknown preset or setting.
     """
     kind = algorithms.load(algorithm)
     if preset not in kind.presets:
@@ -57,13 +57,13 @@ def fit(
     on_decode: Progress = quiet,
     interrupts: Interrupts | None = None,
 ) -> Status:
-    """Train until the run has its number of updates, from its last checkpoint if there is one.
+    """Train until the run has made all its updates, starting from its last checkpoint if there is one.
 
-    ``on_update(update, metrics)`` is called after each update, with metrics when they are logged,
-    ``on_decode`` while files to map are written. Returns ``complete``, or ``interrupted`` after SIGINT or
-    SIGTERM (saved; a second SIGINT ends at once). ``interrupts`` are those that a caller has entered.
-    Raises UserError when the data has changed since the run began, another process is at it, memory is short,
-    or a loss is no longer finite, and like ``run.Run.unchanged``.
+    ``on_update(update, metrics)`` is called after each update, with metrics when they are logged;
+    ``on_decode`` is called while memory-mapped files are written. Returns ``complete``, or ``interrupted``
+    after SIGINT or SIGTERM (saved; a second SIGINT ends at once). ``interrupts`` are handlers that the caller
+    has already entered. Raises UserError if the data has changed since the run began, another process fits
+    the run, memory is short, or a metric is no longer finite, and like ``run.Run.unchanged``.
     """
     with held(run.folder), enough_memory(run.settings):
         run.unchanged()
@@ -80,7 +80,7 @@ def _train(
     dataset = data_of(run, root)
     algorithm, device = untrained(run)
     batches = seeding.generators(run.seeds, seeding.BATCHES, device)
-    assert run.settings.augment != "auto"  # ``run.resolved`` has put the algorithm's own in its place
+    assert run.settings.augment != "auto"  # ``run.resolved`` has replaced it
     thresholds = Thresholds(run.settings.augment, run.settings.thresholds)
     source = rows(run, dataset, thresholds, device, root, on_decode)
     sampler = minibatches(algorithm, dataset, thresholds, run.settings.batch_size, batches, device, source)
@@ -96,15 +96,15 @@ def _train(
         with nullcontext(interrupts) if interrupts else Interrupts() as stopped:
             run.status = _loop(run, algorithm, learn, sampler, start, on_update, stopped)
     except Exception:
-        with suppress(OSError):  # of a disk that is full, the first error is the one to tell
+        with suppress(OSError):  # on a full disk, report the first error
             run.status = "failed"
         raise
     return run.status
 
 
 def check(document: dict[str, Any], dataset: Dataset, folder: Path | None = None) -> None:
-    """Raises what ``fit`` of such a run would at its beginning: before one is made, or replaced, or that in
-    ``folder`` amended, in vain."""
+    """Raise what ``fit`` of this run would raise at its beginning, so that no run is made, replaced, or (in
+    ``folder``) amended in vain."""
     run = Run(folder or Path(), document)
     with enough_memory(run.settings):
         algorithm, device = untrained(run)
@@ -117,7 +117,7 @@ def check(document: dict[str, Any], dataset: Dataset, folder: Path | None = None
 
 
 def untrained(run: Run) -> tuple[Learner, torch.device]:
-    """A run's new networks, and where they live. Raises UserError where its settings cannot be met."""
+    """Make a run's new networks; return them and their device. Raises UserError if settings cannot be met."""
     settings = run.settings
     if settings.eval_every:
         named.environment(run.document["dataset"]["env"])
@@ -135,9 +135,9 @@ def untrained(run: Run) -> tuple[Learner, torch.device]:
 
 
 def restored(run: Run, algorithm: Learner, device: torch.device) -> Any:
-    """Put the last checkpoint into new networks; of it, only what is returned stays: the minibatches' state.
+    """Load the last checkpoint into new networks, and return the state of the minibatches.
 
-    Raises UserError (code 3) where it is damaged, or of other networks.
+    Raises UserError (code 3) if the checkpoint is damaged or belongs to other networks.
     """
     state = checkpoint.load_state(run.folder)
     saved = checkpoint.load_weights(run.folder, device)[1]
@@ -156,7 +156,7 @@ def assemble(
     seeds: range,
     device: torch.device,
 ) -> tuple[Learner, Minibatches]:
-    """An untrained algorithm and what it learns from, outside of any run."""
+    """Make an untrained algorithm and its minibatches without a run."""
     learning, batches = (
         seeding.generators(seeds, purpose, device) for purpose in (seeding.LEARNING, seeding.BATCHES)
     )
@@ -173,11 +173,11 @@ def minibatches(
     device: torch.device,
     source: Source | None = None,
 ) -> Minibatches:
-    """What draws the minibatches that the algorithm asks for, of a source that it can use (``untrained``)."""
+    """Make the sampler of the minibatches that the algorithm takes; ``untrained`` checks the source."""
     how = (dataset, thresholds, batch_size, generators, device)
     if algorithm.batches != "windows":
         sampler = Sampler(*how, joint=algorithm.batches == "joint", source=source)
-        if isinstance(source, Tables) and source.files:  # without room in memory
+        if isinstance(source, Tables) and source.files:  # which do not fit into memory
             return ReadAhead(sampler, source, source.files)
         return sampler
     assert source is None or isinstance(source, Tables)
@@ -192,7 +192,7 @@ def rows(
     root: Path | None = None,
     on_decode: Progress = quiet,
 ) -> Source:
-    """Where a run's settings say that its minibatches come from. Raises UserError where that has no room."""
+    """The source of minibatches that a run's settings name. Raises UserError if there is no room for it."""
     if run.settings.data == "mapped":
         return cache.mapped(dataset, cache.folder(root), on_decode, weights(dataset, thresholds))
     if run.settings.data == "stream":
@@ -202,19 +202,19 @@ def rows(
 
 
 def room(dataset: Dataset, device: torch.device) -> None:
-    """Raises UserError where a dataset does not fit into the memory that is free, here and on its device."""
+    """Raise UserError if a dataset does not fit into the free memory, here and on the device."""
     obs, actions, rewards = (dataset.layout(name).nbytes for name in ("observations", "actions", "rewards"))
     remedy = "--data mapped draws the same minibatches from disk"
     memory.require(obs + 2 * (actions + rewards), dataset.id, remedy)
     if device.type == "cuda":
-        kept = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()  # by PyTorch, of what was freed
+        kept = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()  # freed, but held by PyTorch
         free = torch.cuda.mem_get_info()[0] + kept
         memory.require(obs + actions + 2 * rewards, dataset.id, remedy, "memory on the GPU", free)
 
 
 @contextmanager
 def enough_memory(settings: Settings) -> Iterator[None]:
-    """Raises UserError in place of what Python, NumPy and PyTorch say where there is none left."""
+    """Convert the out-of-memory errors of Python, NumPy and PyTorch to UserError."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -251,7 +251,7 @@ def _loop(
                 saving or due or update % settings.log_every == 0
             ):  # before a checkpoint, so that no NaN is saved
                 watch.check(run)
-                found = reduce(metrics, settings.seeds)  # which waits for a GPU; the clock comes after
+                found = reduce(metrics, settings.seeds)  # this waits for a GPU, so read the clock after it
                 elapsed = time.monotonic() - began
                 values = found | {
                     "time/seconds": elapsed,
@@ -261,7 +261,7 @@ def _loop(
                     values["eval/return"] = _evaluation(run, algorithm)
                 log.log(update, values)
             if saving:
-                log.flush()  # resumed, a run repeats nothing from before its checkpoint
+                log.flush()  # a resumed run does not repeat what came before its checkpoint
                 save(run, algorithm, sampler, update)
             if on_update:
                 on_update(update, values)
@@ -271,7 +271,7 @@ def _loop(
 
 
 def save(run: Run, algorithm: Learner, sampler: Minibatches, update: int) -> None:
-    """Write a checkpoint. Raises UserError where a weight is NaN."""
+    """Write a checkpoint. Raises UserError if a weight is NaN."""
     members = algorithm.members
     sound(run, update, members)
     state = {"algorithm": members.state_dict(), "batches": sampler.state()}
@@ -285,7 +285,7 @@ def _evaluation(run: Run, algorithm: Learner) -> list[float]:
 
 
 def data_of(run: Run, root: Path | None) -> Dataset:
-    """What a run learned from. Raises UserError (code 3) where that has changed since."""
+    """Open the dataset that a run learned from. Raises UserError (code 3) if it has changed since."""
     asked = run.document["dataset"]
     dataset = datasets.open(asked["id"], root)
     if dataset.hash != asked["hash"]:
@@ -300,8 +300,8 @@ def data_of(run: Run, root: Path | None) -> Dataset:
 class Interrupts:
     """While entered, SIGINT and SIGTERM only set ``requested``; a second SIGINT ends the process.
 
-    Of SIGTERM more than one is no impatience: ``timeout`` sends two, and systemd one to a worker whose parent
-    then interrupts it.
+    A second SIGTERM does not: ``timeout`` sends two, and systemd sends one to a worker whose parent then
+    interrupts it, too.
     """
 
     def __init__(self) -> None:
@@ -312,7 +312,7 @@ class Interrupts:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._previous[number] = signal.signal(number, self._request)
-            self.requested |= executors.interrupted()  # a moment before
+            self.requested |= executors.interrupted()  # before the handlers were set
         return self
 
     def _request(self, number: int, frame: FrameType | None) -> None:

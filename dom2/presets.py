@@ -1,19 +1,19 @@
-"""Starting values by algorithm, environment and quality; a user's own flags override them.
+"""Default values by algorithm, environment and quality; a user's own flags override them.
 
-DOM2: the paper's own values are in a lost appendix. zeta: the weight of the same conservative term in OMAR
-(Pan et al. 2022), whose tables lack the two mixtures; these take the value of medium-replay (random-medium)
-and of medium (medium-expert). eta: falling as the data gets better, as in Diffusion-QL (Wang et al. 2022).
+DOM2: the paper's values are in a missing appendix. zeta is the weight of the same conservative term in OMAR
+(Pan et al. 2022). OMAR's tables lack the two mixtures: random-medium takes medium-replay's value here, and
+medium-expert takes medium's. eta falls as the data gets better, as in Diffusion-QL (Wang et al. 2022).
 
-Rows of tag and spread were tuned here, on medium-replay and medium alone (docs/algorithms/dom2-tuning.md has
-every setting tried): eta of both, random and random-medium taking medium-replay's; in tag zeta 0.5
-throughout, because with 5 the critics are mostly penalty.
+The rows of tag and spread were tuned here on medium-replay and medium alone (docs/algorithms/dom2-tuning.md
+has every setting tried): eta in both, where random and random-medium take medium-replay's value; zeta in tag
+is 0.5 throughout, because with 5 the penalty dominates the critics.
 
-MA-CQL, OMAR: alpha and coe as published with OMAR; of the mixtures random-medium has medium-replay's, and
-medium-expert one between medium's and expert's. CFCQL: MA-CQL's alpha; with its own published ones (0.6 on
-tag-medium) the values ran away in a few thousand updates at the step size of ``compact``. MA-Diffusion-QL:
-searched as DOM2's were (docs/comparison.md#step-sizes); in tag its own defaults did best.
+MA-CQL, OMAR: alpha and coe as published with OMAR; random-medium takes medium-replay's value, and
+medium-expert one between medium's and expert's. CFCQL: MA-CQL's alpha; with its published values (0.6 on
+tag-medium) Q diverged within a few thousand updates at the step size of ``compact``. MA-Diffusion-QL:
+searched like DOM2 (docs/comparison.md#step-sizes); in tag its own defaults did best.
 
-A variant of a task, spread-6-landmarks or halfcheetah-mamujoco, has what the task has.
+A variant of a task, such as spread-6-landmarks or halfcheetah-mamujoco, uses the values of the task.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ UPDATES: dict[str, dict[str, int]] = {
     "compact": {"": 2500, "omar": 4000, "ma-sfbc": 5000, "madiff": 1500},
     "wide": {"": 100_000, "halfcheetah": 500_000, "ma-sfbc": 150_000},
 }
-"""Gradient updates by preset: by environment or by algorithm, which goes before; ``""`` for all others."""
+"""Gradient updates by preset, then by algorithm (which has priority) or environment; ``""``: all others."""
 
 _QUALITIES = ("random", "random-medium", "medium-replay", "medium", "medium-expert", "expert")
 
@@ -66,9 +66,9 @@ _TASKS: dict[str, dict[str, dict[str, tuple[float, ...]]]] = {
     "ma-diffusion-ql": {"eta": {"spread": (80.0, 80.0, 80.0, 5.0, 1.0, 0.5)}},
 }
 
-# Settings that depend on the environment alone, of every algorithm that has them, and of some. OMAR's step
-# size of 0.01 is for the particle tasks. In halfcheetah ``compact`` has 0.001, as first written down (tried
-# so far: docs/algorithms/ma-cql.md), and ``wide``, which goes before these, the published one.
+# Settings that depend on the environment alone: for every algorithm that has them, then for single ones.
+# OMAR's step size of 0.01 is for the particle tasks. In halfcheetah ``compact`` has 0.001, the first value
+# chosen (tried so far: docs/algorithms/ma-cql.md); ``wide``, which overrides these, has the published one.
 
 _ENVIRONMENT: dict[str, dict[str, Any]] = {"halfcheetah": {"gamma": 0.99}}
 _OWN: dict[str, dict[str, dict[str, Any]]] = {
@@ -82,18 +82,18 @@ _OWN: dict[str, dict[str, dict[str, Any]]] = {
 
 
 def updates(algorithm: str, preset: str, env: str) -> int:
-    """Gradient updates of a run where nobody says how many."""
-    # An algorithm of a user's own may have other presets.
+    """Return the default number of gradient updates of a run."""
+    # A user's own algorithm may have other presets.
     return updates_in(UPDATES.get(preset, UPDATES["compact"]), algorithm, env)
 
 
 def updates_in(table: dict[str, int], algorithm: str, env: str) -> int:
-    """What a table like those of ``UPDATES`` has for an algorithm in an environment."""
+    """Look up an algorithm in an environment in a table like those of ``UPDATES``."""
     return table.get(algorithm, table.get(envs.task(env), table[""]))
 
 
 def defaults(algorithm: str, env: str, quality: str | None) -> dict[str, Any]:
-    """Settings for data of this kind; what is not known here is left to the algorithm's own defaults."""
+    """Return the settings for data of this kind; all others keep the algorithm's own defaults."""
     env = envs.task(env)
     values = _ENVIRONMENT.get(env, {}) | _OWN.get(algorithm, {}).get(env, {})
     for name, table in _TASKS.get(algorithm, {}).items():

@@ -1,7 +1,7 @@
-"""The folder of a run: what was asked for, how far it came, and what came of it.
+"""The folder of a run: its settings, its progress and its results.
 
 ``config.json`` describes the run completely; ``status`` holds one word; ``metrics.jsonl``, ``tensorboard/``,
-``checkpoint/`` and, once evaluated, ``evaluation.json`` lie beside them.
+``checkpoint/`` and, once evaluated, ``evaluation.json`` are in the same folder.
 """
 
 from __future__ import annotations
@@ -41,44 +41,44 @@ Status = Literal["new", "running", "complete", "interrupted", "failed"]
 
 @dataclass(frozen=True)
 class Settings:
-    """How an algorithm is run; its own hyper-parameters are a config apart."""
+    """How an algorithm is run; its own hyper-parameters are in a separate config."""
 
     algorithm: str = "dom2"
     """dom2, bc, ma-td3+bc, ma-cql, omar, cfcql, ma-iql, ma-icq, omiga, ma-sfbc, ma-diffusion-ql, madiff, or
     file.py:Class of your own."""
     updates: int = 2_500
-    """Gradient updates of each agent and seed; --preset wide: 100,000 and more."""
+    """Gradient updates for each agent and seed; --preset wide: 100,000 and more."""
     batch_size: int = 256
     """B, transitions in a minibatch of one agent."""
     seeds: int = 1
     """Independent seeds trained as one stack."""
     seed: int = 0
-    """The first seed; the others follow it."""
+    """The first seed; the others are the numbers after it."""
     augment: Literal["auto", "quantile", "score", "absolute", "none"] = "auto"
     """Which thresholds replicate good trajectories (Algorithm 1); auto: quantile for dom2, else none."""
     thresholds: tuple[float, ...] | None = None
-    """Their values, instead of the mode's own."""
+    """Values of the thresholds, instead of the default ones of --augment."""
     standardise: Literal["auto", "on", "off"] = "auto"
-    """Standardise observations by the data's moments; auto: on for halfcheetah, but for MADiff (which scales
-    them itself), else off."""
+    """Standardise observations by the data's moments; auto: on for halfcheetah except with MADiff (which
+    scales them itself), else off."""
     data: Literal["memory", "mapped", "stream"] = "memory"
-    """Where minibatches are drawn from: memory, files on disk (the same draws), or a few blocks in turn."""
+    """Where minibatches are drawn from: memory, files on disk (same draws), or a few blocks at a time."""
     stream_blocks: int = 16
-    """Blocks of the dataset that are in memory with --data stream; the draws depend on it."""
+    """Blocks of the dataset kept in memory with --data stream; the draws depend on this number."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the networks live; auto is a GPU where there is one."""
+    """Where the networks live; auto: a GPU if there is one."""
     graph: bool = False
     """Record each update as a CUDA graph; on a GPU only, and not yet measured on one."""
     threads: int = 1
-    """CPU threads; results are repeatable to the bit for the same number."""
+    """CPU threads; results are bitwise repeatable for the same number."""
     log_every: int = 100
-    """Updates between two lines of metrics."""
+    """Updates between logged lines of metrics."""
     checkpoint_every: int = 1000
-    """Updates between two checkpoints."""
+    """Updates between checkpoints."""
     eval_every: int = 0
-    """Updates between two evaluations while training; 0 leaves them out."""
+    """Updates between evaluations while training; 0 turns them off."""
     eval_episodes: int = 100
-    """Episodes of each seed in such an evaluation."""
+    """Episodes of each seed in an evaluation while training."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -99,9 +99,9 @@ class Settings:
 
 
 OLDER = {"standardise": "off"}
-"""What runs had that are older than the setting."""
+"""Values for runs that are older than the setting."""
 OLDER_CONFIGS: dict[str, dict[str, Any]] = {"ma-diffusion-ql": {"candidates": 1}}
-"""The same of algorithms' configs."""
+"""The same for the algorithms' configs."""
 
 
 class Run:
@@ -114,7 +114,7 @@ class Run:
         if not all(isinstance(name, str) for name in named_by) or not isinstance(document["config"], dict):
             raise TypeError(named_by)
         float(data["return"]["mean"])
-        if own := data.get("references"):  # which older runs do not have
+        if own := data.get("references"):  # older runs lack them
             float(own["random"]), float(own["expert"])
         document["settings"] = asdict(Settings()) | OLDER | document["settings"]
         self.settings: Settings = configs.build(Settings, document["settings"])
@@ -134,7 +134,7 @@ class Run:
         write(self.folder / "status", word + "\n")
 
     def build(self, device: torch.device, learning: Sequence[torch.Generator]) -> algorithms.Learner:
-        """The run's algorithm, untrained; ``learning`` has a generator for each seed.
+        """Make the run's algorithm, untrained; ``learning`` has a generator for each seed.
 
         Raises UserError (code 3) for an algorithm in a file that no user has named here.
         """
@@ -144,7 +144,7 @@ class Run:
         older = OLDER_CONFIGS.get(name, {})
         try:
             settings = configs.build(kind.config_type, older | self.document["config"])
-        except (UserError, ValueError) as error:  # was one when the run was begun
+        except (UserError, ValueError) as error:  # it was valid when the run began
             raise UserError(f"{self.folder / 'config.json'}: {error}; fit again", CHECK_FAILED) from error
         algorithm = algorithms.create(kind, settings, self.spec, self.settings.seeds, device, learning)
         if self.settings.standardise == "off":
@@ -152,11 +152,11 @@ class Run:
         return standardised.Standardised(algorithm, self.document["observations"])
 
     def amend(self, mismatch: list[dict[str, Any]] | None = None, **settings: Any) -> None:
-        """Change settings that do not change what was done so far, such as the number of updates, and what is
-        known of the environment's differences.
+        """Change settings that leave past updates valid, such as the number of updates, and the recorded
+        differences of the environment.
 
-        Raises UserError like ``held``, since whoever is fitting the run has read its settings, and like
-        ``unchanged``.
+        Raises UserError like ``held``, since a process that fits the run has read its settings already, and
+        like ``unchanged``.
         """
         with held(self.folder):
             self.unchanged()
@@ -166,7 +166,7 @@ class Run:
             write(self.folder / "config.json", json.dumps(self.document, indent=2) + "\n")
 
     def unchanged(self) -> None:
-        """Raises UserError where the folder holds another run by now: somebody has replaced or amended it."""
+        """Raise UserError if the folder now holds another run, replaced or amended in the meantime."""
         there, here = read(self.folder).document, json.loads(json.dumps(self.document))
         if any(there[key] != here[key] for key in ("created", "settings", "config")):
             raise UserError(
@@ -177,14 +177,14 @@ class Run:
 
 
 def held(folder: Path) -> AbstractContextManager[None]:
-    """While entered, no other process fits or replaces the run. Raises UserError where one does already."""
+    """While entered, no other process can fit or replace the run. Raises UserError if one does already."""
     otherwise = f"expected {folder} to be free, found another process fitting it; wait for it"
-    # A look at it, by ``results.state``, is over at once.
+    # ``results.state`` takes the lock only for a moment.
     return lock.held(folder / LOCK, otherwise, timeout=1)
 
 
 def resolved(settings: Settings, env: str) -> Settings:
-    """Settings with what ``auto`` stands for, of those that decide the result."""
+    """Replace ``auto`` by its meaning in the settings that decide the result."""
     augment, standardise = settings.augment, settings.standardise
     if augment == "auto":
         augment = algorithms.load(settings.algorithm).augment
@@ -194,7 +194,7 @@ def resolved(settings: Settings, env: str) -> Settings:
 
 
 def actual_device(asked: str, otherwise: str = "--device cpu makes a run without") -> Device:
-    """What ``--device`` stands for here. Raises UserError, ending with ``otherwise``, where there is none."""
+    """What ``--device`` means here. Raises UserError, ending with ``otherwise``, if that is not available."""
     found = usable_device(asked)
     if asked == "cuda" and found != "cuda":
         raise UserError(f"expected a CUDA device, found none; {otherwise}")
@@ -202,7 +202,7 @@ def actual_device(asked: str, otherwise: str = "--device cpu makes a run without
 
 
 def usable_device(asked: str) -> Device:
-    """``actual_device``, or the CPU where there is no other."""
+    """Like ``actual_device``, but fall back to the CPU."""
     import torch
 
     return "cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu"
@@ -211,7 +211,7 @@ def usable_device(asked: str) -> Device:
 def describe(
     settings: Settings, config: Any, dataset: Dataset, command: list[str], allow_mismatch: bool = False
 ) -> dict[str, Any]:
-    """The document of a new run: everything that decides its result. Raises UserError like ``mismatch``."""
+    """Make a new run's document: everything that decides its result. Raises UserError like ``mismatch``."""
     named.remember(settings.algorithm)
     returns = stats.summary(dataset.returns)
     settings = replace(resolved(settings, dataset.env), device=actual_device(settings.device))
@@ -241,10 +241,10 @@ def describe(
 
 
 def mismatch(spec: EnvSpec, env: str, allow: bool = False) -> list[dict[str, Any]]:
-    """How the installed environment differs from the data's: ``fact``, its value there (``expected``) and the
-    installed one (``found``). One that is not installed is another one, too.
+    """List how the installed environment differs from the data's: each ``fact`` with its value in the data
+    (``expected``) and in the installed one (``found``). An environment that is not installed differs, too.
 
-    Raises UserError (code 3), naming the first, unless it is allowed; and even so where networks do not fit.
+    Raises UserError (code 3), naming the first, unless ``allow``; and in any case if networks do not fit.
     """
     try:
         named.environment(env)
@@ -275,7 +275,7 @@ def mismatch(spec: EnvSpec, env: str, allow: bool = False) -> list[dict[str, Any
 
 
 def versions() -> dict[str, str]:
-    """What the numbers may depend on besides the settings."""
+    """Versions of what the results may depend on besides the settings."""
     packages = ("dom2", "torch", "numpy", "scipy", "numba", "zarr", "safetensors")
     found = {"python": platform.python_version(), "platform": platform.platform()} | {
         name: importlib.metadata.version(name) for name in packages
@@ -284,29 +284,29 @@ def versions() -> dict[str, str]:
 
 
 def commit(checkout: Path) -> dict[str, str]:
-    """``commit`` where this code runs from a git checkout, with ``+`` where files in it are changed."""
+    """Return ``commit`` if this code runs from a git checkout, with a ``+`` if files in it have changed."""
     if not (checkout / ".git").exists():
         return {}
     try:
         call = ["git", "-C", str(checkout), "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
         return {"commit": subprocess.run(call, capture_output=True, text=True, check=True).stdout.strip()}
-    except (OSError, subprocess.CalledProcessError):  # no git, or a checkout of someone else's
+    except (OSError, subprocess.CalledProcessError):  # no git, or someone else's checkout
         return {}
 
 
 def create(folder: Path, document: dict[str, Any], force: bool = False) -> Run:
-    """A new run folder. Raises UserError when a run is there, one that is being fitted, or no run at all."""
+    """Make a new run folder. Raises UserError like ``free`` and ``held``."""
     free(folder, force)
     folder.mkdir(parents=True, exist_ok=True)
     with held(folder):
-        free(folder, force)  # of two commands that looked at once, one was here first
+        free(folder, force)  # another command may have made one since
         clear(folder)
         write(folder / "config.json", json.dumps(document, indent=2) + "\n")
     return Run(folder, document)
 
 
 def free(folder: Path, force: bool) -> None:
-    """Raises UserError unless a run may be made in a folder."""
+    """Raise UserError if a folder holds a run (without ``force``) or other files."""
     if is_run(folder):
         if not force:
             raise UserError(
@@ -317,7 +317,7 @@ def free(folder: Path, force: bool) -> None:
 
 
 def is_run(folder: Path) -> bool:
-    """Whether this is a run's folder, and not one of something else that has a ``config.json``."""
+    """Return whether this is a run's folder, not that of another program with a ``config.json``."""
     try:
         document = json.loads((folder / "config.json").read_text())
         return {"schema", "settings", "config", "dataset"} <= set(document)
@@ -328,7 +328,7 @@ def is_run(folder: Path) -> bool:
 
 
 def empty(folder: Path) -> bool:
-    """Whether nothing is in a folder but what locking it, or writing into it in vain, has left."""
+    """Return whether a folder holds nothing but leftovers of locks and failed writes."""
     return folder.is_dir() and all(
         path.name == LOCK or (path.suffix == ".partial" and path.name.startswith(".config.json."))
         for path in folder.iterdir()
@@ -336,7 +336,7 @@ def empty(folder: Path) -> bool:
 
 
 def clear(folder: Path) -> None:
-    """Remove everything but the lock, which is held: last what makes it a run."""
+    """Remove everything but the lock, which is held; ``config.json``, which makes it a run, goes last."""
     for path in sorted(folder.iterdir(), key=lambda each: each.name == "config.json"):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -345,7 +345,7 @@ def clear(folder: Path) -> None:
 
 
 def read(folder: Path) -> Run:
-    """An existing run. Raises UserError when there is none or it is from a newer version."""
+    """Read an existing run. Raises UserError if there is none, or it is damaged or of another schema."""
     path = folder / "config.json"
     if not path.is_file():
         raise UserError(
@@ -364,7 +364,7 @@ def read(folder: Path) -> Run:
 
 
 def default_folder(dataset: Dataset, algorithm: str) -> Path:
-    """``runs/<dataset>-<algorithm>``, numbered when it is taken."""
+    """Return ``runs/<dataset>-<algorithm>``, with a number if that exists."""
     stem = Path(algorithm.split(":")[0]).stem
     base = f"{dataset.id.split('/')[-1]}-{stem}"
     for number in range(1, sys.maxsize):
@@ -375,6 +375,6 @@ def default_folder(dataset: Dataset, algorithm: str) -> Path:
 
 
 def write(path: Path, text: str) -> None:
-    """Replace a small file in one step, which several processes may do at once."""
+    """Replace a small file atomically; several processes may do so at once."""
     with replacing(path, f".{os.getpid()}") as partial:
         partial.write_text(text)

@@ -1,4 +1,4 @@
-"""A target's report: JSON, Markdown, and one HTML page with everything in it."""
+"""A target's report: JSON, Markdown, and one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -27,37 +27,37 @@ STAGES: dict[Stage, str] = {
     "fitted": "not evaluated after the last update",
     "other": "another run, or files of something else, in its place",
 }
-"""why a cell is not there"""
+"""reasons why a cell is missing"""
 
 REPEATS = 16
-"""episodes from each beginning, when solutions are counted"""
+"""episodes from each initial state when solutions are counted"""
 
 
 class Matrix(NamedTuple):
-    """A table of one environment: algorithms down, of which there are many, and qualities across."""
+    """A table of one environment, with many algorithms as rows and qualities as columns."""
 
     title: str
     qualities: list[tuple[str, Entry]]
-    """with an entry that knows the data"""
+    """each with an entry that describes its data"""
     rows: list[tuple[str, list[tuple[Entry | None, str]]]]
-    """an algorithm's entries, each with its mark: ``best``, ``certain`` or nothing"""
+    """for each algorithm: its entries, each marked ``best``, ``certain`` or not at all"""
 
 
 class Found(NamedTuple):
-    """The solutions that a column finds, over its seeds."""
+    """The solutions that a column's agents find, over its seeds."""
 
     label: str
     mean: diversity.Solutions
     std: diversity.Solutions
     ends: list[str]
-    """pictures of the ends of four episodes of its first seed that begin alike"""
+    """pictures of four final states of its first seed from the same initial state"""
 
     def counts(self) -> dict[str, dict[str, float]]:
         return {"mean": self.mean._asdict(), "std": self.std._asdict()}
 
 
 class Board(NamedTuple):
-    """What the templates lay out."""
+    """The content of the templates."""
 
     document: dict[str, Any]
     matrices: list[Matrix]
@@ -70,9 +70,9 @@ class Board(NamedTuple):
 def write(
     grid: Grid, command: str, out: Path, earlier: tables.Earlier | None = None, name: str | None = None
 ) -> dict[str, Path]:
-    """Write the report of what is done of a grid, here or in earlier reports; returns the files by kind.
+    """Write a report on the cells of a grid that are done, here or in earlier reports; return files by kind.
 
-    They are called by the target or by ``name``. Raises UserError (code 3) like ``tables.entries``.
+    Files are named after the target or ``name``. Raises UserError (code 3) like ``tables.entries``.
     """
     listed, missing = tables.entries(grid, earlier)
     listed, found = solutions(grid, listed)
@@ -99,7 +99,7 @@ def write(
 
 
 def render(name: str, board: Board) -> str:
-    """A template of this folder, filled in."""
+    """Fill in a template of this folder."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader([Path(__file__).parent, PAGES]),
         autoescape=name.endswith(".html"),
@@ -114,27 +114,27 @@ def render(name: str, board: Board) -> str:
 
 
 def number(value: float | None) -> str:
-    """12.3, or a dash; a true minus sign."""
+    """Format as 12.3, with a true minus sign, or as a dash."""
     return "–" if value is None else f"{round(value, 1) + 0.0:.1f}".replace("-", "−")
 
 
 def signed(value: float | None) -> str:
-    """+1.2 or −1.2, – where there is none."""
+    """Format as +1.2 or −1.2, or as – for None."""
     return "–" if value is None else f"{value:+.1f}".replace("-", "−")
 
 
 def interval(ends: Sequence[float] | None, digits: int = 1) -> str:
-    """−1.2 to 3.4, – where there is none."""
+    """Format as −1.2 to 3.4, or as – for None."""
     return "–" if ends is None else " to ".join(f"{end:.{digits}f}".replace("-", "−") for end in ends)
 
 
 def short(dataset_id: str) -> str:
-    """An id without the namespace that all of ours have."""
+    """Return an id without the namespace that all of ours share."""
     return dataset_id.removeprefix("dom2/")
 
 
 def matrices(listed: Sequence[Entry]) -> list[Matrix]:
-    """One for each environment, shift and fraction."""
+    """One matrix for each environment, shift and fraction."""
     labels, by_row, found = tables.labels(listed), tables.rows(listed), []
     for env, shift, fraction in dict.fromkeys((e.env, e.shift, e.fraction) for e in listed):
         chosen = {key[1]: row for key, row in by_row.items() if key == (env, key[1], fraction, shift)}
@@ -150,7 +150,7 @@ def matrices(listed: Sequence[Entry]) -> list[Matrix]:
 
 
 def marked(row: dict[str, Entry]) -> dict[str, str]:
-    """What ``tables.best`` says, by label."""
+    """The marks of the best columns (``tables.best``) by label."""
     best, certain = tables.best(row)
     return dict.fromkeys(best, "certain" if certain else "best")
 
@@ -158,7 +158,7 @@ def marked(row: dict[str, Entry]) -> dict[str, str]:
 def sections(
     grid: Grid, listed: Sequence[Entry], here: Sequence[Entry]
 ) -> list[tuple[str, list[figures.Picture]]]:
-    """Figures under their headings, those that there is something for; curves of the runs that are here."""
+    """Non-empty groups of figures under their headings, with learning curves of the runs that are here."""
     kind = experiments.TARGETS[grid.target].figure
     own = {
         "fractions": ("Fewer trajectories", figures.fractions),
@@ -178,7 +178,7 @@ def sections(
 
 
 def films(grid: Grid, listed: Sequence[Entry]) -> list[tuple[str, str, list[str]]]:
-    """The agents of DOM2, or of what did best, on the best data of each environment."""
+    """Films of DOM2's agents, or else of the best ones, on the best data of each environment."""
     found = []
     for env in dict.fromkeys(each.env for each in listed):
         mine = [each for each in listed if each.env == env and each.shift == "none"]
@@ -191,8 +191,8 @@ def films(grid: Grid, listed: Sequence[Entry]) -> list[tuple[str, str, list[str]
 
 
 def solutions(grid: Grid, listed: Sequence[Entry]) -> tuple[list[Entry], list[Found]]:
-    """Figure 2: the entries with what each column finds from 64 beginnings, and that beside what uniform
-    actions find. Of a run elsewhere it is what the earlier report says, without pictures."""
+    """Figure 2: the entries with the solutions that each column finds from 64 initial states, and these next
+    to the solutions of uniform actions. A run elsewhere has the earlier report's counts and no pictures."""
     if experiments.TARGETS[grid.target].figure != "solutions":
         return list(listed), []
     entries, found = [], []
@@ -214,7 +214,7 @@ def solutions(grid: Grid, listed: Sequence[Entry]) -> tuple[list[Entry], list[Fo
 
 
 def counted(label: str, name: str, policies: Sequence[Policy]) -> Found:
-    """Solutions of each policy in an environment, and pictures of the first one's ends."""
+    """Count the solutions of each policy in an environment, and draw the first policy's final states."""
     counts, ends = [], []
     for number, policy in enumerate(policies):
         env: Any = envs.make(name, num_envs=64 * REPEATS)

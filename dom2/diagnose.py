@@ -1,4 +1,4 @@
-"""Which algorithms solve coordination games with a known optimum: small data, small runs, exact scores."""
+"""Test which algorithms solve coordination games with a known optimum: small data and runs, exact scores."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from dom2data.sampler import Thresholds
 
 EPISODES, BATCH_SIZE = 200, 64
 SOLVED = 0.9
-"""A seed solves a game when its mean return is at least this share of the best there is."""
+"""A seed solves a game if its mean return is at least this share of the optimum."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What an algorithm made of a game."""
+    """How an algorithm did in a game."""
 
     algorithm: str
-    """or another column of a table"""
+    """or another column name of a table"""
     game: str
     data: games.Kind
     behaviour: float
@@ -33,20 +33,20 @@ class Verdict:
 
     @property
     def mean(self) -> float:
-        """Over seeds."""
+        """Mean share over seeds."""
         return float(np.mean(self.shares))
 
     @property
     def solved(self) -> int:
-        """Seeds that reach 90 % of the optimum."""
+        """Number of seeds that reach ``SOLVED`` of the optimum."""
         return sum(share >= SOLVED for share in self.shares)
 
 
 def examine(column: str, game: str, kind: games.Kind, updates: int = 1000, seeds: int = 5) -> Verdict:
     """Train an algorithm's compact preset on a game's data and play it.
 
-    ``column`` may be anything that a table's column may be, such as ``madiff-c``; augmentation is the
-    algorithm's own choice unless it says otherwise. Raises UserError like ``experiments.column_of``.
+    ``column`` may be any column of a table, such as ``madiff-c``. Augmentation is the algorithm's default
+    unless the column sets it. Raises UserError like ``experiments.column_of``.
     """
     dataset = games.data(game, kind)
     name, settings = experiments.column_of(column)
@@ -71,7 +71,7 @@ def examine(column: str, game: str, kind: games.Kind, updates: int = 1000, seeds
 
 
 def _shorter(name: str, updates: int, horizon: int) -> dict[str, Any]:
-    """Stages and plans whose lengths are settings have to fit into the updates and the game's steps."""
+    """Settings that shorten stages and plans to fit into the updates and the game's steps."""
     if name == "madiff":
         return {"horizon": min(8, 2 * ((horizon + 1) // 2))}  # an even number of observations
     if name == "ma-sfbc":

@@ -1,4 +1,4 @@
-"""How many ways a policy has: the spread of its actions beside the data's, distinct solutions it finds."""
+"""A policy's diversity: the spread of its actions relative to the data's, and its distinct solutions."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from dom2data.envs.particle import ParticleEnv
 from dom2data.rollout import play
 
 REACHED = 0.3
-"""A landmark is covered by an agent within this distance: an agent's size, 0.15, twice."""
+"""A landmark is covered if an agent is within this distance: twice an agent's size of 0.15."""
 
 
 class Solutions(NamedTuple):
-    """Ends of episodes that begin alike."""
+    """Statistics of the final states of episodes that share an initial state."""
 
     distinct: float
-    """mean over beginnings of the number of different sets of landmarks that agents ended on"""
+    """mean over initial states of the number of different sets of landmarks that are covered at the end"""
     effective: float
-    """the same, each set counted by how often it comes up: exp of the entropy of its frequencies"""
+    """the same, but weighted by how often each set occurs: exp of the entropy of the frequencies"""
     covered: float
     """mean number of landmarks covered at the end"""
 
@@ -32,11 +32,11 @@ class Solutions(NamedTuple):
 def spread_ratio(
     policy: Policy, dataset: Dataset, seed: int = 0, states: int = 2000, draws: int = 32
 ) -> float:
-    """Spread of the policy's actions about their mean, divided by that of the data's about the same mean.
+    """Spread of the policy's actions about their mean, divided by the data's spread about the same mean.
 
-    Over observations o of the data with mu(o) the mean of ``draws`` actions of the policy there, it is
-    sqrt(mean |a_pi - mu|^2 / mean |a_data - mu|^2). 1 for a perfect clone, 0 for a deterministic policy,
-    below 1 also for one that has moved away from the data. The bias of a mean of few draws is taken out.
+    With mu(o) the mean of ``draws`` actions of the policy at an observation o of the data, it is
+    sqrt(mean |a_pi - mu|^2 / mean |a_data - mu|^2): 1 for a perfect clone, 0 for a deterministic policy,
+    below 1 also for one that has moved away from the data. The bias of a mean of few draws is corrected.
     """
     rng = np.random.default_rng(seed)
     step = rng.integers(len(dataset), size=states)
@@ -44,7 +44,7 @@ def spread_ratio(
     obs = torch.from_numpy(dataset.array("observations")[step + episode])
     taken = torch.from_numpy(dataset.array("actions")[step])
     generator = seeding.generator(np.random.SeedSequence(seed), torch.device("cpu"))
-    # One draw after another: some policies make many candidates or a whole plan of each row.
+    # One draw at a time: some policies make many candidates or a whole plan for each row.
     actions = torch.stack([policy.act(obs, generator) for _ in range(draws)])
     variance = actions.var(dim=0)  # unbiased
     away = (taken - actions.mean(dim=0)).square() - variance / draws
@@ -52,9 +52,9 @@ def spread_ratio(
 
 
 def solutions(policy: Policy, env: ParticleEnv, repeats: int = 32, seed: int = 0) -> Solutions:
-    """Counts of what is ``covered``, which raises ValueError.
+    """Count the solutions among what is ``covered``. Raises ValueError like it.
 
-    Of interest where there are more landmarks than agents, as in ``spread-6-landmarks`` (DOM2, Figure 1).
+    This is of interest with more landmarks than agents, as in ``spread-6-landmarks`` (DOM2, Figure 1).
     """
     found = covered(policy, env, repeats, seed)
     distinct, effective = zip(*(_counts(ends) for ends in found), strict=True)
@@ -62,15 +62,15 @@ def solutions(policy: Policy, env: ParticleEnv, repeats: int = 32, seed: int = 0
 
 
 def covered(policy: Policy, env: ParticleEnv, repeats: int = 32, seed: int = 0) -> NDArray[np.bool_]:
-    """Landmarks that agents cover at the end, from E / ``repeats`` beginnings, each played ``repeats`` times.
+    """Landmarks that agents cover at the end, in ``repeats`` episodes from each of E / ``repeats`` states.
 
-    [beginnings, repeats, L]. Raises ValueError unless the rows of ``env`` are a multiple of ``repeats``.
+    [states, repeats, L]. Raises ValueError unless the rows of ``env`` are a multiple of ``repeats``.
     """
     if env.num_envs % repeats:
         raise ValueError(f"expected a multiple of {repeats} rows, found {env.num_envs}")
     start, noise = np.random.SeedSequence(seed, spawn_key=(seeding.SOLUTIONS, 0)).spawn(2)
     env.reset(start)
-    first = np.arange(0, env.num_envs, repeats).repeat(repeats)  # each beginning, ``repeats`` rows in a row
+    first = np.arange(0, env.num_envs, repeats).repeat(repeats)  # ``repeats`` consecutive rows each
     obs = env.load_state(*(array[first] for array in env.state))
     generator = seeding.generator(noise, torch.device("cpu"))
     play(env, obs, acting(policy, generator))

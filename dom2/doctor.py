@@ -1,4 +1,4 @@
-"""Is the installation whole? What a bug report should contain."""
+"""Check the installation, and collect what a bug report should contain."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def examine() -> dict[str, Any]:
 
 
 def requirements(distribution: str) -> tuple[list[str], list[str]]:
-    """Names of what a distribution needs, and of what its extras need, as its metadata says."""
+    """Names of a distribution's requirements and of its extras' requirements, from its metadata."""
     needed: list[str] = []
     extras: list[str] = []
     for line in importlib.metadata.requires(distribution) or []:
@@ -58,7 +58,7 @@ def version(distribution: str) -> str | None:
 
 
 def folder(path: Path | str) -> dict[str, Any]:
-    """Whether a folder, or the nearest one above where it would be made, can be written to, unless a URL."""
+    """Describe a folder, and whether it, or its nearest existing parent, is writable; None for a URL."""
     if isinstance(path, str):
         return {"path": path, "exists": None, "writable": None, "free_gb": None}
     there = next(p for p in (path, *path.parents) if p.exists())
@@ -71,14 +71,14 @@ def folder(path: Path | str) -> dict[str, Any]:
 
 
 def environment(name: str) -> str:
-    """Step an environment once, with the shipped policies that live in it."""
+    """Step an environment once, including any shipped policies in it; return ``ok`` or the error."""
     import numpy as np
 
     try:
         env = envs.make(name, num_envs=2)
         env.reset(0)
         env.step(np.zeros((2, env.spec.n_agents, env.spec.act_dim), np.float32))
-    except Exception as error:  # whatever is wrong is what is to be reported
+    except Exception as error:  # any error is to be reported
         return told(error)
     return "ok"
 

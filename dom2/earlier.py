@@ -1,7 +1,7 @@
-"""What earlier reports know of a grid: returns of runs whose folders are elsewhere, or no more.
+"""Results for a grid from earlier reports: returns of runs whose folders are elsewhere or deleted.
 
-A report's JSON keeps of each cell what a table needs. So a table can be made in parts, on several machines or
-one after another, from files that are small enough to be kept.
+A report's JSON keeps what a table needs of each cell. A table can therefore be made in parts, on several
+machines or one after another, from files that are small enough to keep.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from dom2data.errors import CHECK_FAILED, UserError, told
 
 
 def read(file: Path) -> list[Entry]:
-    """The entries of a report. Raises UserError (code 3) when it is something else."""
+    """Read the entries of a report. Raises UserError (code 3) if the file is something else."""
     try:
         document: dict[str, Any] = json.loads(file.read_text())
         names = {field.name for field in fields(Entry)}
@@ -50,7 +50,7 @@ def read(file: Path) -> list[Entry]:
 
 
 def _sound(each: Entry) -> None:
-    """Raises ValueError or TypeError where numbers are none, or do not go together."""
+    """Raise ValueError or TypeError if values are not numbers or contradict each other."""
     values = np.array([float(value) for value in each.per_seed])
     numbers = (each.mean, each.std, each.iqm, each.data, *(each.ci or ()))
     fits = np.allclose((values.mean(), values.std()), (each.mean, each.std))
@@ -59,7 +59,7 @@ def _sound(each: Entry) -> None:
 
 
 def lost(before: str, document: Mapping[str, Any]) -> int:
-    """How many entries a report had that the one in its place does not; they may be known nowhere else."""
+    """Count a report's entries that its replacement lacks; they may exist nowhere else."""
     try:
         old = json.loads(before)["entries"]
         cells, there = ({_cell(each) for each in listed} for listed in (old, document["entries"]))
@@ -73,7 +73,7 @@ def _cell(each: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _training(each: Entry) -> dict[str, float] | None:
-    """Older reports: shifted rows have none of their own, and five were all evaluations there were."""
+    """Drop what older reports have of the training of shifted rows, and a last five that was of five only."""
     if each.shift != "none" or each.training is None:
         return None
     five = "evaluations" not in each.training
@@ -85,10 +85,10 @@ def _solutions(counts: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def known(grid: Grid, reports: Sequence[Path]) -> tuple[dict[Cell, list[Entry]], int]:
-    """Entries of the cells that reports know, by whatever label, under the shifts of the grid's target that
-    they know; where two know the same, the later one is believed.
+    """Find the reports' entries for the cells, under any label, for those shifts of the grid's target that
+    they have. If two reports have the same entry, the later report's is used.
 
-    Also how many cells were left out because their runs were made otherwise: with other settings, updates,
+    Also return how many cells were left out because their runs were made with other settings, updates,
     seeds or episodes than the grid asks for. Raises UserError like ``read``.
     """
     shifts = experiments.TARGETS[grid.target].shifts
@@ -100,7 +100,7 @@ def known(grid: Grid, reports: Sequence[Path]) -> tuple[dict[Cell, list[Entry]],
         made = (setup(job), job.settings["updates"], job.settings["seeds"], job.episodes)
         data = cell.env, cell.quality, cell.fraction
         asked[*data, made], labelled[*data, cell.label] = job.folder, cell
-    found: dict[Path, dict[str, Entry]] = {}  # by run: several cells may be of one
+    found: dict[Path, dict[str, Entry]] = {}  # by run, which several cells may share
     other = set()
     for each in (each for file in reports for each in read(file) if each.shift in shifts):
         data, made = each.row[:3], (each.setup, each.updates, each.seeds, each.episodes)
@@ -114,8 +114,8 @@ def known(grid: Grid, reports: Sequence[Path]) -> tuple[dict[Cell, list[Entry]],
 
 
 def check(grid: Grid, known: Mapping[Cell, Sequence[Entry]]) -> None:
-    """Raises UserError (code 3), naming both, where a report is of other data or another environment than the
-    datasets here, which must be there, and of which the other cells would be made."""
+    """Raise UserError (code 3), naming both, if a report is of other data or another environment than the
+    datasets here from which the remaining cells would be made. These datasets must exist."""
     found = [fact for entries in known.values() for each in entries for fact in facts(grid, each)]
     for name in dict.fromkeys(grid.share(cell) for cell in grid.cells if not whole(grid, known.get(cell))):
         data = datasets.open(name, grid.root)

@@ -1,4 +1,4 @@
-"""What the tables and figures of the paper consist of: cells, each a run on a dataset, and their scales."""
+"""The tables and figures of the paper as cells, each a run on a dataset, and the scales to run them at."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ COMPARED = ("bc", "ma-td3+bc", "ma-cql", "omar", "cfcql", "ma-iql", "ma-icq", "o
             "ma-diffusion-ql", "madiff", "madiff-c", "dom2")  # fmt: skip
 FRACTIONS = (0.01, 0.05, 0.1, 0.2, 0.5, 1.0)
 
-# A column's name -> the algorithm and the settings in which it is not its default.
+# A column's name -> the algorithm and the settings that differ from its defaults.
 COLUMNS: dict[str, tuple[str, Settings]] = {"madiff-c": ("madiff", (("execution", "centralised"),))}
 
 _MLP_WIDTHS = {"compact": (236, 236, 236), "wide": (896, 896, 896)}
-"""as many parameters, within 3 %, as the residual network of the same preset has"""
+"""within 3 % as many parameters as the residual network of the same preset"""
 
 
 def ablations(preset: str = "compact") -> dict[str, Settings]:
-    """DOM2 without a part of it, by the column's name."""
+    """Settings of DOM2 with one part removed, by the column's name."""
     return {
         "dom2": (),
         "no policy improvement": (("eta", 0.0),),
@@ -51,46 +51,46 @@ SENSITIVITY: dict[str, tuple[Any, ...]] = {
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of all its seeds: an algorithm, with some settings, on a dataset or a fraction of it."""
+    """One run of all seeds: an algorithm with some settings on a dataset or a fraction of it."""
 
     env: str
     quality: str
     label: str
-    """its column or line in the table or figure"""
+    """column of the table, or line in the figure"""
     algorithm: str
     settings: Settings = ()
-    """of the run or of the algorithm, where they are not what the scale and the presets say"""
+    """settings of the run or the algorithm that differ from those of the scale and the presets"""
     fraction: float = 1.0
-    """of the trajectories"""
+    """share of the trajectories"""
 
     @property
     def data(self) -> str:
-        """tag-medium, tag-medium-5pct"""
+        """Name of the data, such as tag-medium or tag-medium-5pct."""
         share = "" if self.fraction == 1.0 else f"-{100 * self.fraction:g}pct"
         return f"{self.env}-{self.quality}{share}"
 
     def folder(self, *more: tuple[str, Any]) -> Path:
-        """Where its run lies under those of its scale; cells alike in all but their label share it."""
+        """Folder of its run under its scale's; cells that differ only in their label share one."""
         return jobs.place(self.data, self.algorithm, (*self.settings, *more))
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is spent on a cell."""
+    """The size of the runs and evaluations of a cell."""
 
     preset: str
     seeds: int
     batch_size: int
     updates: dict[str, int]
-    """gradient updates, by environment or by algorithm, which goes before; ``""`` for all others"""
+    """gradient updates, by algorithm (which has priority) or environment; ``""`` for all others"""
     episodes: dict[str, int]
-    """of each seed's evaluation, by environment and by algorithm, the fewer count; ``""`` for all others"""
+    """episodes of each seed's evaluation, by environment and algorithm (the fewer count); ``""``: others"""
     evaluations: int = 10
-    """while training"""
+    """number of evaluations while training"""
     steps: int | None = None
-    """transitions of a dataset; None for as many as ``dom2data generate`` makes"""
+    """transitions of a dataset; None: as many as ``dom2data generate`` makes"""
     stages: dict[str, dict[str, int]] = field(default_factory=dict)
-    """by algorithm: lengths of its stages, where the updates are too few for those of its preset"""
+    """by algorithm: lengths of its stages, if there are too few updates for its preset's"""
 
     def updates_of(self, cell: Cell) -> int:
         return presets.updates_in(self.updates, cell.algorithm, cell.env)
@@ -125,7 +125,7 @@ SCALES = {
         {"": 500, "halfcheetah": 50, "madiff": 20},
     ),
 }
-"""``smoke`` shows that everything runs and nothing else; ``compact`` fits two cores, ``paper`` a GPU."""
+"""``smoke`` only shows that everything runs; ``compact`` is sized for two cores, ``paper`` for a GPU."""
 
 
 class Target(NamedTuple):
@@ -135,7 +135,7 @@ class Target(NamedTuple):
     envs: tuple[str, ...]
     qualities: tuple[str, ...]
     columns: tuple[str, ...]
-    """algorithms as they are called here, or variants of DOM2"""
+    """names of algorithms, or variants of DOM2"""
     shifts: tuple[str, ...] = ("none",)
     figure: Literal["scores", "fractions", "sweep", "solutions"] = "scores"
     fractions: tuple[float, ...] = (1.0,)
@@ -195,7 +195,7 @@ TARGETS: dict[str, Target] = {
         MPE,
         ("random", "medium-replay", "medium", "expert"),
         tuple(ablations()),
-        ("none", "speed"),  # which the paper has not: what generalises is asked of the parts, too
+        ("none", "speed"),  # not in the paper: which parts matter for generalisation
     ),
     "sensitivity": Target(
         "Sensitivity of DOM2 to its settings", MPE, ("medium-replay", "medium"), (), figure="sweep"
@@ -210,16 +210,16 @@ KINDS: dict[str, Callable[[Cell], str]] = {
     "column": lambda cell: cell.label,
     "part of the trajectories": lambda cell: f"{100 * cell.fraction:g}%",
 }
-"""What words of ``--only`` may name."""
+"""What the words of ``--only`` may name."""
 
 
 def cells(
     name: str, only: Sequence[str] = (), columns: Sequence[str] | None = None, scale: str = "compact"
 ) -> list[Cell]:
-    """The cells of a target, its datasets in order; ``columns`` are algorithms instead of its own.
+    """The cells of a target, dataset by dataset; ``columns`` replace the target's own.
 
     Words of ``only`` name environments, qualities, datasets, columns, or parts of the trajectories (``5%``);
-    those of one kind are alternatives.
+    a cell must match one word of each kind that occurs.
     Raises UserError for an unknown target, column or word.
     """
     if name not in TARGETS:
@@ -245,7 +245,7 @@ def cells(
 
 
 def columnwise(target: Target, columns: Sequence[str], preset: str) -> Iterator[Cell]:
-    """Every column on every dataset of a target."""
+    """Yield every column on every dataset of a target."""
     resolved = {column: column_of(column, preset) for column in columns}
     for env, quality, fraction in itertools.product(target.envs, target.qualities, target.fractions):
         for label, (algorithm, settings) in resolved.items():
@@ -253,7 +253,7 @@ def columnwise(target: Target, columns: Sequence[str], preset: str) -> Iterator[
 
 
 def column_of(label: str, preset: str = "compact") -> tuple[str, Settings]:
-    """The algorithm and the settings that a column stands for. Raises UserError for an unknown one."""
+    """Return a column's algorithm and settings. Raises UserError for an unknown column."""
     if label in COLUMNS:
         return COLUMNS[label]
     if label in (parts := ablations(preset)):
@@ -267,7 +267,7 @@ def column_of(label: str, preset: str = "compact") -> tuple[str, Settings]:
 
 
 def sweep(target: Target, preset: str) -> Iterator[Cell]:
-    """DOM2 with one setting at a time moved from where the presets have it."""
+    """Yield DOM2 with one setting at a time moved from its preset value."""
     for env, quality in itertools.product(target.envs, target.qualities):
         defaults = asdict(fit.configure("dom2", preset, env, quality, {}))
         defaults["thresholds"] = sampler.DEFAULTS["quantile"]

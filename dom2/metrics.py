@@ -1,4 +1,4 @@
-"""What updates report: means over agents for each seed, and when a number was first not finite."""
+"""Metrics of updates: their means over agents for each seed, and a watch for values that are not finite."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from dom2data.errors import FAILED, UserError
 
 
 def reduce(metrics: Metrics, seeds: int) -> dict[str, list[float]]:
-    """Means over agents of [M] (of [S], the values), one number for each seed, under ``train/<name>``."""
+    """Average [M] over agents (and keep [S]): one number for each seed, under ``train/<name>``."""
     rows = [value.detach().double().view(seeds, -1).mean(dim=1) for value in metrics.values()]
     table = torch.stack(rows).tolist()  # one transfer from the device
     return {f"train/{name}": row for name, row in zip(metrics, table, strict=True)}
 
 
 def require(metrics: object, seeds: int) -> None:
-    """Raises UserError unless an update returned tensors of one value for each member or seed, by name."""
+    """Raise UserError unless an update returned a dict of tensors with one value per member or seed."""
     hint = "return tensors [M] or [S] by name (docs/your-algorithm.md)"
     if not (isinstance(metrics, dict) and metrics):
         raise UserError(f"expected metrics from update, found {metrics!r}; {hint}", FAILED)
@@ -34,13 +34,13 @@ def require(metrics: object, seeds: int) -> None:
 
 
 def sound(run: Run, update: int, members: Members) -> None:
-    """Raises UserError where a weight is NaN, after a last step that no metric saw."""
+    """Raise UserError if a weight is NaN, since no metric has seen the result of the last step."""
     if any(values.isnan().any() for values in members.networks.parameters()):
         raise ran_away(run, update, "expected numbers as weights, found NaN")
 
 
 def ran_away(run: Run, update: int, found: str) -> UserError:
-    """The error of an update that ``found`` what is not finite."""
+    """Make the error for an update with a value that is not finite, which ``found`` describes."""
     kept = checkpoint.updates(run.folder)
     return UserError(
         f"update {update}: {found}; the checkpoint at update {kept} is kept; try a smaller --lr", FAILED
@@ -48,15 +48,15 @@ def ran_away(run: Run, update: int, found: str) -> UserError:
 
 
 class Watch:
-    """Keeps the metrics of the first update that has one which is not finite, on the device, until asked."""
+    """Keep the metrics of the first update with one that is not finite, on the device until checked."""
 
     def __init__(self, seeds: int) -> None:
         self._seeds = seeds
         self._first: dict[tuple[str, ...], tuple[Tensor, Tensor, list[int]]] = {}
-        """by names, which phases of an algorithm have of their own: update (0 for none), values, sizes"""
+        """by metric names, which differ between phases: update (0 for none), values, sizes"""
 
     def see(self, update: int, metrics: Metrics) -> None:
-        """Look at an update's metrics without reading them back to the host.
+        """Watch an update's metrics without reading them back to the host.
 
         Raises UserError like ``require``.
         """
@@ -74,7 +74,7 @@ class Watch:
         self._first[names] = first, torch.where(fine, values, kept), sizes
 
     def check(self, run: Run) -> None:
-        """Raises UserError, naming update, metric and member, where one has not been finite."""
+        """Raise UserError, naming update, metric and member, if a metric was not finite."""
         found = [(int(first), names) for names, (first, _, _) in self._first.items()]
         for update, names in sorted((update, names) for update, names in found if update):
             _, values, sizes = self._first[names]

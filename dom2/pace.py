@@ -1,4 +1,4 @@
-"""How long updates take here: from the logs of runs alike, else from a few that are tried out on noise."""
+"""Duration of updates on this machine: from logs of similar runs, else from a few updates on noise."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from dom2data.sampler import Thresholds
 
 
 def remaining(left: Sequence[Job], known: Sequence[Job] = ()) -> list[float]:
-    """Seconds that fitting each job still takes on one core of this machine; evaluations come on top.
+    """Estimate the seconds that fitting each job still takes on one core here, without its evaluations.
 
-    ``known`` are jobs whose logs, where they have any, tell how long updates take.
+    ``known`` are other jobs whose logs, if they have any, tell how long updates take.
     """
     logs = (*known, *left)
     seconds = {likeness(job): rate for job in logs if (rate := logged(job)) is not None}
@@ -37,23 +37,23 @@ def remaining(left: Sequence[Job], known: Sequence[Job] = ()) -> list[float]:
 
 
 def likeness(job: Job) -> tuple[Any, ...]:
-    """What the time of an update depends on: sizes, counts and kinds, and which losses weigh nothing."""
+    """What the time of an update depends on: sizes, counts, kinds, and which float settings are zero."""
     sizes = {k: bool(value) if isinstance(value, float) else value for k, value in job.config.items()}
     own = (job.settings[name] for name in ("algorithm", "seeds", "batch_size"))
     return job.env, *own, repr(sorted(sizes.items()))
 
 
 def logged(job: Job) -> float | None:
-    """Seconds of an update as a run's last line of metrics has them."""
+    """Seconds per update from a run's last line of metrics; None without one."""
     rate = track.last(job.folder).get("time/updates_per_second")
     return 1.0 / rate if isinstance(rate, float) and rate > 0.0 else None
 
 
 def measured(job: Job, at_most: int = 3, enough: float = 0.3) -> float:
-    """Seconds of an update on noise in the shape of the environment's data, after one to warm up.
+    """Measure the seconds of an update on noise in the shape of the environment's data, after a warm-up.
 
-    The mean of ``at_most`` updates, or of as many as took ``enough`` seconds: a plan should not take longer
-    than reading it.
+    The mean is over ``at_most`` updates, or as many as took ``enough`` seconds: making a plan should not take
+    longer than reading it.
     """
     settings: Settings = build(Settings, job.settings)
     name, seeds = settings.algorithm, range(settings.seeds)
@@ -79,7 +79,7 @@ def measured(job: Job, at_most: int = 3, enough: float = 0.3) -> float:
 
 
 def noise(env: str, episodes: int = 4) -> Dataset:
-    """A small dataset of an environment: observations and rewards from N(0, 1), actions uniform."""
+    """Make a small random dataset: observations and rewards from N(0, 1), uniform actions."""
     named.environment(env)
     spec, rng = envs.spec(env), np.random.default_rng(0)
     steps = episodes * spec.horizon

@@ -1,7 +1,7 @@
-"""Runs as jobs: what to fit on what, where, and what to evaluate; each done once, by whoever claims it first.
+"""Runs as jobs: what to fit, on which data, and what to evaluate. The first process to claim a job does it.
 
-A run's folder tells all that is known of its job. What is there is never made again, so that jobs may be
-stopped, killed, done in any order, and by several commands at once.
+A run's folder holds all that is known of its job. Existing results are never made again, so jobs can be
+stopped, killed, done in any order, and done by several commands at once.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from dom2data.spec import Progress, quiet
 from dom2data.store import manifest as manifests
 
 ERRORS = "error.txt"
-"""in a run's folder: every error that ended it, one below the other"""
+"""file in a run's folder with every error that ended the run, oldest first"""
 _SCHEDULE = ("updates", "log_every", "checkpoint_every", "eval_every", "eval_episodes", "threads", "device")
-"""settings that may differ between what is asked for and what is there"""
+"""settings that may differ between a job and its existing run"""
 _LONGEST = 150
-"""characters of a folder's name; a filesystem takes 255 bytes"""
+"""longest folder name in characters; filesystems allow 255 bytes"""
 
 Word = Literal["done", "interrupted", "failed", "retried", "elsewhere"]
-"""``retried``: failed, and about to be tried again; ``elsewhere``: another process is at it"""
+"""``retried``: failed, and about to be tried again; ``elsewhere``: another process works on it"""
 Stage = Literal["missing", "begun", "fitted", "done", "other"]
 
 
 @dataclass(frozen=True)
 class Job:
-    """A run as a worker needs it: what to fit on what, where, and what to evaluate."""
+    """A run as a worker needs it: what to fit, on which data, in which folder, and what to evaluate."""
 
     folder: Path
     env: str
@@ -53,48 +53,48 @@ class Job:
     root: Path | None
     settings: dict[str, Any]
     config: dict[str, Any]
-    """of the algorithm, complete"""
+    """all hyper-parameters of the algorithm"""
     shifts: tuple[str, ...]
     episodes: int
     command: tuple[str, ...] = ()
-    """what is recorded as having asked for the run"""
+    """the command recorded as the run's origin"""
     longer: bool = False
-    """whether an evaluation by more episodes will do as well"""
+    """whether an evaluation with more episodes is accepted, too"""
 
 
 def at_once(jobs: Iterable[Job]) -> int:
-    """How many there are at once where nobody says: one a core, but one alone where they share a GPU."""
+    """Default number of jobs at once: one per core, but only one if any uses the GPU."""
     shared = any(run.usable_device(job.settings.get("device", "auto")) == "cuda" for job in jobs)
     return 1 if shared else executors.cores()
 
 
 class Outcome(NamedTuple):
-    """What became of a job."""
+    """The outcome of a job."""
 
     job: Job
     word: Word
     seconds: float
     error: str = ""
     settled: bool = False
-    """a failure that would be the same again"""
+    """whether a failure would repeat itself"""
 
 
 def place(dataset: str, algorithm: str, settings: Iterable[tuple[str, Any]] = ()) -> Path:
-    """``tag-medium/dom2,eta=2.0``: the folder, below that of its grid, of a run with settings of its own.
+    """Return the folder, relative to its grid's, of a run with these settings: ``tag-medium/dom2,eta=2.0``.
 
-    What a filesystem might not take is replaced by ``_``, and an end that is too long by its hash.
+    Characters that a filesystem might not allow become ``_``; a name that is too long ends in its hash.
     """
     words = (f"{name}={plain(value)}" for name, value in settings)
     return Path(safe(dataset), safe(",".join((algorithm, *words))))
 
 
 def plain(value: Any) -> str:
-    """A setting's value in a name: 2.0, 0.5_0.9"""
+    """Format a setting's value for a name: 2.0, 0.5_0.9."""
     return "_".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def safe(name: str) -> str:
-    """A name of a folder for ``name``, the same each time; a long one ends in its hash."""
+    """Return a deterministic folder name for ``name``; a long one ends in its hash."""
     safe = re.sub(r"[^\w.,=+-]+", "_", name, flags=re.ASCII).lstrip(".") or "_"
     if len(safe) <= _LONGEST:
         return safe
@@ -102,7 +102,7 @@ def safe(name: str) -> str:
 
 
 def schedule(updates: int) -> dict[str, int]:
-    """Settings of a run that is one of many: one thread, a hundred lines of metrics, ten checkpoints."""
+    """Settings of one run among many: one thread, a hundred lines of metrics, ten checkpoints or more."""
     return {
         "updates": updates,
         "threads": 1,
@@ -112,7 +112,7 @@ def schedule(updates: int) -> dict[str, int]:
 
 
 def available(name: str, root: Path | None) -> bool:
-    """Whether there is a dataset of this name."""
+    """Return whether a dataset with this name exists."""
     try:
         ids.resolve(name, ids.root(root))
     except UserError:
@@ -128,9 +128,9 @@ def supply(
     steps: int | None = None,
     progress: Progress = quiet,
 ) -> None:
-    """Generate a dataset unless it is there, with its behaviour policies where none are shipped.
+    """Generate a dataset unless it exists; first train its behaviour policies if none are shipped.
 
-    Of two commands that want the same one, the second waits for the first.
+    If two commands want the same dataset, the second waits for the first.
     """
     if available(name, root):
         return
@@ -146,14 +146,14 @@ def supply(
 
 
 def only_one(name: str, root: Path | None) -> FileLock:
-    """While entered, no other command makes this dataset for its grid; it waits for one that does."""
+    """Return a lock that other commands making this dataset for a grid wait for, and that waits for them."""
     lock = ids.root(root) / ".dom2data" / f".supply-{ids.split(name)[1]}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(lock)
 
 
 def stage(job: Job) -> Stage:
-    """How far a job is, told without its dataset."""
+    """Return how far a job is; this does not need its dataset."""
     if not (job.folder / "config.json").exists():
         return "other" if job.folder.is_dir() and not run.empty(job.folder) else "missing"
     try:
@@ -169,28 +169,28 @@ def stage(job: Job) -> Stage:
 
 
 def asked(job: Job) -> dict[str, Any]:
-    """What a run must have in common with a job to be the one it asks for, its length apart, as in JSON."""
+    """Return, as in JSON, the settings that a run must share with its job: all but those of ``_SCHEDULE``."""
     wanted = asdict(run.resolved(build(Settings, job.settings), job.env))
     wanted = {name: value for name, value in wanted.items() if name not in _SCHEDULE}
     return json.loads(json.dumps(wanted | job.config))  # tuples are lists in a document
 
 
 def setup(job: Job) -> str:
-    """A short name of ``asked``: equal for runs that differ in their length alone."""
-    # Data from memory or files are the same minibatches; a setting at the value that it had before it could
-    # be chosen leaves the names of before.
+    """Return a short name for ``asked``, equal for runs that differ only in settings of ``_SCHEDULE``."""
+    # Data from memory or files give the same minibatches. A setting with the value that runs had before the
+    # setting existed is left out, so that older names stay valid.
     usual = run.OLDER.items()
     wanted = {key: value for key, value in asked(job).items() if key != "data" and (key, value) not in usual}
     return sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def unlike(job: Job, found: Run) -> list[str]:
-    """Where a run is not the one that a job asks for: ``name: expected, found``.
+    """List where a run differs from the one that a job asks for: ``name: expected, found``.
 
     Raises UserError like ``checkpoint.updates``.
     """
     wanted, updates = asked(job), checkpoint.updates(found.folder)
-    # Through the settings, so that a run begun before one of them was known has its default.
+    # From ``Run.settings``, so that a run older than one of the settings has its default.
     older = run.OLDER_CONFIGS.get(found.settings.algorithm, {})
     there = json.loads(json.dumps(asdict(found.settings))) | older | found.document["config"]
     if {wanted["data"], there["data"]} == {"memory", "mapped"}:  # the same minibatches
@@ -200,7 +200,7 @@ def unlike(job: Job, found: Run) -> list[str]:
         for name, value in wanted.items()
         if there.get(name) != value
     ]
-    if not ids.stands_for(job.dataset, dataset := found.document["dataset"]["id"]):  # as of a folder copied
+    if not ids.stands_for(job.dataset, dataset := found.document["dataset"]["id"]):  # a copied folder
         differences.append(f"dataset: expected {job.dataset}, found {dataset}")
     if updates > job.settings["updates"]:
         differences.append(f"updates: expected {job.settings['updates']}, found {updates}")
@@ -208,7 +208,7 @@ def unlike(job: Job, found: Run) -> list[str]:
 
 
 def pending(job: Job, kept: Iterable[dict[str, Any]]) -> list[str]:
-    """Shifts without a kept evaluation of the last update, by as many episodes, in the standard way."""
+    """List shifts without an evaluation of the last update, with enough episodes, in the standard way."""
 
     def will_do(found: dict[str, Any]) -> bool:
         episodes, last = found["episodes"], found["updates"] == job.settings["updates"]
@@ -220,8 +220,8 @@ def pending(job: Job, kept: Iterable[dict[str, Any]]) -> list[str]:
 
 
 def same_data(left: Iterable[Job], jobs: Iterable[Job]) -> None:
-    """Raises UserError (code 3), naming both, where a dataset's name stands for other data than those that
-    runs of it learned from, and there are runs left: no table holds both."""
+    """Raise UserError (code 3), naming both, if a dataset that runs are left on is not the data that finished
+    runs of that name learned from: a table cannot hold both."""
     roots = {job.dataset: job.root for job in left}
     facts: list[results.Fact] = []
     for name, root in roots.items():
@@ -235,12 +235,12 @@ def same_data(left: Iterable[Job], jobs: Iterable[Job]) -> None:
 
 
 def carry_out(jobs: Sequence[Job], executor: executors.Executor, retries: int = 0) -> Generator[Outcome]:
-    """Fit and evaluate; outcomes in the order of completion.
+    """Fit and evaluate; yield outcomes in the order of completion.
 
-    A job that fails is reported and the others go on; then those that might do better are tried again,
-    ``retries`` times. The first interrupt saves and stops all of them; then the last outcomes are
-    ``interrupted``, also of runs that it met at their ends. What another process is at is left to it, as
-    ``elsewhere``.
+    If a job fails, it is reported and the others go on; then failures that might not repeat themselves are
+    tried again, up to ``retries`` times. The first interrupt saves and stops all jobs; the last outcomes are
+    then ``interrupted``, even for runs that had just ended. A job that another process works on is left to it
+    (``elsewhere``).
     """
     left = list(jobs)
     for more in range(retries, -1, -1):
@@ -259,7 +259,7 @@ def carry_out(jobs: Sequence[Job], executor: executors.Executor, retries: int = 
 
 
 def needs(jobs: Sequence[Job]) -> list[str]:
-    """The files by which a worker elsewhere shows that it has the same data: the datasets' markers."""
+    """List the files that show whether a worker elsewhere has the same data: the datasets' markers."""
     found = {(job.dataset, ids.root(job.root)) for job in jobs}
     return sorted(
         str(ids.directory(ids.resolve(name, base), base) / manifests.MARKER) for name, base in found
@@ -267,16 +267,16 @@ def needs(jobs: Sequence[Job]) -> list[str]:
 
 
 def work(job: Job) -> Outcome:
-    """Fit what is not fitted and evaluate what is not evaluated, unless another process is at it."""
+    """Do the fitting and the evaluations that are left, unless another process works on the job."""
     claim = job.folder.with_name(f".{job.folder.name}.claim")
     claim.parent.mkdir(parents=True, exist_ok=True)
     try:
-        # Before anything of the run is looked at: two that begin the same one would destroy each other's.
+        # Claim it before reading the run: two processes that begin the same run would destroy each other's.
         with FileLock(claim, timeout=0), fit.Interrupts() as interrupts:
             outcome = _work(job, interrupts)
     except Timeout:
         return Outcome(job, "elsewhere", 0.0)
-    # Whatever became of it, nothing else is to begin; its folder tells whether it is done.
+    # Whatever its outcome, no other job must begin; its folder tells whether it is done.
     return outcome._replace(word="interrupted") if interrupts.requested else outcome
 
 
@@ -285,7 +285,7 @@ def _work(job: Job, interrupts: fit.Interrupts) -> Outcome:
     found: Run | None = None
     try:
         found = begin(job)
-        torch.set_num_threads(found.settings.threads)  # which its result depends on
+        torch.set_num_threads(found.settings.threads)  # the result depends on it
         if checkpoint.updates(found.folder) < found.settings.updates and not interrupts.requested:
             fit.fit(found, root=job.root, interrupts=interrupts)
         fitted = checkpoint.updates(found.folder) == found.settings.updates
@@ -297,7 +297,7 @@ def _work(job: Job, interrupts: fit.Interrupts) -> Outcome:
         left = pending(job, evaluate.kept(job.folder))
         return Outcome(job, "interrupted" if left else "done", time.monotonic() - started)
     except UserError as error:
-        if found is not None:  # else the folder is not this job's to write into
+        if found is not None:  # otherwise the folder may belong to another run
             keep_error(found.folder, error.message)
         settled = error.code in (USAGE, CHECK_FAILED)
         return Outcome(job, "failed", time.monotonic() - started, error.message, settled)
@@ -311,7 +311,7 @@ def _work(job: Job, interrupts: fit.Interrupts) -> Outcome:
 
 
 def keep_error(folder: Path, text: str) -> None:
-    """Write an error below those that are kept of a run's earlier attempts."""
+    """Append an error to those of a run's earlier attempts."""
     file = folder / ERRORS
     before = file.read_text() if file.exists() else ""
     attempt = len(re.findall(r"^--- attempt ", before, flags=re.M)) + 1
@@ -320,11 +320,11 @@ def keep_error(folder: Path, text: str) -> None:
 
 
 def begin(job: Job) -> Run:
-    """The run of a job: begun now, or what is there of it.
+    """Begin a job's run, or open the existing one.
 
-    Raises UserError (code 3) when something else is there, or the data or the environment have changed.
+    Raises UserError (code 3) if another run is there, or the data or the environment have changed.
     """
-    named.remember(job.settings["algorithm"])  # a job is what a user has asked for
+    named.remember(job.settings["algorithm"])  # a user has asked for this job
     data = datasets.open(job.dataset, job.root)
     if not (job.folder / "config.json").exists():
         settings: Settings = build(Settings, job.settings)

@@ -1,4 +1,4 @@
-"""How far the runs are that somebody is at, read from their folders: whichever process, whatever machine."""
+"""Progress of the runs under way, read from their folders, whichever process or machine works on them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dom2.jobs import Job
 
 
 class Moving(NamedTuple):
-    """A run that somebody is at. ``rate`` is updates per second, None before its first line of metrics."""
+    """A run under way. ``rate`` is updates per second, None before its first line of metrics."""
 
     job: Job
     done: int
@@ -26,14 +26,14 @@ class Moving(NamedTuple):
 
 
 def moving(jobs: Iterable[Job], since: float) -> list[Moving]:
-    """The runs whose files have changed since ``since`` (seconds since the epoch) and that are not done.
+    """Find unfinished runs whose files have changed since ``since`` (seconds since the epoch).
 
-    A killed run's status says ``running`` for ever, so the word alone is not enough; and its claim is not
-    looked at, because whoever holds it for a moment keeps workers from it.
+    The status alone is not enough, because a killed run's says ``running`` for ever. The claim is not tested,
+    because holding it even for a moment would keep workers from the run.
     """
     found = []
     for job in jobs:
-        with suppress(OSError, ValueError):  # a file that is being replaced is there again at the next look
+        with suppress(OSError, ValueError):  # a file being replaced will be there next time
             if (seen := _moving(job, since)) is not None:
                 found.append(seen)
     return found

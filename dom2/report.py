@@ -1,4 +1,4 @@
-"""One HTML file about a run, everything inlined: data, settings, curves, returns, score, pictures."""
+"""A self-contained HTML file about a run: data, settings, curves, returns, score, pictures."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _CURVES = {
     "Squared TD error": {"train/critic/td": "critics"},
     "Conservative gap": {"train/critic/gap": "critics"},
 }
-"""metrics that several algorithms have, by title; all others but norms are drawn under their own names"""
-_STILLS, _FRAMES = 5, 100  # of an episode
+"""metrics shared by several algorithms, by title; all others except norms appear under their own names"""
+_STILLS, _FRAMES = 5, 100  # per episode
 OWN = "report.html"
 
 
 def write(run: Run, path: Path, root: Path | None = None, *, force: bool = False) -> None:
-    """Write the report of a run; its own, ``OWN`` in its folder, is replaced without ``force``, too.
+    """Write the report of a run; ``OWN`` in the run's folder is replaced even without ``force``.
 
-    Raises UserError when the run has no checkpoint, another file is there, or ``path`` has no folder.
+    Raises UserError if the run has no checkpoint, another file exists, or the folder of ``path`` does not.
     """
     new_file.require(path, force or path.absolute() == (run.folder / OWN).absolute())
     evaluations = evaluate.kept(run.folder)
@@ -58,7 +58,7 @@ def write(run: Run, path: Path, root: Path | None = None, *, force: bool = False
 
 
 def gap(shifted: dict[str, Any], standard: dict[str, Any] | None) -> float | None:
-    """What a shift costs; None where the two evaluations were not made in the same way."""
+    """Change of the mean return under a shift; None unless both evaluations were made in the same way."""
     if standard is None or shifted["updates"] != standard["updates"]:
         return None
     if evaluate.way(shifted) != evaluate.way(standard):
@@ -67,7 +67,7 @@ def gap(shifted: dict[str, Any], standard: dict[str, Any] | None) -> float | Non
 
 
 def data_returns(run: Run, root: Path | None) -> Float32 | None:
-    """Returns of the data that the run learned from; None when it is gone or has changed."""
+    """Returns of the data that the run learned from; None if it is gone or has changed."""
     try:
         return fit.data_of(run, root).returns
     except UserError:
@@ -101,7 +101,7 @@ def curves(run: Run) -> list[tuple[str, str]]:
 
 
 def histogram(data: Float32 | None, evaluation: dict[str, Any] | None) -> str | None:
-    """Team returns of the data and of the evaluated agents as densities, an SVG data URI."""
+    """Draw the densities of team returns of the data and of the evaluated agents, as an SVG data URI."""
     shown = {}
     if data is not None:
         shown["data"] = np.asarray(data, np.float64)
@@ -124,13 +124,13 @@ def histogram(data: Float32 | None, evaluation: dict[str, Any] | None) -> str | 
 def pictures(run: Run, episodes: int = 2) -> tuple[str | None, list[str]]:
     """(GIF of the first seed's agents, stills of its first episode) as data URIs.
 
-    None and [] where the environment cannot be drawn, or is another one by now.
+    None and [] if the environment cannot be drawn or has changed since.
     """
     name = run.document["dataset"]["env"]
     if name not in envs.KNOWN:
         return None, []
     try:
-        runs.mismatch(run.spec, name)  # a film of another world could not be told from one of this
+        runs.mismatch(run.spec, name)  # a film would not show that the environment has changed
     except UserError:
         return None, []
     drawn, _ = film.frames(run, run.settings.seed, episodes, stride=-(-run.spec.horizon // _FRAMES))

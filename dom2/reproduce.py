@@ -1,7 +1,7 @@
-"""A target's grid: which of its datasets, runs and evaluations are there, and the making of the others.
+"""A target's grid: find which of its datasets, runs and evaluations exist, and make the others.
 
-Every cell has a run folder of its own under ``<runs>/<scale>/<dataset>/<algorithm>``, shared by all targets.
-What is there is never made again, so that a grid may be stopped, killed, or worked at in any order.
+Every cell has a run folder at ``<runs>/<scale>/<dataset>/<algorithm>``, shared by all targets. Existing
+results are never made again, so a grid can be stopped, killed, or worked on in any order.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dom2data import ids, recipes, subsample
 from dom2data.spec import Progress, quiet
 
 SHARE, LEAST = 25, 4
-"""an evaluation while training has a share of the last one's episodes, but this many at least"""
+"""an evaluation while training has 1 / SHARE of the final one's episodes, but at least LEAST (or all)"""
 
 
 @dataclass(frozen=True)
@@ -38,28 +38,28 @@ class Grid:
 
     @property
     def base(self) -> Path:
-        """Where the runs of this scale are."""
+        """Folder of this scale's runs."""
         return self.runs / self.scale_name
 
     def folder(self, cell: Cell) -> Path:
-        """Where a cell's run is; one of another number of seeds than the scale's has it in its name."""
+        """Folder of a cell's run; its name includes the number of seeds if that is not the scale's."""
         own = () if self.seeds == self.scale.seeds else (("seeds", self.seeds),)
         return self.base / cell.folder(*own)
 
     def dataset(self, cell: Cell) -> str:
-        """The short id of a cell's whole dataset; one of a reduced size has the scale in its name."""
+        """The short id of a cell's whole dataset; a dataset of reduced size has the scale in its name."""
         reduced = self.scale.steps and not recipes.quality(cell.quality).replay
         return f"{cell.env}-{cell.quality}" + (f"-{self.scale_name}" if reduced else "")
 
     def share(self, cell: Cell) -> str:
-        """The short id of what a cell learns from."""
+        """The short id of the dataset, or of the fraction of it, that a cell learns from."""
         if cell.fraction == 1.0:
             return self.dataset(cell)
         name = subsample.default_id(ids.full(self.dataset(cell)), subsample.Selection(fraction=cell.fraction))
         return ids.split(name)[1]
 
     def jobs(self) -> list[Job]:
-        """A job for every folder of the grid, each once."""
+        """One job for each folder of the grid."""
         found: dict[Path, Job] = {}
         for cell in self.cells:
             found.setdefault(self.folder(cell), self._job(cell))
@@ -91,13 +91,13 @@ class Grid:
 
 
 def datasets_missing(grid: Grid) -> list[str]:
-    """Short ids of the whole datasets that are not there."""
+    """Short ids of the whole datasets that do not exist."""
     names = dict.fromkeys(map(grid.dataset, grid.cells))
     return [name for name in names if not jobs.available(name, grid.root)]
 
 
 def prepare(grid: Grid, progress: Progress = quiet) -> None:
-    """Generate the datasets that are not there, and take the fractions of them that cells ask for."""
+    """Generate the datasets that do not exist, and subsample the fractions that cells need."""
     for cell in {grid.share(cell): cell for cell in grid.cells}.values():
         name, part = grid.dataset(cell), grid.share(cell)
         jobs.supply(name, cell.env, cell.quality, grid.root, grid.scale.steps, progress)

@@ -1,4 +1,4 @@
-"""What came of runs, read from their folders: how far each is, its returns, whether they can be compared."""
+"""Results of runs, read from their folders: state, returns, and whether they can be compared."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from dom2data.errors import CHECK_FAILED, UserError
 State = Literal[
     "evaluated", "complete", "running", "interrupted", "failed", "killed", "new", "broken", "foreign"
 ]
-"""``killed``: it says that it runs, and no process is at it; ``broken``: its files cannot be read as a run's;
-``foreign``: a folder of something else."""
+"""``killed``: the status says ``running``, but no process works on it; ``broken``: its files cannot be read
+as a run's; ``foreign``: the folder is not a run's."""
 
 Fact = tuple[str, str, str, str]
-"""of what, which (a hash, a fingerprint), its value, and where that is said"""
+"""name of a thing, name of its property (hash, fingerprint), the value, and where that was read"""
 _PARTS = ("config.json", "status", "metrics.jsonl", "checkpoint", "tensorboard")
 
 
 @dataclass(frozen=True)
 class Result:
-    """A run and its evaluations. Curves and returns are of seeds in order."""
+    """A run and its evaluations. Curves and returns list seeds in order."""
 
     folder: str
     state: State
@@ -44,7 +44,7 @@ class Result:
     returns: dict[str, list[float]]
     """by shift: mean return of each seed's evaluation after the last update"""
     episodes: dict[str, int]
-    """by shift: episodes of each seed in it"""
+    """by shift: episodes of each seed in that evaluation"""
     ways: dict[str, tuple[int, int, tuple[str, ...]]]
     """by shift: ``evaluate.way``"""
     curve: dict[str, list[Any]]
@@ -55,7 +55,7 @@ class Result:
 
 
 class Look(NamedTuple):
-    """What a run's folder says, each file read once; the status first, which is written last."""
+    """The contents of a run's folder, each file read once; the status is read first and written last."""
 
     run: Run
     status: str
@@ -64,30 +64,30 @@ class Look(NamedTuple):
 
     @property
     def state(self) -> State:
-        """How far the run is, by its files and by whether a process holds its lock."""
+        """The state of the run, from its files and from whether a process holds its lock."""
         if self.status == "running" and _held(self.run.folder):
             return "running"
         ended = self.updates == self.run.settings.updates
         if self.status in ("complete", "running", "interrupted") and ended:
             return "evaluated" if any(each["updates"] == self.updates for each in self.kept) else "complete"
-        # A complete one was asked since to go on.
+        # A complete run with too few updates was asked for more since.
         words: dict[str, State] = {"running": "killed", "complete": "interrupted"}
         words |= {"interrupted": "interrupted", "failed": "failed", "new": "new"}
         return words.get(self.status, "broken")
 
 
 def look(folder: Path) -> Look:
-    """Raises UserError, ValueError or OSError where a file cannot be read."""
+    """Read a run's folder. Raises UserError, ValueError or OSError if a file cannot be read."""
     found = run.read(folder)
     return Look(found, found.status, checkpoint.updates(folder), evaluate.kept(folder))
 
 
 def state(folder: Path) -> State:
-    """How far the run in a folder is, if it is one."""
+    """Return the state of the run in a folder, or ``broken`` or ``foreign``."""
     try:
         return look(folder).state
     except (UserError, ValueError, OSError):
-        others = (part for part in _PARTS if part != "config.json")  # which many programs call theirs
+        others = (part for part in _PARTS if part != "config.json")  # many programs have a file of this name
         ours = run.is_run(folder) or any((folder / part).exists() for part in others)
         return "broken" if ours else "foreign"
 
@@ -98,12 +98,12 @@ def _held(folder: Path) -> bool:
             return False
     except Timeout:
         return True
-    except OSError:  # a place where nobody can lock, nor fit
+    except OSError:  # nobody can lock here, so nobody can fit
         return False
 
 
 def scan(base: Path) -> Iterator[Path]:
-    """Every folder under ``base`` that is a run, was one, or holds files of something else."""
+    """Yield every folder under ``base`` that is a run, was one, or holds other files."""
     for place, children, files in os.walk(base):
         folder = Path(place)
         if any((folder / part).exists() for part in _PARTS):
@@ -115,10 +115,10 @@ def scan(base: Path) -> Iterator[Path]:
 
 
 def read(folder: Path) -> Result:
-    """The result in a run's folder, however far it is. Raises UserError when it cannot be read."""
+    """Read the result in a run's folder in any state. Raises UserError if it cannot be read."""
     try:
         found = look(folder)
-    except ValueError as error:  # such as a status that is no text
+    except ValueError as error:  # such as a status that is not text
         raise UserError(f"{folder}: expected a run, found {error}; fit it again", CHECK_FAILED) from error
     document, seeds, updates = found.run.document, list(found.run.seeds), found.updates
     lines = [line for line in track.read(folder) if _numbers(line.get("eval/return"), len(seeds))]
@@ -149,8 +149,8 @@ def _numbers(value: Any, count: int) -> bool:
 
 
 def comparable(results: Iterable[Result]) -> None:
-    """Raises UserError (code 3), naming both, where two runs on data of one name learned from different data,
-    or two in one environment from different environments."""
+    """Raise UserError (code 3), naming both, if two runs have data with one id but different contents, or
+    environments with one name but different fingerprints."""
     agree(
         fact
         for each in results
@@ -162,7 +162,7 @@ def comparable(results: Iterable[Result]) -> None:
 
 
 def alike(results: Iterable[Result], shift: str) -> None:
-    """Raises UserError (code 3), naming both, where two evaluations were made in different ways."""
+    """Raise UserError (code 3), naming both, if two evaluations were made in different ways."""
     names = ("seed", "number of candidates", "environment")
     agree(
         ("evaluation", name, str(value), each.folder)
@@ -172,14 +172,12 @@ def alike(results: Iterable[Result], shift: str) -> None:
 
 
 def agree(facts: Iterable[Fact]) -> None:
-    """Raises UserError (code 3), naming both places, where two values of one thing differ."""
+    """Raise UserError (code 3), naming both places, if two values of one thing differ."""
     first: dict[tuple[str, str], tuple[str, str]] = {}
     for what, key, value, where in facts:
         known, place = first.setdefault((what, key), (value, where))
         if known != value:
-            one, other = (
-                each[:12] if len(each) == 64 else each for each in (known, value)
-            )  # a hash is enough
+            one, other = (each[:12] if len(each) == 64 else each for each in (known, value))  # shorten hashes
             raise UserError(
                 f"{what}: expected one {key}, found {one} in {place} and {other} in {where}; "
                 "leave one out or make it again",
@@ -188,15 +186,15 @@ def agree(facts: Iterable[Fact]) -> None:
 
 
 def facts_of_data(name: str, dataset_id: str, content_hash: str, where: str) -> list[Fact]:
-    """For ``agree``: which dataset a name stands for, and what is in that."""
+    """Facts for ``agree``: the dataset that a name stands for, and the hash of its contents."""
     return [(name, "dataset", dataset_id, where), (dataset_id, "hash", content_hash, where)]
 
 
 def last_best_mean(result: Result) -> dict[str, float] | None:
-    """Means over seeds of the evaluations while training: the last, each seed's best, and the last five's
-    mean, if there were more; and how many there were.
+    """Means over seeds of the evaluations while training: the last, each seed's best, and the mean of the
+    last five if there were more than five; and the number of evaluations.
 
-    None when there was none. The best is chosen by looking at the result, and so says more than it should.
+    None if there were none. The best is biased upwards, because it is chosen by the result itself.
     """
     rows: Sequence[Sequence[float]] = result.curve["returns"]
     if not rows:

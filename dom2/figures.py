@@ -17,10 +17,10 @@ from dom2data import scores
 from dom2data.look.pictures import canvas, svg
 
 Picture = tuple[str, str]
-"""Its title, and itself as a data URI."""
+"""Title and data URI."""
 
 Mean = tuple[float, float, float]
-"""and the ends of its interval"""
+"""a mean and the ends of its interval"""
 
 # Okabe and Ito's palette, which colour-blind readers tell apart; DOM2 is always the first.
 _COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999999")
@@ -35,7 +35,7 @@ def style(label: str, labels: Sequence[str]) -> tuple[str, str]:
 
 
 def line(label: str, labels: Sequence[str]) -> dict[str, Any]:
-    """Colour and dashes of a column's line: more columns than colours go on with another kind of line."""
+    """Colour and dashes of a column's line; when the colours are used up, the next dash style follows."""
     place = _place(label, labels)
     dashes = _DASHES[place // len(_COLOURS) % len(_DASHES)]
     return {"color": _COLOURS[place % len(_COLOURS)], "ls": dashes, "lw": 2.0 if label == "dom2" else 1.2}
@@ -51,8 +51,8 @@ def _place(label: str, labels: Sequence[str]) -> int:
 
 
 def returns(listed: Sequence[Entry]) -> list[Picture]:
-    """For each environment and shift: returns by quality, a point and an interval for each column, the
-    paper's hollow beside it, and the data's own level as a line."""
+    """Plot returns by quality for each environment and shift: a point with its interval for each column, the
+    paper's value as a hollow marker, and the data's return as a line."""
     names, found = tables.labels(listed), []
     for env, shift in dict.fromkeys((each.env, each.shift) for each in listed):
         chosen = [each for each in listed if (each.env, each.shift) == (env, shift)]
@@ -80,7 +80,7 @@ def returns(listed: Sequence[Entry]) -> list[Picture]:
 
 
 def interval(axes: Axes, x: np.ndarray, mine: list[Entry], colour: str, marker: str, label: str) -> None:
-    """Points at the iqm with their intervals."""
+    """Plot points at the iqm with their intervals."""
     middle = np.array([each.iqm for each in mine])
     ends = np.array([each.ci or (each.iqm, each.iqm) for each in mine]).reshape(-1, 2).T
     axes.errorbar(
@@ -96,7 +96,7 @@ def paper_return(each: Entry) -> float:
 
 
 def environment(shift: str, fraction: float = 1.0) -> str:
-    """What a group of entries has in common, in words."""
+    """Describe a group's shift and fraction in words."""
     share = "" if fraction == 1.0 else f", {100 * fraction:g} % of the trajectories"
     return ("standard environment" if shift == "none" else f"shift {shift}") + share
 
@@ -125,8 +125,8 @@ def profiles(listed: Sequence[Entry]) -> list[Picture]:
 
 
 def gaps(listed: Sequence[Entry]) -> list[Picture]:
-    """Change of the mean score from the standard environment to each shift, a point for each dataset; a bar
-    at the mean over the datasets that every column has."""
+    """Plot the change of the mean score from the standard environment to each shift, with a point for each
+    dataset and a bar at the mean over the datasets that every column has."""
     names, found = tables.labels(listed), []
     by_row = tables.rows(listed)
     for shift in dict.fromkeys(each.shift for each in listed if each.shift != "none"):
@@ -155,8 +155,8 @@ def gaps(listed: Sequence[Entry]) -> list[Picture]:
 
 
 def curves(results: Sequence[tuple[str, str, Result]], names: Sequence[str]) -> list[Picture]:
-    """Returns while training: of (dataset, label, result), a picture for each dataset. ``names`` are all
-    columns of the page, so that each has its colour throughout."""
+    """Plot returns while training of (dataset, label, result), one picture for each dataset. ``names`` are
+    all columns of the page, so that each keeps its colour."""
     found = []
     for data in dict.fromkeys(data for data, _, _ in results):
         mine = [
@@ -177,21 +177,21 @@ def curves(results: Sequence[tuple[str, str, Result]], names: Sequence[str]) -> 
 
 
 def middle(values: Sequence[np.ndarray]) -> Mean:
-    """Mean of scores, [S] for each row, and the ends of its interval: the mean where there is none."""
+    """Mean of scores, [S] for each row, and the ends of its interval; both are the mean if there is none."""
     mean = float(statistics.average(*values))
     low, high = statistics.interval(statistics.average, values, least=statistics.LEAST_SEEDS) or (mean, mean)
     return mean, low, high
 
 
 def points(axes: Axes, x: Sequence[float], found: Sequence[Mean], **how: Any) -> None:
-    """A line through means, with their intervals."""
+    """Draw a line through means, with their intervals."""
     mean, low, high = np.array(found).reshape(-1, 3).T
     axes.errorbar(x, mean, yerr=[mean - low, high - mean], ms=4, elinewidth=0.8, **how)
 
 
 def qualities(listed: Sequence[Entry]) -> list[Picture]:
-    """Figure 5 (d): the score by quality, averaged over the particle tasks, of the columns that averages are
-    made of (``tables.fair``), if there are two qualities and more."""
+    """Figure 5 (d): the score by quality, averaged over the particle tasks, for the columns that
+    ``tables.fair`` has; nothing with fewer than two complete qualities."""
     mine = [e for e in listed if e.env != "halfcheetah" and (e.shift, e.fraction) == ("none", 1.0)]
     names, rows = tables.labels(listed), tables.fair(mine)
     by_quality: dict[str, list[dict[str, Entry]]] = {}
@@ -212,7 +212,7 @@ def qualities(listed: Sequence[Entry]) -> list[Picture]:
 
 
 def fractions(listed: Sequence[Entry]) -> list[Picture]:
-    """Figure 5: the score, averaged over an environment's datasets, against the share of trajectories."""
+    """Figure 5: the score, averaged over an environment's datasets, by the share of trajectories."""
     names, found = tables.labels(listed), []
     for env in dict.fromkeys(each.env for each in listed):
         lines, whole = averaged([each for each in listed if (each.env, each.shift) == (env, "none")])
@@ -228,8 +228,8 @@ def fractions(listed: Sequence[Entry]) -> list[Picture]:
 
 
 def averaged(mine: Sequence[Entry]) -> tuple[dict[str, dict[float, Mean]], list[str]]:
-    """By column and share of the trajectories: the mean score and its interval over the same datasets
-    throughout, those on which every column has all the shares that it has anywhere; and their qualities."""
+    """Mean score and interval by column and share of the trajectories, and the qualities that are averaged.
+    These are always the same: those in which every column has all the shares that it has anywhere."""
     wanted = {(each.label, each.fraction) for each in mine}
     by_dataset: dict[str, dict[tuple[str, float], np.ndarray]] = {}
     for each in mine:
@@ -243,7 +243,7 @@ def averaged(mine: Sequence[Entry]) -> tuple[dict[str, dict[float, Mean]], list[
 
 
 def sweeps(listed: Sequence[Entry]) -> list[Picture]:
-    """Sensitivity: returns against each setting, one line for each dataset."""
+    """Sensitivity: normalised scores by each setting's value, one line for each dataset."""
     found = []
     for name in dict.fromkeys(each.label.split()[0] for each in listed):
         mine = [each for each in listed if each.label.split()[0] == name]
@@ -256,7 +256,7 @@ def sweeps(listed: Sequence[Entry]) -> list[Picture]:
 
 
 def sweep(mine: Sequence[Entry], values: Sequence[str], rows: Sequence[tuple[str, str]]) -> Figure:
-    """One setting: its values along x, scores along y."""
+    """Plot one setting: its values along x, scores along y."""
     figure, axes = canvas()
     names = [f"{env}-{quality}" for env, quality in rows]
     for row, name in zip(rows, names, strict=True):

@@ -1,4 +1,4 @@
-"""Published results, as they stand in print; nothing here was measured by this project.
+"""Published results as printed; nothing here was measured by this project.
 
 ``table1`` to ``table4``: Li, Pan and Huang, arXiv 2307.01472 (DOM2), returns per episode, mean±std over five
 seeds, on data of their own. ``comparison``: Zhu et al. 2024 (MADiff), Table 1, normalised scores, mean±std
@@ -18,17 +18,17 @@ class Published(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Cells by (environment, quality, shift, column), a column being an algorithm as it is called here."""
+    """Cells by (environment, quality, shift, column); a column is an algorithm by its name here."""
 
     source: str
     unit: Literal["return", "score"]
     cells: dict[tuple[str, str, str, str], Published]
     notes: tuple[str, ...] = ()
-    """What is inconsistent in the table itself, or to be known before comparing with it."""
+    """Inconsistencies in the table, and what to know before comparing with it."""
 
 
 def _cells(columns: tuple[str, ...], text: str) -> dict[tuple[str, str, str, str], Published]:
-    """Rows of ``mean±std`` under lines that name an environment and a shift."""
+    """Parse rows of ``mean±std`` under lines that name an environment and a shift."""
     found = {}
     for line in filter(None, map(str.strip, text.splitlines())):
         first, *values = line.split()
@@ -203,11 +203,11 @@ TABLES: dict[str, Table] = {
 }
 
 _STANDARD = {"table2": "table1", "table4": "table3"}
-"""The tables that have the same runs in the standard environment."""
+"""For a table of shifted environments, the one with the same runs in the standard environment."""
 
 
 def find(target: str, env: str, quality: str, shift: str, algorithm: str) -> Published | None:
-    """A published cell of a target; of Tables 2 and 4 also the standard environment's, from 1 and 3."""
+    """Find a target's published cell; Tables 2 and 4 take the standard environment's from Tables 1 and 3."""
     names = [name for name in (target, _STANDARD.get(target)) if name in TABLES]
     found = (TABLES[name].cells.get((env, quality, shift, algorithm)) for name in names)
     return next((cell for cell in found if cell is not None), None)

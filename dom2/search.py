@@ -1,7 +1,7 @@
-"""Settings by search: Optuna proposes, runs are jobs like any others, and Optuna is told what came of them.
+"""Search for settings: Optuna proposes them, ordinary jobs run them, and Optuna gets the results.
 
-A study is a file in the sweep's folder, an algorithm has one of its own. So a killed search goes on, and
-several commands share one.
+The studies, one for each algorithm, are kept in a file in the sweep's folder. A killed search can therefore
+continue, and several commands can share one.
 """
 
 from __future__ import annotations
@@ -28,34 +28,34 @@ METRICS = ("score", "return")
 
 @dataclass(frozen=True)
 class Range:
-    """What a search may try of a setting: from ``low`` to ``high``, or one of ``choices``."""
+    """Values of a setting that a search may try: from ``low`` to ``high``, or one of ``choices``."""
 
     low: float | None = None
     high: float | None = None
     log: bool = False
-    """Even on a logarithmic scale."""
+    """Uniform on a logarithmic scale."""
     step: float | None = None
-    """From one value to the next."""
+    """Distance between values."""
     choices: tuple[Any, ...] | None = None
 
 
 class Trial(NamedTuple):
-    """Values that are tried, and a run with them on each dataset."""
+    """A set of values to try, and a run with them on each dataset."""
 
     algorithm: str
     number: int
     params: dict[str, Any]
     runs: tuple[Asked, ...]
     state: str
-    """Optuna's word: running (or left unfinished), complete, fail"""
+    """Optuna's state: running (or left unfinished), complete, fail"""
     value: float | None
 
 
 class Search:
-    """A search over the ranges of a sweep's spec, for each of its algorithms, ``trials`` of each.
+    """A search over the ranges of a sweep's spec, with ``trials`` trials for each of its algorithms.
 
-    Raises UserError: code 2 without Optuna, ranges, or a metric that the data have; 3 where the folder holds
-    a search for something else.
+    Raises UserError without Optuna, without ranges, or with a metric that the data lack (code 2), and if the
+    folder holds a different search (code 3).
     """
 
     def __init__(self, asked: Sweep, trials: int, metric: str, seed: int):
@@ -69,10 +69,10 @@ class Search:
                 "reference returns; --metric return takes one dataset of any"
             )
         self.ranges = {name: ranges(asked, name) for name in asked.spec.algorithms}
-        self._left: set[tuple[str, int]] = set()  # trials of others, or that failed: not taken again
+        self._left: set[tuple[str, int]] = set()  # trials taken before, which are not taken again
 
     def take(self, count: int) -> list[Trial]:
-        """The next trials, at most ``count`` of one algorithm: those left unfinished, then new ones."""
+        """Return the next trials, at most ``count``, of one algorithm: unfinished ones, then new ones."""
         for name in self.ranges:
             with self._lock():
                 study = self._study(name)
@@ -86,7 +86,7 @@ class Search:
         return []
 
     def tell(self, outcomes: Mapping[Path, Outcome]) -> None:
-        """Settle every trial whose runs are all done, by whomever, or of which one has failed here."""
+        """Tell Optuna of every trial whose runs are all done, by any process, or of which one failed here."""
         for name in self.ranges:
             with self._lock():
                 study = self._study(name)
@@ -100,7 +100,7 @@ class Search:
                         study.tell(trial.number, state=_optuna().trial.TrialState.FAIL)
 
     def all(self) -> list[Trial]:
-        """Every trial so far, in order."""
+        """Return every trial so far, in order."""
         found: list[Trial] = []
         if (self.asked.out / FILE).exists():
             for name in self.ranges:
@@ -110,20 +110,20 @@ class Search:
         return found
 
     def runs(self) -> list[Asked]:
-        """Those of all trials."""
+        """Return the runs of all trials."""
         return [run for trial in self.all() for run in trial.runs]
 
     def sample(self, name: str) -> list[Asked]:
-        """The runs of a trial somewhere in the ranges, of a number that none has: for estimates."""
+        """Return the runs of a fictitious trial within the ranges, for estimates."""
         return self._runs(name, -1, corners(self.ranges[name])[0])
 
     def _lock(self) -> FileLock:
-        """Held while trials are numbered or settled, so that two commands do neither at once."""
+        """A lock that is held while trials are numbered or reported, so that two commands do not collide."""
         self.asked.out.mkdir(parents=True, exist_ok=True)
         return FileLock(self.asked.out / f".{FILE}.lock")
 
     def _study(self, name: str, begin: bool = True) -> Any:
-        """Of an algorithm; where there is none, it is begun, or None without ``begin``."""
+        """Return an algorithm's study; if there is none, begin it, or return None without ``begin``."""
         optuna = _optuna()
         backend = optuna.storages.journal.JournalFileBackend(str(self.asked.out / FILE))
         storage = optuna.storages.JournalStorage(backend)
@@ -145,7 +145,7 @@ class Search:
         return study
 
     def _about(self, name: str) -> dict[str, Any]:
-        """What all trials of a study share, without which they could not be compared."""
+        """What all trials of a study must share to be comparable."""
         spec = asdict(self.asked.spec)
         shared = {key: spec[key] for key in ("datasets", "seeds", "updates", "preset", "episodes", "shifts")}
         shared |= {
@@ -157,9 +157,9 @@ class Search:
         return json.loads(json.dumps(shared))
 
     def _ask(self, study: Any, name: str) -> list[Trial]:
-        """The next trial; none where its values do not go together, which is noted as a failure."""
+        """Ask for the next trial; if its values are not valid together, record a failure and return none."""
         optuna, number = _optuna(), len(study.get_trials(deepcopy=False))
-        # A generator for each trial: one that is seeded once would begin anew when a search goes on.
+        # A generator for each trial: a single one would start again when a search is continued.
         drawn = np.random.SeedSequence(self.seed, spawn_key=(number,)).generate_state(1)
         study.sampler = optuna.samplers.TPESampler(seed=int(drawn[0]))
         trial = study.ask(
@@ -173,10 +173,10 @@ class Search:
             return []
 
     def _trials(self, study: Any, name: str) -> list[Trial]:
-        """All that were asked for to the end, and whose values go together."""
+        """Return the study's trials whose values are complete and valid together."""
         found = []
         for each in study.get_trials(deepcopy=False):
-            if set(each.params) == set(self.ranges[name]):  # else it was killed while it was asked for
+            if set(each.params) == set(self.ranges[name]):  # otherwise asking for it was interrupted
                 with suppress(UserError):
                     found.append(
                         self._trial(name, each.number, each.params, each.state.name.lower(), each.value)
@@ -197,7 +197,7 @@ class Search:
         return [self.asked.run(data, name, params, called) for data in self.asked.spec.datasets]
 
     def _value(self, trial: Trial) -> float | None:
-        """Mean over datasets; None while one of the runs is not done."""
+        """Mean of the metric over datasets; None while one of the runs is not done."""
         if any(jobs.stage(each.job) != "done" for each in trial.runs):
             return None
         spec = self.asked.spec
@@ -207,9 +207,9 @@ class Search:
 
 
 def ranges(asked: Sweep, name: str) -> dict[str, tuple[Range, Any]]:
-    """The range and the type of every setting that is searched for an algorithm.
+    """Return the range and type of every setting that is searched for an algorithm.
 
-    Raises UserError where there is none, or a value in one is not the setting's.
+    Raises UserError if there are no ranges, or a range holds a value that its setting cannot have.
     """
     types, found = sweep.known_settings(name), {}
     for key, table in sweep.entries(asked.spec, "search", name).items():
@@ -225,12 +225,12 @@ def ranges(asked: Sweep, name: str) -> dict[str, tuple[Range, Any]]:
             f"expected ranges for {name} in a table [search], found none; eta = {{low = 0.1, high = 10.0}}"
         )
     for values in corners(found):
-        asked.run(asked.spec.datasets[0], name, values, {"trial": 0})  # ends must be settings, too
+        asked.run(asked.spec.datasets[0], name, values, {"trial": 0})  # ends must be valid settings
     return found
 
 
 def corners(found: Mapping[str, tuple[Range, Any]]) -> list[dict[str, Any]]:
-    """As few settings as have every end and every choice of the ranges among them."""
+    """Return a smallest list of settings that includes every end and every choice of the ranges."""
     columns = {
         key: each.choices if each.choices is not None else [type_(each.low), type_(each.high)]
         for key, (each, type_) in found.items()
@@ -240,12 +240,12 @@ def corners(found: Mapping[str, tuple[Range, Any]]) -> list[dict[str, Any]]:
 
 
 def distribution(range_: Range, type_: Any) -> Any:
-    """A range as Optuna has it. Raises UserError or ValueError where it is none of this type."""
+    """Convert a range to Optuna's form. Raises UserError or ValueError if it does not fit the type."""
     kinds = _optuna().distributions
     if range_.choices is not None:
         if not range_.choices or range_.low is not None or range_.high is not None:
             raise UserError(f"expected choices, or low and high, found {asdict(range_)}")
-        # As text: a value may be a list, which Optuna does not keep as it is.
+        # As JSON text: a value may be a list, which Optuna cannot store.
         return kinds.CategoricalDistribution([json.dumps(each) for each in range_.choices])
     if type_ not in (int, float):
         raise UserError(f"expected choices for {config.describe(type_)}, found {asdict(range_)}")
@@ -260,7 +260,7 @@ def distribution(range_: Range, type_: Any) -> Any:
 
 
 def _optuna() -> Any:
-    """Raises UserError where it is not installed."""
+    """Import Optuna. Raises UserError if it is not installed."""
     try:
         import optuna
     except ImportError as error:

@@ -1,7 +1,7 @@
 """Interquartile means and stratified bootstrap intervals, after Agarwal et al. 2021 (arXiv 2108.13264).
 
-A sample is what varies by chance under one condition: the episodes of one seed, or the seeds of one cell.
-Resampling stays within samples (strata).
+A sample holds the values that vary by chance under one condition: the episodes of one seed, or the seeds of
+one cell. Resampling stays within samples (strata).
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from numpy.typing import NDArray
 
 Values = NDArray[np.float64]
 Interval = list[float]
-"""[low, high], JSON's pair"""
+"""[low, high], a list as in JSON"""
 
 RESAMPLES = 2000
 LEAST_SEEDS = 3
-"""Two values have no interval worth the name: resampling gives back the values themselves."""
+"""Two seeds give no meaningful interval: its ends would be the two values themselves."""
 LEAST_TASKS = 3
-"""The same of datasets."""
+"""The same for datasets."""
 _AT_ONCE = 20_000_000
-"""values that are resampled together, at most: 160 MB"""
+"""largest number of values that are resampled at once: 160 MB"""
 
 
 def iqm(*samples: Values, axis: int = -1) -> Any:
-    """Mean of the middle half of all values together."""
+    """Interquartile mean: the mean of the middle half of all values pooled."""
     from scipy import stats
 
     return stats.trim_mean(np.concatenate(samples, axis=axis), 0.25, axis=axis)
 
 
 def average(*samples: Values, axis: int = -1) -> Any:
-    """Mean over samples of their means, every one counting alike."""
+    """Mean of the samples' means, all with equal weight."""
     return np.mean([each.mean(axis=axis) for each in samples], axis=0)
 
 
@@ -43,7 +43,7 @@ def interval(
     seed: int = 0,
     least: int = 2,
 ) -> Interval | None:
-    """The 95 % percentile interval of ``statistic(*samples, axis)``; None where a sample has too few."""
+    """95 % percentile interval of ``statistic(*samples, axis)``; None if a sample has less than ``least``."""
     if min(map(len, samples)) < least:
         return None
     from scipy import stats
@@ -61,7 +61,7 @@ def interval(
 
 
 def spread(values: Values, seed: int = 0, least: int = 2) -> dict[str, Any]:
-    """Mean, standard deviation, interquartile mean and its 95 % interval, or None, of samples [S, E]."""
+    """Mean, standard deviation, interquartile mean and its 95 % interval (or None) of samples [S, E]."""
     return {
         "mean": float(values.mean()),
         "std": float(values.std()),
@@ -71,13 +71,13 @@ def spread(values: Values, seed: int = 0, least: int = 2) -> dict[str, Any]:
 
 
 def summary(values: Values, seed: int = 0) -> dict[str, Any]:
-    """``spread``, the interval of no width where there is none."""
+    """Like ``spread``, with an interval of zero width instead of None."""
     found = spread(values, seed)
     return found | {"ci": found["ci"] or [found["iqm"], found["iqm"]]}
 
 
 def improvement(ours: Sequence[Values], theirs: Sequence[Values]) -> dict[str, Any]:
-    """P(X > Y) + P(X = Y) / 2 for seeds X of ours, Y of theirs on the same task, averaged over tasks [T]."""
+    """P(X > Y) + P(X = Y) / 2 for our seeds X and their seeds Y on the same task, averaged over tasks [T]."""
 
     def probability(*samples: Values, axis: int = -1) -> Any:
         halves = zip(samples[: len(ours)], samples[len(ours) :], strict=True)
@@ -97,13 +97,13 @@ def _superiority(x: Values, y: Values) -> Any:
 
 
 def lead(ours: Sequence[Values], theirs: Sequence[Values]) -> dict[str, Any]:
-    """How much higher our mean is, averaged over tasks [T]; the interval resamples tasks, as for others like
-    them, and takes the seeds as they are."""
+    """How much higher our mean is, averaged over tasks [T]. The interval resamples tasks, to generalise to
+    similar ones, but not seeds."""
     differences = np.array([x.mean() - y.mean() for x, y in zip(ours, theirs, strict=True)])
     ci = interval(average, [differences], least=LEAST_TASKS)
     return {"mean": float(differences.mean()), "ci": ci, "tasks": len(differences)}
 
 
 def profile(samples: Sequence[Values], taus: Values) -> Values:
-    """Share of runs that score more than each tau, [len(taus)], every task counting alike."""
+    """Share of runs that score more than each tau, [len(taus)], with equal weight for every task."""
     return np.mean([(sample > taus[:, None]).mean(axis=1) for sample in samples], axis=0)

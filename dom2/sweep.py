@@ -1,4 +1,4 @@
-"""Grids of one's own: a TOML file that names data, algorithms and settings, and the runs that it asks for."""
+"""Custom grids: a TOML file that names data, algorithms and settings, and the runs that it asks for."""
 
 from __future__ import annotations
 
@@ -25,37 +25,37 @@ from dom2data.errors import UserError
 from dom2data.spec import Progress, quiet
 
 ABOVE = ("algorithm", "seeds", "updates")
-"""settings of a run that have a line of their own above the tables"""
+"""settings of a run that have their own keys above the tables"""
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What a sweep's file may say. In a table, one named after an algorithm is for that algorithm alone."""
+    """The content of a sweep's file. In a table, a subtable named after an algorithm applies to it alone."""
 
     datasets: tuple[str, ...] = ()
-    """Names, each with every algorithm; standard ones are generated."""
+    """Names of datasets, each used with every algorithm; missing standard ones are generated."""
     algorithms: tuple[str, ...] = ("dom2",)
-    """Names."""
+    """Names of algorithms."""
     seeds: int = 1
-    """Of each run, as one stack."""
+    """Seeds of each run, trained as one stack."""
     updates: int | None = None
-    """Of each run; without it, as many as ``presets.updates`` has."""
+    """Updates of each run; by default those of ``presets.updates``."""
     preset: str = "compact"
-    """Sizes of the networks."""
+    """Preset of the algorithm's hyper-parameters."""
     episodes: int = 100
-    """Of each seed's evaluation."""
+    """Episodes of each seed's evaluation."""
     shifts: tuple[str, ...] = ("none",)
-    """What each run is evaluated under; the first is what runs are compared by."""
+    """Shifts under which each run is evaluated; runs are compared under the first."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """Name -> value: any setting of the run or of the algorithm."""
+    """Name -> value, for any setting of the run or of the algorithm."""
     grid: dict[str, Any] = field(default_factory=dict)
     """Name -> list of values; every combination is a run."""
     search: dict[str, Any] = field(default_factory=dict)
-    """Name -> range of values that a search may try."""
+    """Name -> range of values for a search to try."""
 
 
 class Asked(NamedTuple):
-    """A run of a sweep: its job, and the settings by which it differs from the others."""
+    """A run of a sweep: its job, and the settings that distinguish it from the others."""
 
     job: Job
     varied: dict[str, Any]
@@ -63,16 +63,16 @@ class Asked(NamedTuple):
 
 @dataclass(frozen=True)
 class Sweep:
-    """A spec, and where its runs and its data are."""
+    """A spec, and the folders of its runs and its data."""
 
     spec: Spec
     out: Path
     root: Path
 
     def runs(self) -> list[Asked]:
-        """Every combination of the grid, of each algorithm, on each dataset; equal ones once.
+        """Return a run for every combination of the grid, algorithm and dataset, without duplicates.
 
-        Raises UserError for settings that cannot be.
+        Raises UserError for invalid settings.
         """
         found: dict[Path, Asked] = {}
         for data, name in itertools.product(self.spec.datasets, self.spec.algorithms):
@@ -87,7 +87,7 @@ class Sweep:
         return list(found.values())
 
     def run(self, data: str, name: str, varied: Mapping[str, Any], called: Mapping[str, Any]) -> Asked:
-        """The run of an algorithm on a dataset with these settings, its folder named after ``called``."""
+        """Return an algorithm's run on a dataset with settings ``varied``, in a folder named ``called``."""
         env, quality = kind(data, self.root)
         known = ("none", *shifts.applying(env))
         for shift in self.spec.shifts:
@@ -99,14 +99,14 @@ class Sweep:
         own = {each.name for each in config.fields(Settings)}
         hyper = {key: value for key, value in values.items() if key not in own}
         mine = {key: value for key, value in values.items() if key in own}
-        try:  # an error in the file should not wait until a worker meets it
+        try:  # report an error in the file now, not when a worker meets it
             config.build(Settings, mine)
             usual = self.spec.updates or presets.updates(name, self.spec.preset, env)
             schedule = jobs.schedule(mine.get("updates", usual))
             settings = {"algorithm": name, "seeds": self.spec.seeds} | schedule | mine
             settings = asdict(config.build(Settings, settings))
             hyper = asdict(fit.configure(name, self.spec.preset, env, quality, hyper))
-        except ValueError as error:  # outside of a setting's range
+        except ValueError as error:  # a value outside its setting's range
             raise UserError(f"{name}: {error}") from error
         job = Job(
             folder=self.out / jobs.place(data, name, called.items()),
@@ -123,23 +123,23 @@ class Sweep:
         return Asked(job, {key: values[key] for key in varied})
 
     def missing(self) -> list[str]:
-        """The datasets that have to be generated."""
+        """Names of the datasets that have to be generated."""
         return [name for name in self.spec.datasets if not jobs.available(name, self.root)]
 
     def prepare(self, shown: Progress = quiet) -> None:
-        """Generate them."""
+        """Generate the missing datasets."""
         for name in self.missing():
             env, quality = kind(name, self.root)
             jobs.supply(name, env, quality or "", self.root, progress=shown)
 
 
 def read(path: Path) -> Spec:
-    """A sweep's file. Raises UserError that names the file, the key and what was expected of it."""
+    """Read a sweep's file. Raises UserError that names the file, the key and what was expected of it."""
     try:
         document = tomllib.loads(path.read_text())
     except OSError as error:
         raise UserError(f"expected a sweep's TOML file, found no {path} ({error.strerror})") from error
-    except ValueError as error:  # no TOML, or no text
+    except ValueError as error:  # not TOML, or not text
         raise UserError(f"{path}: expected TOML, found: {error}; docs/sweep.md has an example") from error
     try:
         spec: Spec = config.build(Spec, document)
@@ -150,7 +150,7 @@ def read(path: Path) -> Spec:
 
 
 def check(spec: Spec) -> None:
-    """Raises UserError where a spec names nothing to do, or what does not exist."""
+    """Raise UserError if a spec names nothing to do, or something that does not exist."""
     for name in ("datasets", "algorithms", "shifts"):
         if not getattr(spec, name):
             raise UserError(f"{name}: expected at least one, found none")
@@ -179,7 +179,7 @@ def check(spec: Spec) -> None:
 
 
 def unknown(spec: Spec, table: str, name: str, key: str) -> str:
-    """What is wrong with a key that an algorithm has not, and what may have been meant."""
+    """Explain what is wrong with a key that an algorithm does not have, and what may have been meant."""
     having = [other for other in spec.algorithms if key in known_settings(other)]
     if having:
         return (
@@ -192,26 +192,26 @@ def unknown(spec: Spec, table: str, name: str, key: str) -> str:
 
 
 def known_settings(name: str) -> dict[str, Any]:
-    """The types of the settings of a run of an algorithm, and of its own."""
+    """Types of all settings of an algorithm's run: the run's and the algorithm's own."""
     found = (*config.fields(Settings), *config.fields(algorithms.load(name).config_type))
     return {each.name: each.type for each in found}
 
 
 def entries(spec: Spec, table: str, name: str) -> dict[str, Any]:
-    """What a table says to an algorithm: what it says to all, and what is under the algorithm's own name."""
+    """Entries of a table for an algorithm: those for all algorithms, then those under its own name."""
     found: dict[str, Any] = getattr(spec, table)
     return {k: v for k, v in found.items() if k not in spec.algorithms} | found.get(name, {})
 
 
 def combinations(spec: Spec, name: str) -> Iterator[dict[str, Any]]:
-    """The settings of each run of an algorithm on a dataset, in the order of the file."""
+    """Yield the settings of each run of an algorithm on a dataset, in the order of the file."""
     grid, types = entries(spec, "grid", name), known_settings(name)
     for values in itertools.product(*grid.values()):
         yield {key: plain(value, types[key]) for key, value in zip(grid, values, strict=True)}
 
 
 def plain(value: Any, type_: Any) -> Any:
-    """A value of a TOML file as its setting has it, so that 1 and 1.0 name one run."""
+    """Convert a value from TOML to its setting's type, so that 1 and 1.0 name one run."""
     if isinstance(value, list):
         return tuple(value)
     return float(value) if type_ is float and type(value) is int else value
@@ -219,9 +219,9 @@ def plain(value: Any, type_: Any) -> Any:
 
 @functools.cache
 def kind(data: str, root: Path) -> tuple[str, str | None]:
-    """(environment, quality) of a dataset that is there, or that can be generated.
+    """(environment, quality) of a dataset that exists or can be generated.
 
-    Raises UserError when it is neither.
+    Raises UserError for any other name.
     """
     standard = recipes.standard(data)
     if standard and not jobs.available(data, root):
@@ -231,13 +231,13 @@ def kind(data: str, root: Path) -> tuple[str, str | None]:
 
 
 def another(runs: Sequence[Asked], out: Path) -> str:
-    """How the runs below a folder are those of another sweep; nothing where one of these is among them."""
+    """Explain how the runs below a folder are another sweep's; empty if one of these runs is among them."""
     there = {file.parent for file in out.glob("*/*/config.json")}
     reason = "it asks for none of the runs there" if there else ""
     for job in (each.job for each in runs if each.job.folder in there):
         try:
             unlike = jobs.unlike(job, read_run(job.folder))
-        except UserError:  # none that can be read: whoever does the job will say so
+        except UserError:  # it cannot be read: the worker will say so
             return ""
         if not unlike:
             return ""
@@ -246,7 +246,7 @@ def another(runs: Sequence[Asked], out: Path) -> str:
 
 
 def row(asked: Asked, out: Path, outcome: Outcome | None = None) -> dict[str, Any]:
-    """What is known of a run, as its folder and the outcome of this command tell: a record for JSON."""
+    """Make a JSON record of what a run's folder and the outcome of this command tell about it."""
     job, stage = asked.job, jobs.stage(asked.job)
     status = stage if stage == "done" or outcome is None else outcome.word
     returns: dict[str, list[float]] = {}
@@ -278,13 +278,13 @@ def row(asked: Asked, out: Path, outcome: Outcome | None = None) -> dict[str, An
 
 
 def value(record: Mapping[str, Any], shift: str, metric: str) -> float | None:
-    """What a run is compared by: its ``score`` or its mean ``return``; None when it has none."""
+    """The value by which a run is compared, its ``score`` or mean ``return``; None if it has none."""
     found = record["evaluations"].get(shift)
     return None if found is None else found["mean" if metric == "return" else "score"]
 
 
 def best_first(records: Sequence[dict[str, Any]], shift: str, metric: str) -> list[dict[str, Any]]:
-    """Runs by their value; those without one last, in their order."""
+    """Sort runs by value, best first; runs without a value come last, in their order."""
 
     def key(record: dict[str, Any]) -> tuple[bool, float]:
         found = value(record, shift, metric)

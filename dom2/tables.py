@@ -1,4 +1,4 @@
-"""The numbers of a target: every cell beside the published one, and what all of them together say."""
+"""The numbers of a target: every cell next to the published one, and aggregates over cells."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Entry:
     std: float
     iqm: float
     ci: Interval | None
-    """of the iqm, 95 %, resampling seeds; None for fewer than ``statistics.LEAST_SEEDS``"""
+    """95 % interval of the iqm, resampling seeds; None for fewer than ``statistics.LEAST_SEEDS``"""
     score: float | None
     """the mean, normalised by the published references"""
     score_std: float | None
@@ -44,22 +44,22 @@ class Entry:
     """mean return of the data"""
     data_score: float | None
     paper: dict[str, Any] | None
-    """``mean``, ``std``, and ``unit``, return or score"""
+    """the published ``mean``, ``std``, and ``unit``, return or score"""
     difference: float | None
-    """ours less the paper's, in that unit"""
+    """our mean minus the paper's, in that unit"""
     training: dict[str, float] | None
-    """of evaluations while training, which are in the standard environment: ``results.last_best_mean``"""
+    """``results.last_best_mean`` of evaluations while training, which are in the standard environment"""
     folder: str
     dataset: str
     hash: str
     setup: str
     """``jobs.setup`` of the run"""
     fingerprint: str = ""
-    """of the environment; reports that do not know it leave it empty"""
+    """of the environment; empty in reports without it"""
     report: str | None = None
-    """the earlier report that it is taken from; None where the run is here"""
+    """the earlier report that the entry comes from; None if the run is here"""
     solutions: dict[str, dict[str, float]] | None = None
-    """Figure 2: ``mean`` and ``std`` over seeds of what ``diversity.Solutions`` counts"""
+    """Figure 2: ``mean`` and ``std`` over seeds of ``diversity.Solutions``"""
 
     @property
     def row(self) -> tuple[str, str, float, str]:
@@ -67,19 +67,19 @@ class Entry:
 
     @property
     def per_seed_scores(self) -> Values | None:
-        """[S]; None where ``score`` is."""
+        """Scores of the seeds [S]; None if ``score`` is None."""
         return normalized(self.env, np.array(self.per_seed))
 
 
 Earlier = Mapping[Cell, Sequence[Entry]]
-"""Entries of cells, under all shifts or some, from reports written before."""
+"""Entries of cells from earlier reports, under all shifts or some."""
 
 
 def entries(grid: Grid, earlier: Earlier | None = None) -> tuple[list[Entry], dict[Cell, Stage]]:
-    """Entries of the cells that are done, here or in earlier reports, and how far the others are, of which
-    an earlier report may know some shifts.
+    """Return the entries of cells that are done, here or in earlier reports, and the stages of the others.
+    For those, an earlier report may still have entries under some of the shifts.
 
-    Raises UserError (code 3) where they learned from different data or environments of one name.
+    Raises UserError (code 3) if entries come from different data or environments of one name.
     """
     jobs = {job.folder: job for job in grid.jobs()}
     stages = {folder: stage(job) for folder, job in jobs.items()}
@@ -106,12 +106,12 @@ def entries(grid: Grid, earlier: Earlier | None = None) -> tuple[list[Entry], di
 
 
 def whole(grid: Grid, known: Sequence[Entry] | None) -> bool:
-    """Whether a report knows a cell under every shift of the grid's target."""
+    """Return whether a cell's entries cover every shift of the grid's target."""
     return {each.shift for each in known or ()} == set(experiments.TARGETS[grid.target].shifts)
 
 
 def facts(grid: Grid, each: Entry) -> list[Fact]:
-    """What entries of one table must agree in: which dataset a name stands for, and what is in it."""
+    """What entries of one table must agree on: a name's dataset, that dataset's hash, and the environment."""
     cell = Cell(each.env, each.quality, each.label, "", (), each.fraction)
     where = each.report or each.folder
     found = facts_of_data(grid.share(cell), each.dataset, each.hash, where)
@@ -119,7 +119,7 @@ def facts(grid: Grid, each: Entry) -> list[Fact]:
 
 
 def entry(cell: Cell, result: Result, shift: str, target: str, folder: str, its_setup: str) -> Entry:
-    """One cell under one shift."""
+    """Make the entry of one cell under one shift."""
     values = np.array(result.returns[shift])
     normal = normalized(cell.env, values)
     spread = statistics.spread(values[None], least=statistics.LEAST_SEEDS)
@@ -150,7 +150,7 @@ def entry(cell: Cell, result: Result, shift: str, target: str, folder: str, its_
 
 
 def cited(cell: Cell, shift: str, per_seed: Sequence[float], target: str) -> dict[str, Any]:
-    """``paper`` and ``difference`` of an entry: what the target's own table has for the cell."""
+    """Make an entry's ``paper`` and ``difference`` from the target's own published table."""
     published = paper.find(target, cell.env, cell.quality, shift, cell.label)
     if published is None:
         return {"paper": None, "difference": None}
@@ -162,7 +162,7 @@ def cited(cell: Cell, shift: str, per_seed: Sequence[float], target: str) -> dic
 
 
 def normalized(env: str, values: Values) -> Values | None:
-    """Scores by the published references; spread's for its variants there are none."""
+    """Scores by the published references; None without them, as for variants of spread."""
     try:
         return scores.normalize(env, values)
     except UserError:
@@ -170,7 +170,7 @@ def normalized(env: str, values: Values) -> Values | None:
 
 
 def labels(listed: Sequence[Entry]) -> list[str]:
-    """Columns in the order of the rows, one that the first rows lack after its neighbour in a later one."""
+    """Columns in the order of the rows; a column missing from earlier rows comes after its left neighbour."""
     found: list[str] = []
     for row in rows(listed).values():
         place = 0
@@ -190,8 +190,8 @@ def rows(listed: Sequence[Entry]) -> dict[tuple[str, str, float, str], dict[str,
 
 
 def best(row: dict[str, Entry]) -> tuple[list[str], bool]:
-    """The columns of the highest mean, which are several where they are one run, and whether its interval
-    lies above all others'."""
+    """Return the column with the highest mean (several if they share one run), and whether its interval lies
+    above all others'."""
     first = max(row.values(), key=lambda each: each.mean)
     others = [each for each in row.values() if each.folder != first.folder]
     certain = bool(others) and all(
@@ -201,7 +201,7 @@ def best(row: dict[str, Entry]) -> tuple[list[str], bool]:
 
 
 def groups(listed: Sequence[Entry]) -> dict[tuple[str, float], list[Entry]]:
-    """Entries by what is never averaged together: shift, and fraction of the trajectories."""
+    """Group entries by shift and fraction of the trajectories, which are never averaged together."""
     found: dict[tuple[str, float], list[Entry]] = {}
     for each in listed:
         found.setdefault((each.shift, each.fraction), []).append(each)
@@ -209,9 +209,9 @@ def groups(listed: Sequence[Entry]) -> dict[tuple[str, float], list[Entry]]:
 
 
 def wins(listed: Sequence[Entry]) -> dict[str, dict[str, int]]:
-    """By column: rows in which its mean is the highest, and those in which the intervals say so.
+    """Count, by column, the rows in which its mean is the highest and those in which intervals confirm it.
 
-    Only rows of two columns and more count; ``of`` is how many of them have the column.
+    Only rows with at least two columns count; ``of`` is the number of them that have the column.
     """
     counted = {label: {"highest": 0, "certain": 0, "of": 0} for label in labels(listed)}
     for row in rows(listed).values():
@@ -226,24 +226,24 @@ def wins(listed: Sequence[Entry]) -> dict[str, dict[str, int]]:
 
 
 def complete_rows(listed: Sequence[Entry]) -> list[dict[str, Entry]]:
-    """The rows that have every column and scores: only these can be averaged for a fair comparison."""
+    """Rows that have every column, with scores: only these can be averaged for a fair comparison."""
     every = labels(listed)
     return scored(sharing(listed, every), every)
 
 
 def sharing(listed: Sequence[Entry], columns: Sequence[str]) -> list[dict[str, Entry]]:
-    """The rows that have all of these columns."""
+    """Rows that have all of these columns."""
     return [row for row in rows(listed).values() if all(label in row for label in columns)]
 
 
 def scored(chosen: Sequence[dict[str, Entry]], columns: Sequence[str]) -> list[dict[str, Entry]]:
-    """Those of the rows in which these columns have scores."""
+    """Rows among ``chosen`` in which all of these columns have scores."""
     return [row for row in chosen if all(row[label].score is not None for label in columns)]
 
 
 def fair(group: Sequence[Entry]) -> list[dict[str, Entry]]:
-    """The rows that averages may be of: of the columns that every row has where there are two of them and
-    more, else those that have every column. All of them have the same columns, and scores."""
+    """Rows for a fair average: all rows, cut to the columns that every row has, if these are at least two;
+    else the rows that have every column. All have the same columns, with scores."""
     every = rows(group).values()
     whole = [label for label in labels(group) if all(label in row for row in every)]
     return complete_rows([each for each in group if each.label in whole] if len(whole) > 1 else group)
@@ -256,9 +256,9 @@ def samples(chosen: Sequence[dict[str, Entry]], label: str) -> list[Values]:
 
 
 def aggregate(listed: Sequence[Entry]) -> list[dict[str, Any]]:
-    """For each group and column: the iqm of scores with its interval, over what is ``fair``, None for columns
-    that are not part of it; the probability that DOM2 improves on the column, and its lead in score, over the
-    rows that both have; and the column's wins."""
+    """For each group and column, compute the iqm of scores with its interval over the ``fair`` rows (None for
+    columns that are not in them), the probability that DOM2 improves on the column and its lead in score over
+    the rows that both have, and the column's wins."""
     found = []
     for (shift, fraction), group in groups(listed).items():
         chosen, won = fair(group), wins(group)
@@ -284,7 +284,7 @@ def aggregate(listed: Sequence[Entry]) -> list[dict[str, Any]]:
 
 
 def improvement(group: Sequence[Entry], label: str) -> dict[str, Any] | None:
-    """``statistics.improvement`` of DOM2 on a column over the rows that both have; None where none has."""
+    """``statistics.improvement`` of DOM2 on a column over the rows that have both; None without such rows."""
     both = sharing(group, ("dom2", label))
     if label == "dom2" or not both:
         return None
@@ -293,8 +293,8 @@ def improvement(group: Sequence[Entry], label: str) -> dict[str, Any] | None:
 
 
 def lead(group: Sequence[Entry], label: str) -> dict[str, Any] | None:
-    """``statistics.lead`` of DOM2's scores over a column's, on the rows that both have scores on; None where
-    there is none."""
+    """``statistics.lead`` of DOM2's scores over a column's, on the rows in which both have scores; None if
+    there are no such rows."""
     both = scored(sharing(group, ("dom2", label)), ("dom2", label))
     if label == "dom2" or not both:
         return None
@@ -302,12 +302,12 @@ def lead(group: Sequence[Entry], label: str) -> dict[str, Any] | None:
 
 
 AUGMENTED = (("ma-cql augmented", "ma-cql"), ("omar augmented", "omar"), ("dom2", "dom2 not augmented"))
-"""Columns with the augmentation and without it."""
+"""Pairs of columns with and without the augmentation."""
 
 
 def effects(listed: Sequence[Entry]) -> list[dict[str, Any]]:
-    """What the augmentation adds to a column's score: for each row that has both, and over all of them, the
-    difference of means with its interval, resampling the seeds of both sides."""
+    """What the augmentation adds to a column's score: the difference of means with its interval, resampling
+    the seeds of both sides, for each row with both columns and over all of these rows."""
 
     def difference(*sides: Values, axis: int = -1) -> Any:
         half = len(sides) // 2
@@ -337,7 +337,7 @@ def effects(listed: Sequence[Entry]) -> list[dict[str, Any]]:
 def document(
     grid: Grid, listed: Sequence[Entry], missing: Mapping[Cell, Stage], command: str
 ) -> dict[str, Any]:
-    """Everything that a report is made of, as JSON."""
+    """The complete content of a report, as JSON."""
     table = paper.TABLES.get(grid.target)
     return {
         "schema": 1,

@@ -1,4 +1,4 @@
-"""Metrics of a run: one JSON object a line, and the same means as TensorBoard events."""
+"""Metrics of a run: one JSON object per line, and their means over seeds as TensorBoard events."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from dom2data.errors import naming
 from dom2data.new_file import replacing
 
 _TAIL = 1 << 16
-"""bytes at the end of ``metrics.jsonl`` in which its last line is looked for"""
+"""bytes at the end of ``metrics.jsonl`` that are searched for its last line"""
 
 
 class Track:
     """Appends to ``metrics.jsonl`` and to the TensorBoard events in ``tensorboard/``.
 
-    Lines after ``last_update`` are dropped first: a run that died after its last checkpoint repeats them.
+    Lines after ``last_update`` are dropped first: a run that died after its last checkpoint logs them again.
     """
 
     def __init__(self, folder: Path, last_update: int = 0):
@@ -43,7 +43,7 @@ class Track:
                 self._events.add_scalar(name, mean, update)
 
     def flush(self) -> None:
-        """Wait until the events are in their file, too: a thread, or TensorFlow, writes them later."""
+        """Wait until the events are in their file: a thread, or TensorFlow, writes them with a delay."""
         with naming(self._path.with_name("tensorboard")):
             self._events.flush()
 
@@ -54,19 +54,19 @@ class Track:
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
         for part in (self._file, self._events):
-            # What a full disk did not take it does not take now, and the error under way says more.
+            # On a full disk closing fails, too, and the error being raised says more.
             with suppress(OSError) if error else naming(self._path):
                 part.close()
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    """The lines of ``metrics.jsonl`` without those that are none, such as a last one cut short by a crash."""
+    """Return the valid lines of ``metrics.jsonl``, without one that a crash has truncated, for example."""
     path = folder / "metrics.jsonl"
     return list(_records(path.read_text(errors="replace").splitlines() if path.exists() else []))
 
 
 def last(folder: Path) -> dict[str, Any]:
-    """The last of them, without reading the others if it is short; nothing where there is none yet."""
+    """Return the last valid line, reading only the end of the file if that suffices; {} if there is none."""
     path = folder / "metrics.jsonl"
     if not path.exists():
         return {}
@@ -87,12 +87,12 @@ def _records(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
 
 
 def seconds(lines: Iterable[dict[str, Any]]) -> float:
-    """Seconds spent fitting, by a run's metrics; the clock of each line begins anew when a run is resumed."""
+    """Seconds spent fitting, from a run's metrics, in which the clock restarts when the run is resumed."""
     total = last = 0.0
     begun = 0
     for line in lines:
         now, rate = line.get("time/seconds", last), line.get("time/updates_per_second", 0.0)
-        start = round(line.get("update", 0) - now * rate)  # of this clock
+        start = round(line.get("update", 0) - now * rate)  # the update at which this clock started
         total += now if now < last or start != begun else now - last
         last, begun = now, start
     return total

@@ -1,4 +1,4 @@
-"""Functions compiled by numba, kept for the next start where there is a place for them."""
+"""Functions compiled by numba and, if possible, cached for the next start."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def compiled(**options: Any) -> Callable[[F], F]:
-    """``numba.njit(cache=True)``, without the cache where none can be written.
+    """``numba.njit(cache=True)``, or without the cache if none can be written.
 
-    That is so where neither the package's folder nor the user's home is writable, as for another user in
-    a container; everything then compiles once more in each process. ``NUMBA_CACHE_DIR`` names another place.
+    That happens if neither the package's folder nor the user's home is writable, as for another user in a
+    container; each process then compiles everything again. ``NUMBA_CACHE_DIR`` names another folder.
     """
 
     def decorate(function: F) -> F:

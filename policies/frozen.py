@@ -1,7 +1,7 @@
-"""Policies that act on arrays: those that make data, and the frozen prey.
+"""Policies that act on NumPy arrays: those that make data, and the frozen prey.
 
-Without PyTorch, whose import takes as long as half a million steps: ``dom2_policies.policy`` has the same
-policies as modules, for whoever learns, and they act alike to the bit.
+They do without PyTorch, whose import takes as long as half a million steps. ``dom2_policies.policy`` has the
+same policies as modules, for learning; both act bit for bit alike.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ Act = Callable[[Float32], Float32]
 
 
 class Draws:
-    """The random numbers of a ``torch.Generator`` on a CPU, from the same seed, without PyTorch.
+    """The random numbers of a CPU ``torch.Generator`` with the same seed, without PyTorch.
 
-    Both are the Mersenne Twister MT19937, begun with the seed's lowest 32 bits.
+    Both are the Mersenne Twister MT19937, seeded with the seed's lowest 32 bits.
     """
 
     def __init__(self, seed: int):
@@ -35,17 +35,17 @@ class Draws:
         return self._source.randint(0, 2**32, tuple(shape), np.uint32)
 
     def uniform(self, shape: Sequence[int]) -> Float32:
-        """As ``torch.rand``: in [0, 1), multiples of 2^-24."""
+        """Like ``torch.rand``: in [0, 1), multiples of 2^-24."""
         return (self._bits(shape) & np.uint32(0xFFFFFF)).astype(np.float32) * np.float32(2.0**-24)
 
     def seed(self) -> int:
-        """As ``torch.randint(2**63 - 1, ())``."""
+        """Like ``torch.randint(2**63 - 1, ())``."""
         high, low = self._bits((2,)).tolist()
         return int((high << 32 | low) % (2**63 - 1))
 
 
 class Uniform:
-    """Uniform actions in [low, high], whatever is observed."""
+    """Uniform actions in [low, high], independent of the observation."""
 
     def __init__(self, act_dim: int, low: float, high: float, draws: Draws):
         self.act_dim, self.low, self.high, self.draws = act_dim, low, high, draws
@@ -56,7 +56,7 @@ class Uniform:
 
 
 class Frozen:
-    """N tanh perceptrons, one for each agent; given ``draws``, Gaussian noise of deviation ``noise``."""
+    """N tanh MLPs, one for each agent; given ``draws``, with noise of standard deviation ``noise``."""
 
     def __init__(self, layers: portable.Layers, noise: float = 0.0, draws: Draws | None = None):
         self.layers, self.noise, self.draws = layers, noise, draws
@@ -69,7 +69,7 @@ class Frozen:
 
 
 def means(layers: portable.Layers, obs: Float32) -> Float32:
-    """The networks' actions for obs [..., N, O]; an observation wider than they are is cut."""
+    """The networks' actions for obs [..., N, O]; an observation wider than their input is cut."""
     n_agents, wide = layers[0][0].shape[:2]
     flat = obs[..., :wide].reshape(-1, n_agents, wide).swapaxes(0, 1)
     actions = portable.tanh(portable.forward(layers, flat)[-1]).swapaxes(0, 1)
@@ -77,12 +77,12 @@ def means(layers: portable.Layers, obs: Float32) -> Float32:
 
 
 def noisy(actions: Float32, noise: float, seed: int) -> Float32:
-    """Actions with Gaussian noise that follows from ``seed``, kept in [-1, 1]."""
+    """Actions with Gaussian noise from ``seed``, clipped to [-1, 1]."""
     return (actions + np.float32(noise) * portable.normal(seed, actions.shape)).clip(-1.0, 1.0)
 
 
 def load(path: Path, noise: float = 0.0, draws: Draws | None = None) -> Frozen:
-    """Read what ``policy.save_actor`` wrote. Raises ValueError when the file is something else."""
+    """Read what ``policy.save_actor`` wrote. Raises ValueError if the file is something else."""
     with safe_open(path, "np") as file:
         layers = len(header(file.metadata(), path).sizes) - 1
         names = [(f"mlp.layers.{k}.weight", f"mlp.layers.{k}.bias") for k in range(layers)]
@@ -90,7 +90,7 @@ def load(path: Path, noise: float = 0.0, draws: Draws | None = None) -> Frozen:
 
 
 class Header(NamedTuple):
-    """What an actor's file says of its networks."""
+    """What an actor's file says about its networks."""
 
     sizes: tuple[int, ...]
     """in, hidden..., out"""
@@ -98,7 +98,7 @@ class Header(NamedTuple):
 
 
 def header(metadata: dict[str, str] | None, path: Path) -> Header:
-    """The header of an actor's file. Raises ValueError when it has none."""
+    """Read the header of an actor's file. Raises ValueError if it has none."""
     found = (metadata or {}).get("actor")
     if found is None:
         raise ValueError(f"{path}: expected an actor's safetensors file, found one without its header")

@@ -1,4 +1,4 @@
-"""Policies act; nothing here learns. On a CPU, actors act alike to the bit on every one (``portable``)."""
+"""Policies, which act but do not learn. Actors on CPUs act bit for bit alike on every CPU (``portable``)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Policy(Protocol):
 
 
 class Uniform:
-    """Uniform actions in [low, high] whatever is observed (and whatever ``deterministic`` says)."""
+    """Uniform actions in [low, high], independent of the observation (and of ``deterministic``)."""
 
     def __init__(self, act_dim: int, low: float = -1.0, high: float = 1.0):
         self.act_dim, self.low, self.high = act_dim, low, high
@@ -47,16 +47,16 @@ class Actor(nn.Module):
 
     @property
     def n_agents(self) -> int:
-        """As many as there are networks in the stack, also in a part cut out of a larger one."""
+        """The number of networks in the stack, also in a part cut out of a larger stack."""
         return len(next(self.mlp.parameters()))
 
     def forward(self, obs: Tensor) -> Tensor:
-        """obs [N, B, O] -> mean actions [N, B, A]; agent-major, as training wants it."""
+        """obs [N, B, O] -> mean actions [N, B, A]; agent-major, as in training."""
         return torch.tanh(self.mlp(obs))
 
     @torch.no_grad()
     def act(self, obs: Tensor, generator: torch.Generator, deterministic: bool = False) -> Tensor:
-        """obs [..., N, O] -> actions [..., N, A] in [-1, 1]; an observation wider than the network is cut."""
+        """obs [..., N, O] -> actions [..., N, A] in [-1, 1]; an observation wider than the input is cut."""
         noise = 0.0 if deterministic else self.noise
         if obs.device.type == "cpu":
             actions = frozen.means(self.mlp.arrays(), obs.numpy())
@@ -70,12 +70,12 @@ class Actor(nn.Module):
 
 
 def drawn(generator: torch.Generator) -> int:
-    """A seed that follows from ``generator``, which it advances by one draw."""
+    """Draw a seed from ``generator``, which advances by one draw."""
     return int(torch.randint(2**63 - 1, (), generator=generator))
 
 
 def acting(policy: Policy, generator: torch.Generator, deterministic: bool = False) -> frozen.Act:
-    """A policy as a function of arrays."""
+    """Wrap a policy as a function of arrays."""
 
     def act(obs: frozen.Float32) -> frozen.Float32:
         return policy.act(torch.from_numpy(obs), generator, deterministic).numpy()
@@ -84,13 +84,13 @@ def acting(policy: Policy, generator: torch.Generator, deterministic: bool = Fal
 
 
 def save_actor(actor: Actor, path: Path) -> None:
-    """Write the weights as safetensors, the sizes in its JSON header."""
+    """Write the weights as safetensors, with the sizes in the JSON header."""
     header = json.dumps({"sizes": actor.sizes, "n_agents": actor.n_agents}, sort_keys=True)
     save_weights(actor.state_dict(), path, {"actor": header})
 
 
 def load_actor(path: Path, noise: float = 0.0) -> Actor:
-    """Read what ``save_actor`` wrote. Raises ValueError when the file is something else."""
+    """Read what ``save_actor`` wrote. Raises ValueError if the file is something else."""
     with safe_open(path, "pt") as file:
         shape = frozen.header(file.metadata(), path)
         actor = Actor(shape.sizes, shape.n_agents, [torch.Generator()], noise)

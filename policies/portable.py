@@ -1,8 +1,8 @@
 """Arithmetic of small networks that rounds alike on every processor: the same recipe gives the same bytes.
 
-Libraries of linear algebra choose the order of a sum, vectorised ones their approximation of a function, by
-the processor (and by the number of rows). Here a sum has one order (``products``), and the few functions
-needed are made of exactly rounded operations alone.
+Linear algebra libraries choose the order of a sum, and vectorised maths libraries their approximation of a
+function, by the processor (and by the number of rows). Here a sum has one fixed order (``products``), and the
+few functions needed use only exactly rounded operations.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _TAYLOR = tuple(1.0 / math.factorial(k) for k in range(14, -1, -1))
 
 @compiled(error_model="numpy", inline="always")
 def _exp(x: float) -> float:
-    """e^x for |x| <= 50, within two units of the last place of a double."""
+    """e^x for |x| <= 50, within two units in the last place of a double."""
     n = np.rint(x * 1.4426950408889634)
     r = (x - n * _LN2_HIGH) - n * _LN2_LOW
     total = 0.0
-    for coefficient in _TAYLOR:  # |r| <= ln(2) / 2: what is left out is below 1e-17
+    for coefficient in _TAYLOR:  # |r| <= ln(2) / 2: the remainder is below 1e-17
         total = coefficient + total * r
     scale = 1.0
     for _ in range(abs(int(n))):
@@ -40,22 +40,22 @@ def _exp(x: float) -> float:
 
 @compiled(nogil=True, error_model="numpy")
 def _tanh(x: Float32) -> None:
-    """In place, flat."""
+    """Apply tanh to a flat array in place."""
     for i in range(x.size):
-        value = min(max(np.float64(x[i]), -20.0), 20.0)  # beyond, a float's tanh is 1
+        value = min(max(np.float64(x[i]), -20.0), 20.0)  # beyond it a float32's tanh is +-1
         e = _exp(2.0 * value)
         x[i] = np.float32((e - 1.0) / (e + 1.0))
 
 
 def tanh(x: Float32) -> Float32:
-    """tanh of an array, a new one; within 2e-16, so right to the last place but for the smallest numbers."""
+    """tanh of an array, as a new array; within 2e-16, so exact to the last place except for tiny numbers."""
     out = np.array(x, np.float32, order="C")
     _tanh(out.reshape(-1))
     return out
 
 
 def forward(layers: Layers, x: Float32) -> list[Float32]:
-    """What each layer of M perceptrons (ReLU between layers) reads, [M, B, in], and the output last."""
+    """The inputs [M, B, in] of each layer of M MLPs (ReLU between layers), and the output last."""
     seen = [x]
     for weight, bias in layers[:-1]:
         seen.append(product(seen[-1], weight, bias, relu=True))
@@ -64,7 +64,7 @@ def forward(layers: Layers, x: Float32) -> list[Float32]:
 
 
 def gradients(layers: Layers, seen: Sequence[Float32], gradient: Float32) -> list[Float32]:
-    """From the gradient of ``forward``'s output, those of weights and biases, in the order of the layers."""
+    """Gradients of weights and biases, layer by layer, from the gradient of ``forward``'s output."""
     found: list[Float32] = []
     for x, down in zip(seen[-2::-1], _descend(layers, seen, gradient), strict=True):
         found[:0] = [product(x.swapaxes(1, 2), down), down.sum(axis=1, keepdims=True)]
@@ -72,13 +72,13 @@ def gradients(layers: Layers, seen: Sequence[Float32], gradient: Float32) -> lis
 
 
 def input_gradient(layers: Layers, seen: Sequence[Float32], gradient: Float32) -> Float32:
-    """From the gradient of ``forward``'s output, that of what its first layer reads."""
+    """Gradient of the first layer's input, from the gradient of ``forward``'s output."""
     *_, first = _descend(layers, seen, gradient)
     return product(first, layers[0][0].swapaxes(1, 2))
 
 
 def _descend(layers: Layers, seen: Sequence[Float32], gradient: Float32) -> Iterator[Float32]:
-    """The gradients of each layer's output (before its ReLU), the last layer first."""
+    """Yield the gradients of each layer's output (before its ReLU), the last layer first."""
     yield gradient
     for number in range(len(layers) - 1, 0, -1):
         gradient = product(gradient, layers[number][0].swapaxes(1, 2)) * (seen[number] > 0)
@@ -86,17 +86,17 @@ def _descend(layers: Layers, seen: Sequence[Float32], gradient: Float32) -> Iter
 
 
 def normal(seed: int, shape: Sequence[int]) -> Float32:
-    """Standard normal numbers.
+    """Standard normal numbers from NumPy.
 
-    NumPy's are drawn by comparing integers with a table; PyTorch's by functions that each processor rounds
-    its way.
+    NumPy draws them by comparing integers with a table; PyTorch uses functions that round differently on each
+    processor.
     """
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
 @compiled(nogil=True, error_model="numpy")
 def _add_squares(gradient: Float32, sums: NDArray[np.float64]) -> None:
-    """Add the squares of gradient [M, n] to sums [M], one after another."""
+    """Add the squares of gradient [M, n] to sums [M], in order."""
     for m in range(gradient.shape[0]):
         for i in range(gradient.shape[1]):
             sums[m] += np.float64(gradient[m, i]) * np.float64(gradient[m, i])

@@ -1,8 +1,8 @@
-"""Products of stacks of matrices, rounded alike on every processor, about as fast as a tuned library's.
+"""Batched matrix products that round alike on every processor and are about as fast as a tuned library's.
 
-Every element of the result is one sum in one order, each step of it one fused multiply-add (rounded once, by
-IEEE 754, whatever computes it). So it matters to no bit how wide a processor's registers are, nor how many
-rows there are; and what a tile of the result adds up stays in registers, which is what makes it fast.
+Every element of the result is one sum in a fixed order, and each step is one fused multiply-add (rounded
+once, by IEEE 754, on any hardware). So no bit depends on the width of a processor's registers or on the
+number of rows. The products are fast because the sums of a tile of the result stay in registers.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from dom2_policies.compiled import compiled
 Float32 = NDArray[np.float32]
 
 _ROWS = 6
-"""of a tile: with 16 columns twelve registers of eight floats, which leaves room for the factors"""
+"""rows of a tile: 16 columns of them take twelve registers of eight floats, and factors need the others"""
 _INDEX, _FLOAT, _ALIGNED = ir.IntType(64), ir.FloatType(), 4
 
 
 def _tile(rows: int, width: int) -> Any:
-    """One tile of ``product``: the first ``rows`` rows and ``width`` columns of what it is given."""
+    """One tile of ``product``: the first ``rows`` rows and ``width`` columns of its arguments."""
     vector = ir.VectorType(_FLOAT, width)
 
     def generate(context: Any, builder: Any, signature: Any, given: Any) -> Any:
@@ -74,7 +74,7 @@ def _tile(rows: int, width: int) -> Any:
 
 
 def _strip(width: int) -> Any:
-    """The first ``width`` columns of the product of one member's matrices."""
+    """Compile the product of one member's matrices for the first ``width`` columns."""
     several, single = _tile(_ROWS, width), _tile(1, width)
 
     @njit(nogil=True, error_model="numpy")
@@ -113,9 +113,9 @@ def _product(x: Float32, weight: Float32, bias: Float32, relu: bool, out: Float3
 
 
 def product(x: Float32, weight: Float32, bias: Float32 | None = None, relu: bool = False) -> Float32:
-    """bias [M, 1, N] (0 if not given) + x [M, B, K] weight [M, K, N]; with ``relu`` 0 where that is below 0.
+    """bias [M, 1, N] (default 0) + x [M, B, K] weight [M, K, N]; with ``relu``, negative results become 0.
 
-    Each sum begins with the bias and goes on in ascending order of K.
+    Each sum starts with the bias and adds terms in ascending order of K.
     """
     out = np.empty((x.shape[0], x.shape[1], weight.shape[2]), np.float32)
     if bias is None:

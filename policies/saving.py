@@ -1,7 +1,7 @@
-"""Write weights and states so that a full disk is an OSError that names the file.
+"""Write weights and states so that a full disk raises an OSError that names the file.
 
-Left to write by themselves, safetensors and torch end such a write in errors of their own, which say
-nothing of the disk or of the file.
+If safetensors and torch write files themselves, they raise errors of their own, which mention neither the
+disk nor the file.
 """
 
 from __future__ import annotations

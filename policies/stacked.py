@@ -19,11 +19,11 @@ ALL = slice(None)
 class StackedLinear(nn.Module):
     """M linear layers: x [M, B, in] -> x W + b [M, B, out], one ``baddbmm``.
 
-    Each generator initialises an equal share of the members, so that the weights of one seed's members
-    do not depend on how many seeds are stacked. Initial values are PyTorch's own for ``nn.Linear``:
+    Each generator initialises an equal share of the members, so the weights of one seed's members do not
+    depend on how many seeds are stacked. Initial values are distributed as in ``nn.Linear``:
     U(-1/sqrt(in), 1/sqrt(in)).
 
-    Raises ValueError when ``members`` is not a multiple of the number of generators.
+    Raises ValueError if ``members`` is not a multiple of the number of generators.
     """
 
     def __init__(self, members: int, in_dim: int, out_dim: int, generators: Sequence[torch.Generator]):
@@ -45,15 +45,15 @@ class StackedLinear(nn.Module):
         return product(bias, x, weight)
 
     def of(self, members: slice = ALL) -> tuple[Tensor, Tensor]:
-        """Weight and bias of the members that are selected; of all, the parameters themselves, since even a
-        slice of everything is filled with zeros and copied in every backward pass."""
+        """Weight and bias of the selected members; of all members, the parameters themselves, since even a
+        full slice costs a zero-filled copy in every backward pass."""
         return (self.weight, self.bias) if members == ALL else (self.weight[members], self.bias[members])
 
 
 def product(bias: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     """bias [M, 1, out] + x [M, B, in] weight [M, in, out]."""
     members, (rows, columns), threads = len(x), weight.shape[1:], torch.get_num_threads()
-    # A batched product deals whole members out to the threads: of three members and two threads, one has two.
+    # A batched product assigns whole members to threads: with three members and two threads, one gets two.
     uneven = members % threads and members < 4 * threads and rows * columns >= _LARGE
     if uneven and x.device.type == "cpu":
         return OneByOne.apply(bias, x, weight)
@@ -61,13 +61,13 @@ def product(bias: Tensor, x: Tensor, weight: Tensor) -> Tensor:
 
 
 _LARGE = 128 * 128
-"""Elements of a matrix from which on it is worth being shared out among threads."""
+"""Smallest number of elements for which splitting one matrix among threads pays."""
 
 
 class OneByOne(torch.autograd.Function):
-    """``baddbmm`` member after member, all threads at each; it may round otherwise.
+    """``baddbmm`` one member at a time, with all threads on each; it may round differently.
 
-    On two threads and three members 1.3 times as fast for matrices of 512 x 512, 1.1 times for 128 x 128.
+    With two threads and three members it is 1.3 times as fast for 512 x 512 matrices, 1.1 for 128 x 128.
     """
 
     @staticmethod
@@ -117,7 +117,7 @@ class StackedMLP(nn.Module):
         return self.layers[-1](x, members)
 
     def arrays(self) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-        """Weights and biases of each layer, as arrays that share their memory."""
+        """Weights and biases of each layer, as arrays that share memory with the parameters."""
         values = [parameter.detach().numpy() for parameter in self.parameters()]
         return list(zip(values[::2], values[1::2], strict=True))
 

@@ -1,10 +1,10 @@
 """Online independent TD3 over a stack of agents (Fujimoto et al. 2018), the source of behaviour policies.
 
-Every agent has its own actor, twin critics and minibatch and sees its own observation only; the stack
-trains them together. With ``joint_critic`` one pair of critics reads what all agents see and do; the actors
-stay as they are (centralised training, decentralised execution; Lowe et al. 2017). Differences from the
-paper: gradient norms are clipped per agent, and updates come in a group after each wave of episodes (as many
-as ``steps_per_update`` allows) instead of one a step.
+Every agent has its own actor, twin critics and minibatch and sees only its own observation; the stack
+trains them together. With ``joint_critic``, one pair of critics reads all agents' observations and actions,
+while actors are unchanged (centralised training, decentralised execution; Lowe et al. 2017). Differences from
+the paper: gradient norms are clipped per agent, and updates are made in groups after each wave of episodes,
+one for every ``steps_per_update`` steps, instead of after each step.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _STATEFUL = ("actor", "critic", "target_actor", "target_critic", "actor_optimize
 
 @dataclass(frozen=True)
 class Config:
-    """Hyperparameters; the values train the particle tasks in minutes on one core."""
+    """Hyperparameters; the defaults train the particle tasks in minutes on one core."""
 
     hidden: int = 64
     """Width of the two hidden layers of actors and critics."""
@@ -40,7 +40,7 @@ class Config:
     gamma: float = 0.95
     """Discount."""
     rho: float = 0.01
-    """Step of the target networks towards the online ones, per update."""
+    """Rate of the target networks' soft update."""
     smoothing: float = 0.2
     """Standard deviation of the noise on target actions."""
     smoothing_clip: float = 0.5
@@ -48,7 +48,7 @@ class Config:
     policy_delay: int = 2
     """Critic updates per actor update."""
     grad_clip: float = 0.5
-    """Largest gradient norm of one agent's network."""
+    """Largest gradient norm of each agent's network."""
     steps_per_update: int = 100
     """Environment steps per update."""
     buffer_steps: int = 1_000_000
@@ -62,9 +62,9 @@ class Config:
     random_steps: int = 10_000
     """Environment steps of uniform actions before the first update."""
     reward_scale: float = 1.0
-    """What rewards are multiplied by before learning."""
+    """Factor on rewards in learning."""
     joint_critic: bool = False
-    """Whether one pair of critics, reading all observations and actions, serves a team with one reward."""
+    """Use one pair of critics, which read all observations and actions, for a team with one reward."""
 
     def noise(self, steps: int) -> float:
         """Exploration noise after ``steps`` environment steps."""
@@ -78,14 +78,14 @@ class Transitions(NamedTuple):
     actions: Float32  # [N, B, A]
     rewards: Float32  # [N, B]
     next_obs: Float32  # [N, B, O]
-    terminated: Float32  # [N, B], or [1, B] of joint ones, 1 where nothing follows
+    terminated: Float32  # [N, B], or [1, B] of joint transitions; 1 where the episode terminated
 
 
 class ReplayBuffer:
-    """Whole episodes of at most T steps, oldest overwritten first.
+    """Whole episodes of at most T steps; the oldest are overwritten first.
 
     ``observations`` [capacity, T+1, N, O], ``actions`` [capacity, T, N, A], ``rewards`` [capacity, T, N];
-    of each episode the first ``lengths`` [capacity] steps count.
+    only the first ``lengths`` [capacity] steps of each episode count.
     """
 
     def __init__(self, capacity: int, horizon: int, n_agents: int, obs_dim: int, act_dim: int):
@@ -95,7 +95,7 @@ class ReplayBuffer:
         self.lengths = np.zeros(capacity, np.int64)
         self.terminated = np.zeros(capacity, bool)
         self.capacity, self.n_agents, self.added = capacity, n_agents, 0
-        self._ends = np.zeros(0, np.int64)  # of the episodes held, in steps
+        self._ends = np.zeros(0, np.int64)  # cumulative lengths of the episodes held
 
     def __len__(self) -> int:
         return min(self.added, self.capacity)
@@ -130,7 +130,7 @@ class ReplayBuffer:
     def sample(
         self, batch_size: int, rng: np.random.Generator, agents: slice = ALL, joint: bool = False
     ) -> Transitions:
-        """Uniform transitions of some agents (all by default): each its own, or ``joint``, of one moment."""
+        """Uniform transitions of ``agents``: each draws its own, or all share their steps (``joint``)."""
         agent = np.arange(self.n_agents)[agents, None]
         flat = rng.integers(self._ends[-1], size=(1 if joint else len(agent), batch_size))
         episode = np.searchsorted(self._ends, flat, side="right")
@@ -147,7 +147,7 @@ class ReplayBuffer:
 
 
 class Adam:
-    """Adam over M networks of equal sizes, each one's gradient clipped to a norm of ``clip`` on its own."""
+    """Adam over M networks of equal size; each network's gradient is clipped to the norm ``clip``."""
 
     def __init__(self, layers: portable.Layers, lr: float, clip: float):
         self.values = [array for layer in layers for array in layer]
@@ -156,7 +156,7 @@ class Adam:
         self.second = [np.zeros_like(value) for value in self.values]
 
     def step(self, gradients: Sequence[Float32]) -> None:
-        """One step against gradients in the order of the layers, each [M, ., .]; they are scaled in place."""
+        """Take one step with gradients in the order of the layers, each [M, ., .], scaling them in place."""
         scale = portable.clipping(gradients, self.clip)
         self.decays *= (0.9, 0.999)
         rate, correction = self.lr / (1.0 - self.decays[0]), np.sqrt(1.0 - self.decays[1])
@@ -167,7 +167,7 @@ class Adam:
             portable.adam(value, gradient, first, second, rate, correction)
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors that share their memory with the moments, and the powers of the decays."""
+        """Tensors that share memory with the moments, and the powers of the decay rates."""
         moments = {name: list(map(torch.from_numpy, getattr(self, name))) for name in ("first", "second")}
         return moments | {"decays": torch.from_numpy(self.decays)}
 
@@ -180,9 +180,9 @@ class Adam:
 
 
 class TD3:
-    """N learners. The observations may be wider than what the actors see: critics read all of them.
+    """N learners. Critics read whole observations; actors may see only the first ``actor_obs_dim`` values.
 
-    Gradients are written out, because every operation here rounds alike on every processor (``portable``).
+    Gradients are written out by hand, so that every operation rounds alike on every processor (``portable``).
     """
 
     def __init__(
@@ -208,7 +208,7 @@ class TD3:
         return policy
 
     def update(self, batch: Transitions) -> None:
-        """One critic update and, every ``policy_delay``-th time, one actor and target update."""
+        """Make one critic update and, every ``policy_delay`` updates, one actor and target update."""
         self.critic_optimizer.step(self.critic_gradients(batch))
         self.updates += 1
         if self.updates % self.config.policy_delay == 0:
@@ -220,7 +220,7 @@ class TD3:
                 portable.follow(target.arrays(), online.arrays(), self.config.rho)
 
     def critic_gradients(self, batch: Transitions) -> list[Float32]:
-        """Of both critics' mean squared error to r + gamma min_k Q'_k(o', a'), a' smoothed."""
+        """Gradients of both critics' mean squared error to r + gamma min_k Q'_k(o', a'), a' smoothed."""
         noise = self.config.smoothing * portable.normal(drawn(self.generator), batch.actions.shape)
         noise = noise.clip(-self.config.smoothing_clip, self.config.smoothing_clip)
         means = portable.forward(self.target_actor.mlp.arrays(), self._seen(batch.next_obs))[-1]
@@ -236,7 +236,7 @@ class TD3:
         return portable.gradients(layers, seen, error * np.float32(2.0 / error.shape[1]))
 
     def actor_gradients(self, batch: Transitions) -> list[Float32]:
-        """Of -Q_1(o, pi(o)), through the first critic alone."""
+        """Gradients of -mean Q_1(o, pi(o)), through the first critic alone."""
         layers = self.actor.mlp.arrays()
         seen = portable.forward(layers, self._seen(batch.obs))
         actions = portable.tanh(seen[-1])
@@ -262,11 +262,11 @@ class TD3:
         self.updates = state["updates"]
 
     def _seen(self, obs: Float32) -> Float32:
-        """The part of an observation that the actors see, its beginning."""
+        """The first components of the observations, which the actors see."""
         return obs[..., : self.actor_obs_dim]
 
     def _inputs(self, obs: Float32, actions: Float32) -> Float32:
-        """What the critics read [C, B, .]: their agent's observation and action, or everybody's."""
+        """The critics' inputs [C, B, .]: their agent's observation and action, or all agents'."""
         inputs = np.concatenate((obs, actions), axis=-1)
         return inputs.swapaxes(0, 1).reshape(1, inputs.shape[1], -1) if self.config.joint_critic else inputs
 
@@ -276,7 +276,7 @@ class TD3:
         return np.concatenate((inputs, inputs))
 
     def _parts(self, inputs: Float32) -> Float32:
-        """``_inputs`` undone: [N, B, O + A]."""
+        """Undo ``_inputs``: [N, B, O + A]."""
         if not self.config.joint_critic:
             return inputs
         return inputs.reshape(inputs.shape[1], self.n_agents, -1).swapaxes(0, 1)

@@ -1,4 +1,4 @@
-"""The shipped checkpoints and what is known of each (``zoo/zoo.json``)."""
+"""The shipped checkpoints and their descriptions (``zoo/zoo.json``)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _read(folder: Path) -> dict[str, Any]:
 
 
 def entry(env: str, folder: Path = FOLDER) -> dict[str, Any]:
-    """Policies, reference returns and noise of an environment. Raises ValueError when it has none."""
+    """Policies, reference returns and noise of an environment. Raises ValueError if it has none."""
     zoo = _read(folder)
     if env not in zoo:
         raise ValueError(
@@ -39,7 +39,7 @@ def entry(env: str, folder: Path = FOLDER) -> dict[str, Any]:
 
 
 def path(env: str, name: str, folder: Path = FOLDER) -> Path:
-    """The checkpoint file of a policy such as ``("tag", "medium")``. Raises ValueError when there is none."""
+    """The checkpoint file of a policy such as ``("tag", "medium")``. Raises ValueError if there is none."""
     policies = entry(env, folder)["policies"]
     if name not in policies:
         raise ValueError(f"expected a policy of {env} ({', '.join(policies)}), found {name!r}")
@@ -47,6 +47,6 @@ def path(env: str, name: str, folder: Path = FOLDER) -> Path:
 
 
 def sha256(env: str, name: str, folder: Path = FOLDER) -> str:
-    """The recorded hash of a checkpoint file. Raises ValueError when there is no such checkpoint."""
+    """The recorded hash of a checkpoint file. Raises ValueError if there is no such checkpoint."""
     path(env, name, folder)
     return entry(env, folder)["policies"][name]["sha256"]

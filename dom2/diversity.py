@@ -52,7 +52,7 @@ def spread_ratio(
 
 
 def solutions(policy: Policy, env: ParticleEnv, repeats: int = 32, seed: int = 0) -> Solutions:
-    """Count the solutions among what is ``covered``. Raises ValueError like it.
+    """Count the sets of landmarks that are ``covered``. Raises ValueError like ``covered``.
 
     This is of interest with more landmarks than agents, as in ``spread-6-landmarks`` (DOM2, Figure 1).
     """

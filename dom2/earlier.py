@@ -73,7 +73,7 @@ def _cell(each: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _training(each: Entry) -> dict[str, float] | None:
-    """Drop what older reports have of the training of shifted rows, and a last five that was of five only."""
+    """Drop the training of shifted rows and a "last five" of only five, both of which older reports have."""
     if each.shift != "none" or each.training is None:
         return None
     five = "evaluations" not in each.training

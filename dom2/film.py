@@ -25,7 +25,7 @@ def frames(
 ) -> tuple[list[Picture], list[float]]:
     """Pictures of ``episodes`` one after another, every ``stride`` steps, and the return of each episode.
 
-    ``agents`` is the training seed of the agents, ``seed`` that of initial states and noise. Raises
+    ``agents`` is the training seed of the agents; ``seed`` determines initial states and noise. Raises
     UserError for agents that the run does not have, for an environment without pictures, and like
     ``run.mismatch`` and ``evaluate.acted``; ValueError for a shift that the environment does not have.
     """

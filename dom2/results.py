@@ -194,7 +194,7 @@ def last_best_mean(result: Result) -> dict[str, float] | None:
     """Means over seeds of the evaluations while training: the last, each seed's best, and the mean of the
     last five if there were more than five; and the number of evaluations.
 
-    None if there were none. The best is biased upwards, because it is chosen by the result itself.
+    None if there were none. The best is biased upwards, because it is chosen by looking at the results.
     """
     rows: Sequence[Sequence[float]] = result.curve["returns"]
     if not rows:

@@ -43,7 +43,7 @@ def interval(
     seed: int = 0,
     least: int = 2,
 ) -> Interval | None:
-    """95 % percentile interval of ``statistic(*samples, axis)``; None if a sample has less than ``least``."""
+    """95 % percentile interval of ``statistic(*samples, axis)``; None for samples of fewer than ``least``."""
     if min(map(len, samples)) < least:
         return None
     from scipy import stats

@@ -87,7 +87,7 @@ class Sweep:
         return list(found.values())
 
     def run(self, data: str, name: str, varied: Mapping[str, Any], called: Mapping[str, Any]) -> Asked:
-        """Return an algorithm's run on a dataset with settings ``varied``, in a folder named ``called``."""
+        """Return an algorithm's run on a dataset with settings ``varied``; ``called`` names its folder."""
         env, quality = kind(data, self.root)
         known = ("none", *shifts.applying(env))
         for shift in self.spec.shifts:

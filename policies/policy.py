@@ -17,7 +17,7 @@ from dom2_policies.stacked import StackedMLP
 
 
 class Policy(Protocol):
-    """Maps joint observations to joint actions, each agent from its own observation alone."""
+    """A map from joint observations to joint actions."""
 
     def act(self, obs: Tensor, generator: torch.Generator, deterministic: bool = False) -> Tensor:
         """obs [..., N, O] -> actions [..., N, A]; all randomness comes from ``generator``."""

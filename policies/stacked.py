@@ -40,7 +40,7 @@ class StackedLinear(nn.Module):
         self.bias = nn.Parameter(uniform(1, out_dim))
 
     def forward(self, x: Tensor, members: slice = ALL) -> Tensor:
-        """x [M, B, in] -> [M, B, out], or as many rows as ``members`` selects, through those alone."""
+        """x [M, B, in] -> [M, B, out], where M is the number of networks that ``members`` selects."""
         weight, bias = self.of(members)
         return product(bias, x, weight)
 
@@ -111,7 +111,7 @@ class StackedMLP(nn.Module):
         self.activation = activation
 
     def forward(self, x: Tensor, members: slice = ALL) -> Tensor:
-        """x [M, B, in] -> [M, B, out], or as many rows as ``members`` selects, through those alone."""
+        """x [M, B, in] -> [M, B, out], where M is the number of networks that ``members`` selects."""
         for layer in self.layers[:-1]:
             x = self.activation(layer(x, members))
         return self.layers[-1](x, members)

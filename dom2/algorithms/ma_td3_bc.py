@@ -6,7 +6,7 @@
 
 Differences from the single-agent paper:
 1. One actor and two critics for each agent, which see only its own observation and action.
-2. Observations of the particle tasks are of order one and not normalised; halfcheetah's are, by the loop.
+2. Observations of the particle tasks, of order one, are not normalised; the loop normalises halfcheetah's.
 3. Gradients are clipped per network; gamma, rho, widths and step size of ``compact`` are not the paper's.
 
 M members (seeds x agents) train as one stack. Losses are means per member, summed, so members do not affect

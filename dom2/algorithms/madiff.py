@@ -162,7 +162,7 @@ class MADiff:
         plan = self.scale.standardise(windows.obs.transpose(2, 3))  # [S, B, N, H, O]
         i = members.integers(1, c.n_steps + 1, like=windows.taken[..., 0])
         eps = members.normal(plan)
-        own = members.integers(0, self.spec.n_agents, like=i)  # drawn for both kinds: alone, they agree
+        own = members.integers(0, self.spec.n_agents, like=i)  # for both kinds, which agree for N = 1
         # Not one_hot, which reads its range back to the host.
         known = (own.unsqueeze(-1) == torch.arange(self.spec.n_agents, device=own.device)).float()
         if c.execution == "centralised":

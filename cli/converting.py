@@ -1,4 +1,4 @@
-"""``dom2data convert`` and ``dom2data import``: from and to other people's formats."""
+"""``dom2data convert`` and ``dom2data import``: write and read other formats."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from dom2data.errors import UserError
 if TYPE_CHECKING:
     from dom2data.dataset import Dataset
 
-_COMMON = ("env", "root", "force")  # options of the command itself, not of a format
+_COMMON = ("env", "root", "force")  # the command's own options, not a format's
 _option = click.option(
-    "--option", "options", multiple=True, metavar="K=V", help="An option of the format; may be given again."
+    "--option", "options", multiple=True, metavar="K=V", help="An option of the format; may be repeated."
 )
 
 
@@ -60,7 +60,7 @@ def convert(
 @click.command("import")
 @click.argument("path", metavar="PATH", type=click.Path(path_type=Path))
 @click.option("--from", "format_", help=f"Format: {', '.join(FORMATS)} [an exported zip].")
-@click.option("--env", help="The environment that the data are of; its spec and fingerprint then hold.")
+@click.option("--env", help="Environment that the data come from; the dataset takes its spec.")
 @click.option("--out", metavar="ID", help="Dataset id [dom2/<file name>-v0].")
 @_option
 @replace_option
@@ -76,14 +76,14 @@ def import_data(
     root: Path | None,
     as_json: bool,
 ) -> None:
-    """Make a dataset of a file or folder in another format, or of an exported zip.
+    """Make a dataset from a file or folder in another format, or from an exported zip.
 
     \b
     dom2data import tag-medium.npz --from npz --out tag-copied
     dom2data import simple_tag/medium --from omar --option seed=0
     dom2data import tag-medium.zip
 
-    What was assumed or changed is noted, and recorded in the dataset.
+    Prints every assumption and change, and records them in the dataset.
     """
     from dom2data import ids
 
@@ -142,7 +142,7 @@ def _converted(
 
 
 def _parsed(format_: str, function: Callable[..., Any], options: Sequence[str]) -> dict[str, Any]:
-    """``K=V`` words as the keyword arguments of a reader or writer. Raises UserError (code 2)."""
+    """Parse ``K=V`` words as keyword arguments of a reader or writer. Raises UserError (code 2)."""
     parameters = {
         name: parameter
         for name, parameter in inspect.signature(function).parameters.items()

@@ -1,4 +1,4 @@
-"""``dom2data``: make, keep and inspect datasets. Commands import what they need when they run."""
+"""``dom2data``: create, manage and inspect datasets. Each command imports what it needs when it runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dom2_cli.options import Where, executor_options, json_option, place_option,
 from dom2data import envs
 from dom2data.errors import CHECK_FAILED, INTERRUPTED, UserError
 
-ENVIRONMENTS = f"{', '.join(envs.NAMES)}; a variant ({', '.join(envs.VARIANTS)}); module:make of your own"
+ENVIRONMENTS = f"{', '.join(envs.NAMES)}; a variant ({', '.join(envs.VARIANTS)}); your own as module:make"
 checkpoints_option = click.option(
     "--checkpoints",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
@@ -23,10 +23,10 @@ checkpoints_option = click.option(
 
 
 @click.group(cls=ui.Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--debug", is_flag=True, help="Show the traceback of an error (anywhere on the line).")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error. May stand anywhere on the line.")
 @click.version_option(package_name="dom2")
 def main(debug: bool) -> None:
-    """Make, keep and inspect offline multi-agent datasets.
+    """Create, manage and inspect offline multi-agent datasets.
 
     \b
     dom2data generate --env tag --quality medium-replay
@@ -34,7 +34,7 @@ def main(debug: bool) -> None:
     dom2data list
     dom2data show tag-medium --plot returns.png
 
-    Exit codes: 0 ok, 1 the run failed, 2 usage, 3 a check failed, 130 interrupted.
+    Exit codes: 0 ok, 1 the run failed, 2 usage error, 3 a check failed, 130 interrupted.
     """
 
 
@@ -46,38 +46,38 @@ def main(debug: bool) -> None:
     help="random, random-medium, medium-replay, medium, medium-expert, expert; several with commas, or all.",
 )
 @click.option(
-    "--steps", type=int, help="Transitions, rounded up to whole episodes [1000000; not for medium-replay]."
+    "--steps", type=int, help="Transitions, rounded up to whole episodes [1000000]. Not with medium-replay."
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Everything random follows from it.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed for everything random.")
 @click.option(
     "--store",
     type=click.Choice(["zarr", "minari"]),
     default="zarr",
     show_default=True,
-    help="minari: also an HDF5 copy that Minari opens, beside the Zarr.",
+    help="minari: also write an HDF5 copy for Minari.",
 )
 @click.option("--out", metavar="ID", help="Dataset id [dom2/<env>-<quality>-v0].")
 @click.option(
     "--workers",
     type=click.IntRange(1),
-    help="Blocks at once; the bytes do not depend on it [as many as pay].",
+    help="Blocks collected in parallel; does not change the data [chosen by the amount of work].",
 )
-@executor_options("local, threads, processes or ray [threads; for your own environments processes].")
-@click.option("--shard", metavar="K/N", help="Collect the K-th of N parts; `dom2data merge ID` joins them.")
+@executor_options("local, threads, processes or ray [threads; processes for your own environments].")
+@click.option("--shard", metavar="K/N", help="Collect part K of N; `dom2data merge ID` joins the parts.")
 @checkpoints_option
 @click.option(
-    "--retrain", is_flag=True, help="Train the behaviour policies anew, also where none are shipped."
+    "--retrain", is_flag=True, help="Train new behaviour policies instead of using the shipped ones."
 )
 @click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
 @click.option(
-    "--verify", "rehash", is_flag=True, help="With many: check every hash of what is there, not sizes alone."
+    "--verify", "rehash", is_flag=True, help="For several datasets: check existing ones by hash, not size."
 )
 @replace_option
 @place_option
 @json_option
 @sharing.delivered
 def generate(workers: int | None, executor: str | None, address: str | None, **line: Any) -> None:
-    """Roll behaviour policies out into a dataset, or into many.
+    """Generate one or more datasets by rolling out behaviour policies.
 
     \b
     dom2data generate --env tag --quality medium
@@ -87,11 +87,11 @@ def generate(workers: int | None, executor: str | None, address: str | None, **l
     dom2data generate --env tag --quality medium --store minari
     dom2data generate --env tag --quality medium --shard 3/8
 
-    random is uniform actions, medium and expert are those policies, medium-replay is the replay buffer when
-    medium is reached, random-medium and medium-expert are half and half.
+    random takes uniform actions; medium and expert roll out those policies; random-medium and medium-expert
+    are half of each. medium-replay is the replay buffer at the moment when training reaches medium.
 
-    An interrupted run continues where it stopped when the same command is given again. Of many datasets,
-    those that are there and complete are kept.
+    Repeat the same command to continue an interrupted run. With several datasets, those that already exist
+    and are complete are kept.
     """
     asked, where = generating.Asked(**line), Where(executor, workers, address)
     todo = generating.plans(asked)
@@ -119,7 +119,7 @@ def generate(workers: int | None, executor: str | None, address: str | None, **l
     "others",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     multiple=True,
-    help="Another root with shards; may be repeated.",
+    help="Another root that holds shards; may be repeated.",
 )
 @checkpoints_option
 @replace_option
@@ -133,13 +133,13 @@ def merge(
     root: Path | None,
     as_json: bool,
 ) -> None:
-    """Join the shards of `generate --shard K/N` into the dataset, the same as if made at once.
+    """Join the shards of `generate --shard K/N` into one dataset, identical to one made in a single run.
 
     \b
     dom2data merge tag-medium
     dom2data merge tag-medium --from /scratch/node1 --from /scratch/node2
 
-    Shards of other roots are copied and stay there.
+    Shards in other roots are copied and not removed.
     """
     finish(generating.merge(dataset, others, checkpoints, force, root), root, as_json)
 
@@ -147,22 +147,22 @@ def merge(
 @main.command()
 @click.option("--env", required=True, help=f"Environment: {ENVIRONMENTS}.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the checkpoints [./zoo-<env>].")
-@click.option("--seed", type=int, default=0, show_default=True, help="Everything random follows from it.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed for everything random.")
 @click.option(
     "--new-prey",
     is_flag=True,
-    help="Tag and world: train a prey, too, and the policies against it; it makes another environment.",
+    help="Tag and world: first train a new prey to train against; this changes the environment.",
 )
 @replace_option
 def train(env: str, out: Path | None, seed: int, new_prey: bool, force: bool) -> None:
-    """Train the behaviour policies of an environment from nothing.
+    """Train the behaviour policies of an environment from scratch.
 
     \b
     dom2data train --env tag --out ./zoo-tag
     dom2data generate --env tag --quality expert --checkpoints ./zoo-tag
 
-    The shipped checkpoints are left alone. An interrupted training continues, bit for bit, when the same
-    command is given again.
+    The shipped checkpoints are not touched. Repeat the same command to continue an interrupted training
+    run, bit for bit.
     """
     from dom2data.retrain import train as learn
 
@@ -179,12 +179,12 @@ def train(env: str, out: Path | None, seed: int, new_prey: bool, force: bool) ->
 
 @main.command()
 @click.option("--env", required=True, help=f"Environment: {ENVIRONMENTS}.")
-@click.option("--episodes", type=click.IntRange(1), help="Of each policy [20000; 200 of halfcheetah].")
-@click.option("--seed", type=int, default=1, show_default=True, help="Which episodes.")
+@click.option("--episodes", type=click.IntRange(1), help="Episodes per policy [20000; halfcheetah 200].")
+@click.option("--seed", type=int, default=1, show_default=True, help="Seed for the episodes.")
 @checkpoints_option
 @json_option
 def references(env: str, episodes: int | None, seed: int, checkpoints: Path | None, as_json: bool) -> None:
-    """Measure the returns that score 0 (uniform actions) and 100 (the expert), beside those in use.
+    """Measure the returns that define scores 0 (uniform actions) and 100 (expert); compare with those in use.
 
     \b
     dom2data references --env tag
@@ -209,11 +209,11 @@ def references(env: str, episodes: int | None, seed: int, checkpoints: Path | No
 
 
 @main.command("list")
-@click.option("--markdown", is_flag=True, help="Print a Markdown table, in the order of tasks and qualities.")
+@click.option("--markdown", is_flag=True, help="Print a Markdown table, sorted by task and quality.")
 @place_option
 @json_option
 def list_datasets(markdown: bool, root: Path | None, as_json: bool) -> None:
-    """The datasets that are there.
+    """List the datasets under the root.
 
     \b
     dom2data list
@@ -240,11 +240,11 @@ def list_datasets(markdown: bool, root: Path | None, as_json: bool) -> None:
     type=click.Path(path_type=Path, dir_okay=False),
     help="Also write a histogram of returns (PNG, SVG or PDF).",
 )
-@click.option("--force", is_flag=True, help="Replace the histogram that is there.")
+@click.option("--force", is_flag=True, help="Overwrite an existing histogram.")
 @place_option
 @json_option
 def show(dataset: str, plot: Path | None, force: bool, root: Path | None, as_json: bool) -> None:
-    """Everything about one dataset.
+    """Show everything about one dataset.
 
     \b
     dom2data show tag-medium
@@ -271,10 +271,10 @@ def show(dataset: str, plot: Path | None, force: bool, root: Path | None, as_jso
 @main.command("check-env")
 @click.argument("env", metavar="ENV")
 @click.option("--episodes", type=click.IntRange(1), default=5, show_default=True, help="Episodes to play.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of these episodes.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed for these episodes.")
 @json_option
 def check_env(env: str, episodes: int, seed: int, as_json: bool) -> None:
-    """Can data be made in this PettingZoo environment? Exit code 3 with what is wrong with it, a line each.
+    """Check whether a PettingZoo environment can generate data. Lists the problems; exit code 3 if any.
 
     \b
     dom2data check-env my_module:make

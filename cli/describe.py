@@ -1,4 +1,4 @@
-"""Plans and datasets as text for ``dom2data``."""
+"""Format plans and datasets as text for ``dom2data``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MARKDOWN = ("id", "episodes", "return", "published", "wall time", "size", "hash"
 
 
 def plan(todo: Plan, workers: int, retrain: bool) -> str:
-    """What ``generate`` is about to do, as text."""
+    """Describe what ``generate`` is about to do."""
     from shutil import disk_usage
 
     free = ""
@@ -42,7 +42,7 @@ def plan(todo: Plan, workers: int, retrain: bool) -> str:
 
 
 def plans(todo: Sequence[Plan], states: Mapping[str, State], workers: Mapping[str, int], err: bool) -> None:
-    """What ``generate`` is about to do with many datasets, as a table and its sums."""
+    """Print what ``generate`` is about to do with many datasets, as a table with totals."""
     words = {"missing": "make", "complete": "keep", "damaged": "make again", "other": "taken"}
     times = [0.0 if states[p.dataset_id] == "complete" else p.seconds(workers[p.dataset_id]) for p in todo]
     rows = [
@@ -61,7 +61,7 @@ def plans(todo: Sequence[Plan], states: Mapping[str, State], workers: Mapping[st
 
 
 def headline(summary: dict[str, Any]) -> dict[str, str]:
-    """The lines about a dataset that matter most."""
+    """Return the most important lines about a dataset."""
     team = summary["returns"]["team"]
     rate = summary["steps"] / summary["wall_s"] if summary["wall_s"] else 0.0
     return {
@@ -77,18 +77,18 @@ def headline(summary: dict[str, Any]) -> dict[str, str]:
 
 
 def _published(summary: dict[str, Any]) -> str:
-    """The published return of the same quality, in brackets; nothing where there is none."""
+    """The published return of the same quality, in brackets; empty if there is none."""
     at = summary["published"]
     return f" (published {at['mean']:.2f} ± {at['std']:.2f})" if at else ""
 
 
 def catalog(summaries: Sequence[dict[str, Any]]) -> None:
-    """Many datasets as a table on stdout."""
+    """Print datasets as a table on stdout."""
     ui.table(HEAD, [row(summary) for summary in summaries])
 
 
 def markdown(summaries: Sequence[dict[str, Any]]) -> str:
-    """Many datasets as a Markdown table, the standard ones first, by task and quality."""
+    """Format datasets as a Markdown table: first the standard ones, by task and quality."""
     from dom2data import envs, recipes
 
     def place(summary: dict[str, Any]) -> tuple[bool, int, int, str]:
@@ -106,7 +106,7 @@ def markdown(summaries: Sequence[dict[str, Any]]) -> str:
 
 
 def row(summary: dict[str, Any]) -> tuple[str, ...]:
-    """The cells of a dataset in ``catalog``."""
+    """Return a dataset's row of the table in ``catalog``."""
     team, at = summary["returns"]["team"], summary["published"]
     return (
         summary["id"],
@@ -123,7 +123,7 @@ def row(summary: dict[str, Any]) -> tuple[str, ...]:
 
 
 def details(summary: dict[str, Any]) -> dict[str, str]:
-    """The lines that only ``show`` prints."""
+    """Return the lines that only ``show`` prints."""
     spec, references = summary["spec"], summary["references"]
     lines = {
         "created": summary["created"],
@@ -154,7 +154,7 @@ def details(summary: dict[str, Any]) -> dict[str, str]:
 
 
 def returns(summary: dict[str, Any]) -> None:
-    """Mean, standard deviation and quantiles of the team's and every agent's return."""
+    """Print mean, standard deviation and quantiles of the team's and every agent's return."""
     rows = {"team": summary["returns"]["team"]} | summary["returns"]["agents"]
     quantiles = list(summary["returns"]["team"]["quantiles"])
     ui.table(

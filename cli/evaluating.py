@@ -1,4 +1,4 @@
-"""``dom2 evaluate``: what a run has learned, in the standard environment and in shifted ones."""
+"""``dom2 evaluate``: roll out a run's policies in the standard environment and in shifted ones."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from dom2_cli.options import json_option, mismatch_option, run_argument
     type=click.IntRange(0),
     default=0,
     show_default=True,
-    help="Of initial states and policies' noise.",
+    help="Seed for initial states and policy noise.",
 )
 @click.option(
     "--shift",
     metavar="NAME",
     default="none",
     show_default=True,
-    help="Change of the environment, such as speed; all: none and every one that it has.",
+    help="Environment shift, such as speed; all: none and every shift of the environment.",
 )
 @click.option(
     "--candidates",
     type=click.IntRange(1),
     default=1,
     show_default=True,
-    help="Actions drawn, of which the critic takes the best; 1: the algorithm's own number (MA-SfBC and "
+    help="Candidate actions, of which the critic picks the best; 1: the algorithm's own number (MA-SfBC and "
     "MA-Diffusion-QL have one).",
 )
 @click.option(
@@ -43,7 +43,7 @@ from dom2_cli.options import json_option, mismatch_option, run_argument
     type=click.Choice(["auto", "cpu", "cuda"]),
     default="cpu",
     show_default=True,
-    help="Where networks compute; a GPU's returns differ by its noise and rounding.",
+    help="Device for the networks. On a GPU, returns differ because of its own noise and rounding.",
 )
 @mismatch_option
 @json_option
@@ -57,7 +57,7 @@ def evaluate(
     allow_mismatch: bool,
     as_json: bool,
 ) -> None:
-    """Roll out what a run has learned: returns, interquartile mean, normalised score.
+    """Roll out a run's policies: returns, interquartile mean, normalised score.
 
     \b
     dom2 evaluate runs/tag-medium-v0-dom2
@@ -92,7 +92,7 @@ def evaluate(
 
 
 def evaluation_rows(result: dict[str, Any]) -> dict[str, str]:
-    """The lines about an evaluation that matter most."""
+    """Return the most important lines about an evaluation."""
     drawn = ", ".join(f"{name} {value}" for name, value in result["ranges"].items())
     facts = {
         "return": with_interval(result["return"]),
@@ -110,7 +110,7 @@ def evaluation_rows(result: dict[str, Any]) -> dict[str, str]:
 
 
 def shift_rows(results: list[dict[str, Any]]) -> list[tuple[str, ...]]:
-    """A row for each evaluation; the first is that of the standard environment."""
+    """Return a row per evaluation; ``results[0]`` is the one in the standard environment."""
     standard = results[0]["return"]["mean"]
     rows: list[tuple[str, ...]] = []
     for result in results:

@@ -1,4 +1,4 @@
-"""What ``dom2data generate`` does with one dataset or with many."""
+"""The work of ``dom2data generate``, for one dataset or for many."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ALL = "all"
 
 @dataclass(frozen=True)
 class Asked:
-    """The command line of ``generate``, apart from where the work is done."""
+    """The options of ``generate``, except those for where the work is done."""
 
     env: str
     quality: str
@@ -42,7 +42,7 @@ class Asked:
     force: bool
     as_json: bool
     there: str | None = None
-    """the URL that what is made is sent to; what it has is kept, and its ids are taken, like what is here"""
+    """the URL that new datasets are sent to; datasets already there are kept, and their ids count as taken"""
 
     @property
     def envs(self) -> Sequence[str]:
@@ -61,7 +61,7 @@ class Asked:
         return len(self.envs) * len(self.qualities) > 1
 
     def words(self, env: str) -> Iterator[dict[str, Any]]:
-        """What each quality is asked with; of many, those that have a size of their own ignore ``steps``."""
+        """Yield the arguments for each quality; among many, qualities with a fixed size ignore ``steps``."""
         from dom2data import recipes
 
         for quality in self.qualities:
@@ -71,7 +71,7 @@ class Asked:
 
 
 def plans(asked: Asked) -> list[Plan]:
-    """Every plan, the policies that they need trained anew first where that was asked for."""
+    """Return every plan; with ``--retrain``, first train the policies that they need."""
     from dom2_policies import zoo
     from dom2data import generate
 
@@ -90,10 +90,10 @@ def plans(asked: Asked) -> list[Plan]:
 
 
 def trained(asked: Asked) -> dict[str, Path]:
-    """The folder of each environment's own policies, trained now (but for a dry run) where it is not there.
+    """Return each environment's folder of retrained policies; train missing ones, except in a dry run.
 
-    All that can be told without them is looked at before any training, so that a wrong word, or an id that is
-    taken, costs no time.
+    Everything that can be checked without the policies is checked before any training, so that a wrong
+    option or a taken id costs no time.
     """
     from dom2data import ids, retrain
     from dom2data.plan import words
@@ -106,7 +106,7 @@ def trained(asked: Asked) -> dict[str, Path]:
         return {env: folder for env, folder in folders.items() if env not in missing}
     for env in missing if not asked.force else ():
         for quality, dataset_id in zip(asked.qualities, targets[env], strict=True):
-            # Of many, one that needs no policies may be the very dataset, which is kept.
+            # Among many, a dataset that needs no policies may already be the one wanted: it is kept.
             taken = _taken(dataset_id, base, asked.there)
             if taken and not (asked.many and _without_policies(quality)):
                 raise UserError(f"expected a new id, found {dataset_id} in {taken}; --force replaces it")
@@ -117,7 +117,7 @@ def trained(asked: Asked) -> dict[str, Path]:
 
 
 def _taken(dataset_id: str, base: Path, there: str | None) -> Path | str | None:
-    """Where there is a dataset of an id, if anywhere."""
+    """Return the root at which a dataset with this id exists, if any."""
     from dom2data.store.remote import Place
 
     if (base / dataset_id).exists():
@@ -126,14 +126,14 @@ def _taken(dataset_id: str, base: Path, there: str | None) -> Path | str | None:
 
 
 def _without_policies(quality: str) -> bool:
-    """Whether a dataset of this quality is the same whatever the checkpoints."""
+    """Whether a dataset of this quality is independent of the checkpoints."""
     from dom2data import recipes
 
     return {name for name, _ in recipes.quality(quality).parts} <= {recipes.UNIFORM}
 
 
 def one(asked: Asked, todo: Plan, where: Where) -> Dataset | None:
-    """Announce a plan and carry it out; what waits to be sent, or to be written for Minari, is kept."""
+    """Print a plan and execute it; a complete dataset that is only to be sent or converted is kept."""
     from dom2data import dataset
     from dom2data.plan import state
 
@@ -153,7 +153,7 @@ def one(asked: Asked, todo: Plan, where: Where) -> Dataset | None:
 
 
 def shard(asked: Asked, todo: Sequence[Plan], where: Where) -> None:
-    """Collect one shard of a dataset and say what comes next."""
+    """Collect one shard of a dataset and print the next step."""
     from dom2data import shards
 
     k, n = shards.parse(asked.shard or "")
@@ -175,7 +175,7 @@ def shard(asked: Asked, todo: Sequence[Plan], where: Where) -> None:
 def merge(
     name: str, others: Sequence[Path], checkpoints: Path | None, force: bool, root: Path | None
 ) -> Dataset:
-    """Join the shards of an id, from its root and others."""
+    """Merge the shards of a dataset id from its root and from others."""
     from dom2_policies import zoo
     from dom2data import ids, shards
 
@@ -187,7 +187,7 @@ def merge(
 
 
 def for_minari(made: Sequence[str], root: Path | None, force: bool) -> None:
-    """Write Minari's HDF5 of datasets, unless it is there."""
+    """Write the Minari HDF5 copies of datasets, unless they exist."""
     from dom2data import dataset, ids
     from dom2data.convert import minari
 
@@ -199,10 +199,10 @@ def for_minari(made: Sequence[str], root: Path | None, force: bool) -> None:
 
 
 def many(asked: Asked, todo: Sequence[Plan], where: Where) -> list[dict[str, Any]]:
-    """Announce the plans in a table and carry out those whose datasets are not there; records of all.
+    """Print the plans as a table, execute those whose datasets are missing, and return the records of all.
 
-    What fails is noted, and the others are made. Raises UserError: code 2, before anything is made, when ids
-    are taken by other recipes; 1 at the end, when some failed.
+    After a failure the remaining datasets are still made. Raises UserError: code 2, before anything is made,
+    when ids are taken by other recipes; 1 at the end, when some failed.
     """
     from dom2data import catalog, dataset
     from dom2data.plan import state
@@ -252,7 +252,7 @@ def _done(record: dict[str, Any], before: State, force: bool) -> str:
 
 
 def carry_out(plan: Plan, executor: Executor, force: bool) -> Dataset:
-    """Generate with a progress bar; says what is kept when interrupted."""
+    """Generate with a progress bar; an interrupt says what was kept."""
     from dom2data import recipes
     from dom2data.generate import generate
 
@@ -268,7 +268,7 @@ def carry_out(plan: Plan, executor: Executor, force: bool) -> Dataset:
 
 @contextmanager
 def resumable(kept: str, plan: Plan) -> Iterator[None]:
-    """An interrupt is no loss: say so."""
+    """Turn an interrupt into a UserError that says what was kept."""
     try:
         yield
     except KeyboardInterrupt as error:
@@ -278,7 +278,7 @@ def resumable(kept: str, plan: Plan) -> Iterator[None]:
 
 
 def finish(made: Dataset, root: Path | str | None, as_json: bool = False) -> None:
-    """The last words of a command that made a dataset."""
+    """Print the result of a command that made a dataset."""
     from dom2data import catalog, ids
 
     summary = catalog.summary(made.manifest, ids.place(root))

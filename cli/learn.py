@@ -1,4 +1,4 @@
-"""``dom2``: learn from datasets, evaluate, report. Commands import what they need when they run."""
+"""``dom2``: learn from datasets, evaluate, report. Each command imports what it needs when it runs."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from dom2.run import Run
     from dom2data.dataset import Dataset
 
-# Before torch starts its thread pool: how long an idle thread of it spins before it sleeps. Measured on two
+# Set before torch starts its thread pool: how long its idle threads spin before they sleep. Measured on two
 # cores, one seed, updates/s with the cores idle | busy with two other processes: sleep at once 6.8 | 3.7,
-# this 9.8 | 2.2. Spinning without end gives 12.6 on idle cores; on busy ones a product took 36 times as long.
+# this 9.8 | 2.2. Spinning forever gives 12.6 on idle cores, but on busy ones a product took 36 times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 
 @click.group(cls=ui.Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--debug", is_flag=True, help="Show the traceback of an error (anywhere on the line).")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error. May stand anywhere on the line.")
 @click.version_option(package_name="dom2")
 def main(debug: bool) -> None:
     """Learn policies from offline multi-agent datasets and evaluate them.
@@ -41,12 +41,12 @@ def main(debug: bool) -> None:
     dom2 evaluate runs/five --episodes 100
     dom2 report runs/five
 
-    Exit codes: 0 ok, 1 the run failed, 2 usage, 3 a check failed, 130 interrupted after saving.
+    Exit codes: 0 ok, 1 the run failed, 2 usage error, 3 a check failed, 130 interrupted after saving.
     """
 
 
 class FieldType(click.ParamType):
-    """The type of a config's field, as click wants it."""
+    """The type of a config field as a click type."""
 
     def __init__(self, type_: Any):
         from dom2.config import describe
@@ -63,7 +63,7 @@ class FieldType(click.ParamType):
 
 
 class FitCommand(click.Command):
-    """Has a flag for every field of the run's settings and of the chosen algorithm's config."""
+    """A command with a flag for every field of the run's settings and of the chosen algorithm's config."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         words = [part for word in args for part in word.split("=", 1)]
@@ -77,7 +77,7 @@ class FitCommand(click.Command):
 
         name = ctx.meta.get("algorithm", Settings.algorithm)
         chosen = algorithms.load(name).config_type
-        shown = {"threads": "as many as PyTorch takes", "updates": presets.updates(name, "compact", "")}
+        shown = {"threads": "PyTorch's default", "updates": presets.updates(name, "compact", "")}
         *fixed, help_option = super().get_params(ctx)
         settings = (
             replace(field, default=shown.get(field.name, field.default)) for field in config.fields(Settings)
@@ -95,8 +95,8 @@ class FitCommand(click.Command):
 
 
 def option(field: Field) -> click.Option:
-    """A flag for a config's field. No default here: what is not given is left to presets and the config."""
-    default = field.default if field.default is not MISSING else None  # made by a function for each config
+    """Return a flag for a config field, without a default: presets and the config supply missing values."""
+    default = field.default if field.default is not MISSING else None  # else a default_factory makes it
     default = ",".join(map(str, default)) if isinstance(default, tuple) else default
     default = str(default).lower() if isinstance(default, bool) else default
     help_text = field.doc if default is None else f"{field.doc} [{default}]"
@@ -111,7 +111,7 @@ def option(field: Field) -> click.Option:
     "--preset",
     default="compact",
     show_default=True,
-    help="Sizes of the networks, with step sizes and updates to suit: compact or wide.",
+    help="compact or wide: network sizes, with matching learning rates and number of updates.",
 )
 @click.option(
     "--resume",
@@ -119,8 +119,8 @@ def option(field: Field) -> click.Option:
     type=click.Path(path_type=Path),
     help="Continue a run; --updates may extend it.",
 )
-@click.option("--print-config", is_flag=True, help="Print the settings that would be used, and stop.")
-@click.option("--force", is_flag=True, help="Replace a run that is in the way.")
+@click.option("--print-config", is_flag=True, help="Print the settings that would be used and stop.")
+@click.option("--force", is_flag=True, help="Replace an existing run in the run folder.")
 @mismatch_option
 @place_option
 @json_option
@@ -136,14 +136,14 @@ def fit(
     as_json: bool,
     **values: Any,
 ) -> None:
-    """Train an algorithm on a dataset; one flag for each hyper-parameter.
+    """Train an algorithm on a dataset; every hyper-parameter has a flag.
 
     \b
     dom2 fit --dataset tag-medium
     dom2 fit --dataset tag-medium-5pct --seeds 5 --updates 4000 --eta 1 --zeta 0.5
     dom2 fit --resume runs/tag-medium-v0-dom2 --updates 8000
 
-    An algorithm's defaults hold where preset, task and quality set no others; see --print-config.
+    Preset, task and quality may override the algorithm's defaults shown here; see --print-config.
     The first Ctrl-C saves and stops, the second stops at once; --resume continues bit for bit on a CPU.
     """
     import torch
@@ -184,14 +184,14 @@ def fit(
 
 
 def resuming(run: Run, root: Path | None) -> str:
-    """The command that goes on with a run."""
+    """Return the command that continues a run."""
     elsewhere = ["--root", str(root)] if root else []
     allowed = ["--allow-mismatch"] if run.document["mismatch"] else []
     return shlex.join(["dom2", "fit", "--resume", str(run.folder), *elsewhere, *allowed])
 
 
 def announce(run: Run) -> None:
-    """Where the run is, how much augmentation weighs, and whether it only clones."""
+    """Print where the run is, the effect of augmentation, and whether the run only clones."""
     from dom2 import algorithms
 
     seeds, threads = ui.counted(run.settings.seeds, "seed"), ui.counted(run.settings.threads, "thread")
@@ -211,7 +211,7 @@ def announce(run: Run) -> None:
 def described(
     dataset: str | None, preset: str, given: dict[str, Any], root: Path | None, allow_mismatch: bool
 ) -> tuple[Dataset, dict[str, Any]]:
-    """The data of a new run, generated where it is standard and not there, and the run's document."""
+    """Return a new run's data (a missing standard dataset is generated) and its document."""
     import torch
 
     from dom2 import config, fit, presets, run
@@ -232,13 +232,13 @@ def described(
 
 
 def open_or_generate(name: str, root: Path | None) -> Dataset:
-    """A dataset by name; a standard one such as tag-medium that is not there is generated first."""
+    """Open a dataset by name; a missing standard one, such as tag-medium, is generated first."""
     from dom2_cli.generating import carry_out
     from dom2data import dataset as datasets
     from dom2data import generate, ids, recipes
 
     base, standard = ids.place(root), recipes.standard(name)
-    if standard is not None and isinstance(base, Path):  # behind a URL a dataset is read, and not made
+    if standard is not None and isinstance(base, Path):  # under a URL, datasets are only read
         try:
             ids.resolve(name, base)
         except UserError:
@@ -250,7 +250,7 @@ def open_or_generate(name: str, root: Path | None) -> Dataset:
 
 
 def only_the_schedule(**given: Any) -> None:
-    """Raises UserError where --resume is given what is only of use to a new run."""
+    """Raises UserError if --resume comes with options that only apply to a new run."""
     source = click.get_current_context().get_parameter_source("preset")
     chosen = given | {"preset": source is not click.core.ParameterSource.DEFAULT}
     if refused := [f"--{name.replace('_', '-')}" for name, value in chosen.items() if value]:
@@ -258,7 +258,7 @@ def only_the_schedule(**given: Any) -> None:
 
 
 def continued(folder: Path, given: dict[str, Any], allow_mismatch: bool, root: Path | None) -> Run:
-    """An existing run to go on with, its schedule amended; one that cannot go on stays as it is."""
+    """Return an existing run with its schedule amended; a run that cannot continue is not changed."""
     from dom2 import checkpoint, fit, run
 
     allowed = {"updates", "log_every", "checkpoint_every", "eval_every", "eval_episodes", "data"}
@@ -276,18 +276,18 @@ def continued(folder: Path, given: dict[str, Any], allow_mismatch: bool, root: P
         )
     mismatch = run.mismatch(found.spec, found.document["dataset"]["env"], allow_mismatch)
     wanted = found.document | {"settings": found.document["settings"] | given}
-    with run.held(folder):  # whoever is fitting it replaces its checkpoint
+    with run.held(folder):  # a process that is fitting it would replace the checkpoint meanwhile
         fit.check(wanted, fit.data_of(found, root), folder)
     found.amend(mismatch, **given)
     return found
 
 
 def progress_line(metrics: dict[str, Any]) -> str:
-    """The loss and the value that tell most, in a few characters."""
+    """Return the most informative loss and value in a few characters."""
     short = {"train/actor/bc": "bc", "train/actor/q": "q", "eval/return": "return"}
     means = {label: metrics[name] for name, label in short.items() if name in metrics}
     if not means and (loss := next((name for name in metrics if name.endswith("loss")), None)):
-        means = {loss.removeprefix("train/"): metrics[loss]}  # another algorithm's
+        means = {loss.removeprefix("train/"): metrics[loss]}  # the algorithm has no such metrics
     return " ".join(f"{label} {sum(row) / len(row):.2f}" for label, row in means.items()) or "fit"
 
 
@@ -299,7 +299,7 @@ def fit_rows(result: dict[str, Any], folder: Path) -> dict[str, str]:
     facts = {"run": result["run"], "updates": f"{result['updates']:,}"}
     if "time/seconds" in metrics:
         rate = metrics["time/updates_per_second"]
-        seconds = track.seconds(track.read(folder))  # also before it was resumed
+        seconds = track.seconds(track.read(folder))  # includes the time before a resume
         facts["wall time"] = f"{ui.duration(seconds)} ({rate:.1f} updates/s)"
     return facts | {name: f"{value:.3f}" for name, value in means.items()}
 
@@ -312,7 +312,7 @@ def fit_rows(result: dict[str, Any], folder: Path) -> dict[str, str]:
 @force_option
 @place_option
 def report(folder: Path, out: Path | None, force: bool, root: Path | None) -> None:
-    """One HTML file about a run: curves, returns, score, pictures of the agents.
+    """Write one HTML file about a run: curves, returns, score, pictures of the agents.
 
     \b
     dom2 report runs/tag-medium-v0-dom2

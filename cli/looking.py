@@ -1,4 +1,4 @@
-"""``dom2data report``, ``play`` and ``card``: what is in a dataset, for eyes and for others."""
+"""``dom2data report``, ``play`` and ``card``: look at a dataset and describe it for others."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from dom2_cli.options import force_option, place_option, root_option
 @click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False), help="File to write [./<name>-report.html]."
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Which steps are sampled.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed for sampling steps.")
 @force_option
 @place_option
 def report(dataset: str, out: Path | None, seed: int, force: bool, root: Path | None) -> None:
-    """Write one HTML page about a dataset, everything inlined.
+    """Write a self-contained HTML page about a dataset.
 
     \b
     dom2data report tag-medium
     dom2data report tag-medium --out page.html
 
-    Returns by policy and agent, actions, states, coverage, what may be wrong, and episodes as animations.
+    Shows returns by policy and agent, actions, states, coverage, possible problems, and animated episodes.
     """
     from dom2data import ids
     from dom2data.dataset import open as open_dataset
@@ -39,13 +39,13 @@ def report(dataset: str, out: Path | None, seed: int, force: bool, root: Path | 
 
 @click.command()
 @click.argument("dataset", metavar="ID")
-@click.option("--episode", type=int, default=0, show_default=True, help="Its number, from 0.")
+@click.option("--episode", type=int, default=0, show_default=True, help="Episode number, from 0.")
 @click.option(
     "--video",
     type=click.Path(path_type=Path, dir_okay=False),
     help="File to write, .gif or .mp4 [./<name>-<episode>.gif].",
 )
-@click.option("--stride", type=int, help="Steps from one frame to the next [as few as give 200 frames].")
+@click.option("--stride", type=int, help="Steps between frames [the fewest that give about 200 frames].")
 @click.option("--fps", type=click.IntRange(1, 50), default=10, show_default=True, help="Frames per second.")
 @force_option
 @place_option
@@ -58,7 +58,7 @@ def play(
     force: bool,
     root: Path | None,
 ) -> None:
-    """Draw an episode from what is stored, as a GIF or, with imageio[ffmpeg] installed, an MP4.
+    """Render a stored episode as a GIF or, with imageio[ffmpeg] installed, an MP4.
 
     \b
     dom2data play tag-medium --episode 3 --video out.gif
@@ -78,9 +78,9 @@ def play(
 @click.command()
 @click.argument("dataset", metavar="ID")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder [the dataset's own].")
-@click.option("--license", help="SPDX identifier [CC-BY-4.0; none for data made elsewhere].")
-@click.option("--creator", help="Who is to be cited.")
-@click.option("--url", help="Where the files will be.")
+@click.option("--license", help="SPDX identifier [CC-BY-4.0]; required for data made elsewhere.")
+@click.option("--creator", help="Author to cite.")
+@click.option("--url", help="URL where the files will be available.")
 @force_option
 @root_option
 def card(

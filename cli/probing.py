@@ -1,4 +1,4 @@
-"""``dom2 diagnose`` and ``dom2 diversity``: what algorithms can do, on tasks with known answers."""
+"""``dom2 diagnose`` and ``dom2 diversity``: test algorithms on games with known optima; measure diversity."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from dom2_cli.options import json_option, mismatch_option, place_option, run_arg
     "--algorithm",
     default="all",
     show_default=True,
-    help="Names with commas; madiff-c is MADiff, centralised.",
+    help="Names, separated by commas; madiff-c is centralised MADiff.",
 )
-@click.option("--game", default="all", show_default=True, help="xor, meeting.")
-@click.option("--data", "kinds", default="all", show_default=True, help="both, uniform.")
-@click.option("--updates", type=click.IntRange(1), default=1000, show_default=True, help="Of each run.")
-@click.option("--seeds", type=click.IntRange(1), default=5, show_default=True, help="Of each run.")
+@click.option("--game", default="all", show_default=True, help="xor or meeting.")
+@click.option("--data", "kinds", default="all", show_default=True, help="both (optimal ways) or uniform.")
+@click.option("--updates", type=click.IntRange(1), default=1000, show_default=True, help="Updates per run.")
+@click.option("--seeds", type=click.IntRange(1), default=5, show_default=True, help="Seeds per run.")
 @json_option
 def diagnose(algorithm: str, game: str, kinds: str, updates: int, seeds: int, as_json: bool) -> None:
-    """Train algorithms on coordination games whose optimum is known, and say which they solve.
+    """Train algorithms on coordination games with known optima and report which games they solve.
 
     \b
     dom2 diagnose
     dom2 diagnose --algorithm bc,dom2 --game xor --data both
 
-    Nothing is written. Returns are shares of the best there is.
+    Writes no files. Returns are fractions of the optimal return.
     """
     import dataclasses
 
@@ -63,7 +63,7 @@ def diagnose(algorithm: str, game: str, kinds: str, updates: int, seeds: int, as
 
 
 def chosen(what: str, asked: str, known: tuple[str, ...]) -> tuple[str, ...]:
-    """The names asked for, or all. Raises click.UsageError on an unknown one."""
+    """Return the requested names, or all. Raises click.UsageError for an unknown one."""
     names = known if asked == "all" else tuple(asked.split(","))
     for name in names:
         if name not in known:
@@ -78,18 +78,18 @@ def chosen(what: str, asked: str, known: tuple[str, ...]) -> tuple[str, ...]:
     type=click.IntRange(2),
     default=32,
     show_default=True,
-    help="Episodes from each of 64 beginnings.",
+    help="Episodes from each of 64 initial states.",
 )
 @mismatch_option
 @place_option
 @json_option
 def diversity(folder: Path, repeats: int, allow_mismatch: bool, root: Path | None, as_json: bool) -> None:
-    """Spread of a run's actions beside the data's, and distinct solutions from the same beginnings.
+    """Compare the spread of a run's actions with the data's; count distinct solutions per initial state.
 
     \b
     dom2 diversity runs/tag-medium-v0-dom2
 
-    Solutions are counted in spread and its variants: the sets of landmarks that agents end on.
+    Counts solutions only in spread and its variants: the sets of landmarks that the agents end on.
     """
     from dom2 import diversity as measures
     from dom2 import evaluate, fit

@@ -1,4 +1,4 @@
-"""``dom2 reproduce``: a table or figure of the paper, from nothing."""
+"""``dom2 reproduce``: make a table or figure of the paper from scratch."""
 
 from __future__ import annotations
 
@@ -40,23 +40,23 @@ WORDS = {
     "--scale",
     default="compact",
     show_default=True,
-    help="smoke, compact or paper: updates and network sizes.",
+    help="smoke, compact or paper: sets updates and network sizes.",
 )
 @click.option(
     "--only",
     multiple=True,
     metavar="WORD",
-    help="An environment, quality, dataset, column or part of the trajectories (5%); may be repeated.",
+    help="Only this environment, quality, dataset, column or data fraction (5%); may be repeated.",
 )
-@click.option("--algorithms", metavar="NAMES", help="Columns, with commas, instead of the target's own.")
-@click.option("--seeds", type=click.IntRange(1), help="Of each cell [as many as the scale has].")
+@click.option("--algorithms", metavar="NAMES", help="Columns, separated by commas [the target's own].")
+@click.option("--seeds", type=click.IntRange(1), help="Seeds per cell [the scale's number].")
 @runs_options
 @click.option(
     "--runs",
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("runs/reproduce"),
     show_default=True,
-    help="Folder of the runs; targets share them.",
+    help="Folder of the runs, shared by all targets.",
 )
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the report [RUNS/SCALE]."
@@ -65,12 +65,12 @@ WORDS = {
     "--earlier",
     multiple=True,
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="JSON of an earlier report: what it knows is not made again; may be repeated.",
+    help="JSON of an earlier report, whose results are reused; may be repeated.",
 )
 @click.option(
-    "--dry-run", is_flag=True, help="Print what is there, what is missing and the time that fitting takes."
+    "--dry-run", is_flag=True, help="Print what exists, what is missing and how long fitting will take."
 )
-@click.option("--report-only", is_flag=True, help="Write the report of what is there, and make nothing.")
+@click.option("--report-only", is_flag=True, help="Only write the report, from existing results.")
 @root_option
 @json_option
 def reproduce(
@@ -101,7 +101,7 @@ def reproduce(
     dom2 reproduce figure6 --jobs 2
 
     TARGET: table1, table2, table3, table4, figure2, figure5, figure6, augmentation, sensitivity, comparison.
-    Stopped or killed, the same command continues. Nothing that is there is made again.
+    Repeat the same command to continue after a stop. Existing results are reused.
     """
     from dom2 import earlier as reports
     from dom2 import experiments
@@ -112,7 +112,7 @@ def reproduce(
         raise UserError(f"expected a scale ({', '.join(experiments.SCALES)}), found {scale!r}; choose one")
     part = Part(target, scale, only, tuple(algorithms.split(",")) if algorithms else (), seeds)
     cells = tuple(experiments.cells(target, only, part.columns, scale))
-    place = ids.root(root)  # workers may be where the environment's variables are others
+    place = ids.root(root)  # resolved here: workers may have other environment variables
     grid = Grid(target, scale, cells, seeds or experiments.SCALES[scale].seeds, runs.absolute(), place)
     where = Where(executor, jobs, address, gpus)
     todo = grid.jobs()
@@ -137,7 +137,7 @@ def reproduce(
 
 @dataclass(frozen=True)
 class Part:
-    """What was asked for of a target."""
+    """The requested part of a target."""
 
     target: str
     scale: str
@@ -147,7 +147,7 @@ class Part:
 
     @property
     def command(self) -> str:
-        """What makes its cells from nothing, wherever their runs were made."""
+        """The command that makes its cells from scratch, wherever their runs were made."""
         words = ["dom2", "reproduce", self.target]
         words += ["--scale", self.scale] if self.scale != "compact" else []
         words += [word for each in self.only for word in ("--only", each)]
@@ -156,7 +156,7 @@ class Part:
 
     @property
     def name(self) -> str:
-        """Of its report: a part has its own, which must not replace that of another or the whole."""
+        """The name of its report, unique to the part: it must not overwrite another part's or the whole's."""
         from dom2 import jobs
 
         # With commas, since medium and expert are not medium-expert.
@@ -165,7 +165,7 @@ class Part:
 
 
 def staged(grid: Grid, jobs: Sequence[Job], known: dict[Cell, list[Entry]]) -> dict[Path, Any]:
-    """How far each job is, by folder; ``earlier`` where a report knows what there is no run of."""
+    """Return each job's stage by folder; ``earlier`` if only an earlier report has its results."""
     from dom2.jobs import stage
     from dom2.tables import whole
 
@@ -177,8 +177,8 @@ def staged(grid: Grid, jobs: Sequence[Job], known: dict[Cell, list[Entry]]) -> d
 
 
 def overview(grid: Grid, jobs: Sequence[Job], stages: dict[Path, Any], on_stdout: bool) -> None:
-    """The grid in a table: a row for each dataset and a column for each label, or, where there are many
-    labels, the other way round."""
+    """Print the grid as a table with a row per dataset and a column per label, or transposed if there are
+    many labels."""
     if grid.scale_name == "smoke":
         ui.note("scale smoke: this shows that everything runs; its numbers mean nothing")
     labels = list(dict.fromkeys(cell.label for cell in grid.cells))
@@ -201,7 +201,7 @@ def overview(grid: Grid, jobs: Sequence[Job], stages: dict[Path, Any], on_stdout
 def estimate(
     grid: Grid, jobs: Sequence[Job], left: Sequence[Job], where: Where, as_json: bool, stages: dict[Path, Any]
 ) -> None:
-    """What is there, what is missing and how long it will take."""
+    """Print what is missing and how long it will take."""
     from dom2 import pace, reproduce
     from dom2.jobs import at_once
 
@@ -230,13 +230,13 @@ def estimate(
 def carry_out(
     grid: Grid, left: Sequence[Job], known: dict[Cell, list[Entry]], where: Where, retries: int
 ) -> list[Job]:
-    """Generate, fit, evaluate, in sight; what failed."""
+    """Generate, fit and evaluate, showing progress; return the jobs that failed."""
     from dom2 import earlier, jobs, reproduce
 
     executor = where.made(jobs.at_once(left))
     with ui.progress_bar() as progress:
         reproduce.prepare(grid, progress)
-    # Now, and not when hours of fitting are done.
+    # Check now, not after hours of fitting.
     earlier.check(grid, known)
     jobs.same_data(left, grid.jobs())
     last = watching.attend(left, jobs.carry_out(left, executor, retries), grid.base)
@@ -244,7 +244,7 @@ def carry_out(
 
 
 def finish(grid: Grid, command: str, stem: Path, known: dict[Cell, list[Entry]], as_json: bool) -> None:
-    """Write the report and say the most important of it."""
+    """Write the report and print its main results."""
     from dom2 import board, earlier, figures, run
 
     there = stem.with_name(f"{stem.name}.json")

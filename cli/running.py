@@ -1,4 +1,4 @@
-"""``dom2 runs``, ``compare`` and ``play``: what runs there are, which is better, and how they look."""
+"""``dom2 runs``, ``compare`` and ``play``: list runs, compare them, and watch them."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ STATES = (
 
 @click.command()
 @click.argument("folder", metavar="[FOLDER]", type=click.Path(path_type=Path), default=Path("runs"))
-@click.option("--algorithm", help="Only runs of this one.")
-@click.option("--dataset", metavar="WORD", help="Only runs whose dataset's id contains this.")
+@click.option("--algorithm", help="Only runs of this algorithm.")
+@click.option("--dataset", metavar="WORD", help="Only runs whose dataset id contains this.")
 @click.option("--state", type=click.Choice(STATES), help="Only runs in this state.")
 @json_option
 def runs(folder: Path, algorithm: str | None, dataset: str | None, state: str | None, as_json: bool) -> None:
-    """List the runs under a folder [runs], with what is no run, or no longer one.
+    """List the runs under a folder [runs], and also folders there that are not runs or are broken.
 
     \b
     dom2 runs
     dom2 runs runs/reproduce --dataset tag-medium --state evaluated --json
 
-    States: evaluated, complete (not evaluated yet), running, interrupted, failed, new; killed (no process is
-    at it any more, dom2 fit --resume goes on); broken (its files cannot be read); foreign (other files).
+    States: evaluated, complete (not evaluated yet), running, interrupted, failed, new; killed (its process
+    is gone; dom2 fit --resume continues it); broken (unreadable files); foreign (not a run).
     """
     from dom2 import results
 
@@ -64,7 +64,7 @@ def runs(folder: Path, algorithm: str | None, dataset: str | None, state: str | 
 
 
 def run_row(folder: Path, word: str, found: Result | None) -> tuple[str, ...]:
-    """A run's line; dashes where there is nothing to say."""
+    """Return a run's row of the table; dashes mark missing values."""
     if found is None:
         return (str(folder), word, *["–"] * 6)
     import numpy as np
@@ -72,7 +72,7 @@ def run_row(folder: Path, word: str, found: Result | None) -> tuple[str, ...]:
     from dom2.evaluate import STANDARD
     from dom2.tables import normalized
 
-    standard = found.ways.get("none") == STANDARD  # others are for `dom2 compare`, which refuses to mix them
+    standard = found.ways.get("none") == STANDARD  # the rest is for `dom2 compare`, which refuses to mix them
     values = np.array(found.returns["none"]) if word == "evaluated" and standard else None
     score = None if values is None else normalized(found.dataset["env"], values)
     return (
@@ -89,16 +89,16 @@ def run_row(folder: Path, word: str, found: Result | None) -> tuple[str, ...]:
 
 @click.command()
 @click.argument("folders", metavar="RUN RUN ...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--shift", default="none", show_default=True, help="Compare evaluations under this one.")
+@click.option("--shift", default="none", show_default=True, help="Compare evaluations under this shift.")
 @json_option
 def compare(folders: tuple[Path, ...], shift: str, as_json: bool) -> None:
-    """Compare evaluated runs: returns over seeds with intervals, and how likely each is to beat the first.
+    """Compare evaluated runs: returns over seeds with intervals, and the probability of beating the first.
 
     \b
     dom2 compare runs/tag-medium-v0-dom2 runs/tag-medium-v0-omar
 
-    Runs whose data or environment differ although they have one name, or that were evaluated in different
-    ways (--seed, --candidates), are refused (exit code 3).
+    Exit code 3 if data or environments of the same name differ, or if runs were evaluated in different ways
+    (--seed, --candidates).
     """
     from dom2 import results, statistics
     from dom2.tables import normalized
@@ -140,7 +140,7 @@ def compare(folders: tuple[Path, ...], shift: str, as_json: bool) -> None:
 
 
 def require_evaluated(folder: Path, found: Result, shift: str) -> None:
-    """Raises UserError, which says what to do, where a run has no evaluation under a shift."""
+    """Raises UserError, which says what to do, if a run has no evaluation under a shift."""
     if found.state == "evaluated" and shift in found.returns:
         return
     extra = "" if shift == "none" else f" --shift {shift}"
@@ -179,15 +179,15 @@ def chance(better: dict[str, Any]) -> str:
     type=click.Path(path_type=Path, dir_okay=False),
     help="File to write, .gif or .mp4 [RUN/play.gif].",
 )
-@click.option("--agents", type=int, help="Those trained with this seed [the run's first].")
+@click.option("--agents", type=int, help="Show the agents trained with this seed [the run's first].")
 @click.option(
-    "--episodes", type=click.IntRange(1, 20), default=2, show_default=True, help="One after another."
+    "--episodes", type=click.IntRange(1, 20), default=2, show_default=True, help="Number of episodes."
 )
 @click.option(
-    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Of initial states and noise."
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed for initial states and noise."
 )
-@click.option("--shift", metavar="NAME", default="none", show_default=True, help="Change of the environment.")
-@click.option("--stride", type=int, help="Steps from one frame to the next [as few as give 200 frames].")
+@click.option("--shift", metavar="NAME", default="none", show_default=True, help="Environment shift.")
+@click.option("--stride", type=int, help="Steps between frames [the fewest that give about 200 frames].")
 @click.option("--fps", type=click.IntRange(1, 50), default=10, show_default=True, help="Frames per second.")
 @force_option
 @mismatch_option
@@ -203,7 +203,7 @@ def play(
     force: bool,
     allow_mismatch: bool,
 ) -> None:
-    """Let a run's agents act, and write what they do as a GIF or, with imageio[ffmpeg] installed, an MP4.
+    """Roll out a run's agents and write a GIF or, with imageio[ffmpeg] installed, an MP4.
 
     \b
     dom2 play runs/tag-medium-v0-dom2 --video chase.gif

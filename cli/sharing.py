@@ -1,4 +1,4 @@
-"""``dom2data export``, ``push`` and ``pull``: a dataset as one file, or to and from a URL."""
+"""``dom2data export``, ``push`` and ``pull``: write a dataset as one file, or copy it to or from a URL."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from dom2data.errors import FAILED, UserError
 
 
 def delivered(make: Callable[..., None]) -> Callable[..., None]:
-    """Let a command that makes datasets take a URL as its root: made in a folder here, sent, removed here.
+    """Let a command that makes datasets take a URL as root: make them in a local folder, send, then remove.
 
-    What an interrupted upload has left is kept, and sent, when a command is given for that URL again, and so
-    is what there is of many when some fail. Workers of Ray, on many machines, send their blocks themselves.
+    Datasets that an interrupted upload left behind are kept and sent by the next command for that URL. If
+    some of many fail, the others are still sent. Ray workers, on many machines, send their blocks themselves.
     """
 
     @functools.wraps(make)
@@ -53,7 +53,7 @@ def delivered(make: Callable[..., None]) -> Callable[..., None]:
 
 
 def markers(base: Path) -> dict[str, str]:
-    """The completion marker of every dataset under a folder."""
+    """Return the completion marker of every dataset under a folder, by id."""
     from dom2data import ids
     from dom2data.store import manifest as manifests
 
@@ -61,9 +61,9 @@ def markers(base: Path) -> dict[str, str]:
 
 
 def send_all(made: Sequence[str], here: Path, place: str, force: bool) -> list[UserError]:
-    """Deliver what was made and then what had been waiting; the errors of those that stay.
+    """Deliver new datasets, then those still waiting; return the errors of those that could not be sent.
 
-    What waits may be another command's, whose ``--force`` is not this one's.
+    ``force`` applies to the new datasets only: those still waiting may come from another command.
     """
     failed = []
     for dataset_id in [*made, *(each for each in markers(here) if each not in made)]:
@@ -79,7 +79,7 @@ def send_all(made: Sequence[str], here: Path, place: str, force: bool) -> list[U
 
 
 def sent(dataset_id: str, here: Path, place: str, force: bool) -> None:
-    """Deliver a dataset, in sight."""
+    """Deliver a dataset, with a progress bar."""
     from dom2data import share
 
     with ui.progress_bar() as progress:
@@ -117,13 +117,13 @@ def export(dataset: str, file: Path, force: bool, root: Path | None) -> None:
 @force_option
 @root_option
 def push(dataset: str, url: str, force: bool, root: Path | None) -> None:
-    """Verify a dataset and copy it to a URL, where it is a dataset when the last file has arrived.
+    """Verify a dataset and copy it to a URL. It can be opened there only once the last file has arrived.
 
     \b
     dom2data push tag-medium file:///tmp/shared
     dom2data push tag-medium s3://bucket/datasets
 
-    An interrupted upload continues when the same command is given again.
+    Repeat the same command to continue an interrupted upload.
     """
     from dom2data import ids, share
     from dom2data.dataset import open as open_dataset
@@ -141,7 +141,7 @@ def push(dataset: str, url: str, force: bool, root: Path | None) -> None:
 @force_option
 @root_option
 def pull(dataset: str, url: str, force: bool, root: Path | None) -> None:
-    """Copy a dataset from a URL and verify it; only then it is one here.
+    """Copy a dataset from a URL. It can be opened here only after it has been verified.
 
     \b
     dom2data pull tag-medium file:///tmp/shared

@@ -1,4 +1,4 @@
-"""What both commands share at the border: errors to exit codes, progress, numbers as text."""
+"""Terminal output shared by both commands: errors as exit codes, progress, numbers as text."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 class Commands(click.Group):
-    """A group whose commands end in one line and an exit code instead of a traceback.
+    """A command group that reports errors as one line and an exit code instead of a traceback.
 
-    ``--debug`` is understood anywhere on the line and lets the traceback through.
+    ``--debug``, anywhere on the line, shows the traceback.
     """
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> NoReturn:
@@ -54,11 +54,11 @@ class Commands(click.Group):
 
 
 def explain(error: Exception) -> tuple[str, int]:
-    """The line and the exit code of an error that nobody caught."""
+    """Return the message and the exit code for an uncaught error."""
     if isinstance(error, UserError):
         return error.message, error.code
     where, function = users_line(error) or ("", "")
-    if where and function != "__post_init__":  # where a config refuses a value
+    if where and function != "__post_init__":  # there a config rejects a value
         return f"{where}: {told(error)}; mend it (--debug shows the traceback)", FAILED
     if isinstance(error, ValueError):
         return str(error), USAGE
@@ -73,7 +73,7 @@ def stop(message: str, code: int) -> NoReturn:
 
 
 def note(message: str) -> None:
-    """Something to know that is not the result."""
+    """Print a message that is not part of the result, on stderr."""
     click.echo(message, err=True)
 
 
@@ -88,7 +88,7 @@ def print_json(value: Any) -> None:
 
 @contextlib.contextmanager
 def progress_bar() -> Iterator[Progress]:
-    """Yields ``update(what, done, total)``; from its first call on, a bar on stderr, with rate and time."""
+    """Yield ``update(what, done, total)``; its first call starts a bar on stderr, with rate and time left."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -101,12 +101,12 @@ def progress_bar() -> Iterator[Progress]:
     )
     bar = Progress(*columns, console=Console(stderr=True))
     task = bar.add_task("", total=None, rate="")
-    # When, where and of what: a resumed run begins with steps already done; one job may follow another.
+    # Time, steps done and total at the start: a resumed run starts with some; one job may follow another.
     began: list[tuple[float, int, int]] = []
 
     def update(what: str, done: int, total: int) -> None:
         now = time.perf_counter()
-        bar.start()  # which changes nothing once it has
+        bar.start()  # no effect once it has started
         if not began or began[0][2] != total:
             began[:] = [(now, done, total)]
         since, elapsed = done - began[0][1], now - began[0][0]
@@ -149,15 +149,15 @@ def number(value: float | None, digits: int = 1) -> str:
 
 
 def rows(facts: Mapping[str, str]) -> str:
-    """Facts one below the other, names padded to one width."""
+    """Format facts as lines, with names padded to the same width."""
     width = max(map(len, facts))
     return "\n".join(f"{name:<{width}}  {value}" for name, value in facts.items())
 
 
 def table(header: Sequence[str], body: Sequence[Sequence[str]], err: bool = False) -> None:
-    """A table on stdout (or stderr): the first column to the left, numbers to the right, never cut.
+    """Print a table on stdout (or stderr): first column left-aligned, numbers right-aligned, never truncated.
 
-    Written here because a library of terminal styles takes 0.2 s to lay a hundred rows out.
+    Written here because a terminal styling library takes 0.2 s to lay out a hundred rows.
     """
     widths = [max(map(len, column)) for column in zip(header, *body, strict=True)]
 

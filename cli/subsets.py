@@ -1,4 +1,4 @@
-"""``dom2data subsample``, ``mix``, ``diff`` and ``verify``: made of datasets, and checked."""
+"""``dom2data subsample``, ``mix``, ``diff`` and ``verify``: derive, compare and check datasets."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from dom2_cli.options import json_option, place_option, replace_option, root_opt
 from dom2data import envs
 from dom2data.errors import CHECK_FAILED, UserError
 
-seed_option = click.option("--seed", type=int, default=0, show_default=True, help="Which episodes.")
+seed_option = click.option("--seed", type=int, default=0, show_default=True, help="Seed for the draw.")
 
 
 @click.command()
-@click.option("--fraction", type=float, help="Share of the episodes to keep, in (0, 1].")
-@click.option("--episodes", type=int, help="Number of episodes to keep, instead of a share.")
+@click.option("--fraction", type=float, help="Fraction of the episodes to keep, in (0, 1].")
+@click.option("--episodes", type=int, help="Number of episodes to keep, instead of a fraction.")
 @click.option("--quality", metavar="POLICY", help="Only episodes of this policy, such as expert.")
 @click.option(
-    "--returns", metavar="LOW:HIGH", help="Only these team returns: 50:120, or quantiles, 90%:100%."
+    "--returns", metavar="LOW:HIGH", help="Only team returns in this range: 50:120, or quantiles 90%:100%."
 )
-@click.option("--stratified", is_flag=True, help="Draw alike from every policy and every tenth of returns.")
-@click.option("--dataset", metavar="ID", help="Dataset to take them from [the one written last].")
+@click.option("--stratified", is_flag=True, help="Draw the same fraction of each policy and return decile.")
+@click.option("--dataset", metavar="ID", help="Dataset to subsample [the most recently written].")
 @seed_option
 @click.option("--out", metavar="ID", help="Id of the new dataset [<name>-<percent>pct].")
 @replace_option
@@ -44,7 +44,7 @@ def subsample(
     root: Path | None,
     as_json: bool,
 ) -> None:
-    """Keep a part of the episodes of a dataset, as a dataset with its lineage.
+    """Keep some episodes of a dataset as a new dataset, which records where they came from.
 
     \b
     dom2data subsample --fraction 0.05
@@ -68,8 +68,8 @@ def subsample(
 
 @click.command()
 @click.argument("parts", metavar="ID:RATIO ID:RATIO ...", nargs=-1, required=True)
-@click.option("--episodes", type=int, help="Episodes in all, in this ratio [as many as there are].")
-@click.option("--steps", type=int, help="Steps in all, in this ratio, instead of episodes.")
+@click.option("--episodes", type=int, help="Total number of episodes [the most that the ratio allows].")
+@click.option("--steps", type=int, help="Total number of steps; the ratio is then one of steps.")
 @seed_option
 @click.option("--out", metavar="ID", help="Id of the new dataset [<env>-mix-<quality><percent>-...].")
 @replace_option
@@ -85,7 +85,7 @@ def mix(
     root: Path | None,
     as_json: bool,
 ) -> None:
-    """Mix whole episodes of datasets of one environment in a ratio, none of them twice.
+    """Mix whole episodes of several datasets of one environment in a given ratio, no episode twice.
 
     \b
     dom2data mix tag-medium:0.7 tag-expert:0.3
@@ -117,7 +117,7 @@ def _weighted(part: str) -> tuple[str, float]:
 @place_option
 @json_option
 def diff(one: str, other: str, root: Path | None, as_json: bool) -> None:
-    """What differs between two datasets, and whether they share episodes. Exit code 0 either way.
+    """Show how two datasets differ and whether they share episodes. The exit code is 0 either way.
 
     \b
     dom2data diff tag-medium tag-expert
@@ -131,7 +131,7 @@ def diff(one: str, other: str, root: Path | None, as_json: bool) -> None:
 
 
 def _tell(found: dict[str, Any]) -> None:
-    """The text of ``diff``."""
+    """Print the result of ``diff`` as text."""
     facts = {
         "content": "the same" if found["same_content"] else "different",
         **{name: "{:,} and {:,}".format(*found[name]) for name in ("episodes", "steps")},
@@ -166,9 +166,9 @@ def _short(value: float) -> str:
 
 @click.command()
 @click.argument("dataset", metavar="ID")
-@click.option("--replay", metavar="SHARE", help="Also play this share of the episodes again, such as 1%.")
-@click.option("--tolerance", type=float, default=0.0, show_default=True, help="Largest error of a replay.")
-@click.option("--env", metavar="MODULE:MAKE", help="Your own environment, whose code a replay may run.")
+@click.option("--replay", metavar="SHARE", help="Also replay at least this share of the episodes, e.g. 1%.")
+@click.option("--tolerance", type=float, default=0.0, show_default=True, help="Largest allowed replay error.")
+@click.option("--env", metavar="MODULE:MAKE", help="Your own environment, whose code the replay may run.")
 @place_option
 @json_option
 def verify(
@@ -181,8 +181,8 @@ def verify(
     dom2data verify tag-medium --replay 1%
     dom2data verify meet_v0-random --replay 1% --env meet:make
 
-    Exit code 3 with the first finding. A replay resets the environment with the recorded seeds, takes the
-    stored actions, and compares observations and rewards.
+    Stops at the first problem with exit code 3. A replay resets the environment with the recorded seeds,
+    takes the stored actions, and compares observations and rewards.
     """
     from dom2data.dataset import open as open_dataset
     from dom2data.verify import verify as check
@@ -222,7 +222,7 @@ def _advice(env: str) -> str:
 
 
 def _share(text: str) -> float:
-    """0.01 of ``1%`` or ``0.01``."""
+    """Parse ``1%`` or ``0.01`` as 0.01."""
     try:
         return float(text[:-1]) / 100 if text.endswith("%") else float(text)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""``dom2 sweep``: a grid or a search of one's own, as a TOML file asks for it."""
+"""``dom2 sweep``: run the grid or the search that a TOML file specifies."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ SPEC, RESULT = "spec.toml", "sweep.json"
     "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of the runs [runs/SPEC]."
 )
 @click.option(
-    "--dry-run", is_flag=True, help="Print what is there, what is missing and the time that fitting takes."
+    "--dry-run", is_flag=True, help="Print what exists, what is missing and how long fitting will take."
 )
 @runs_options
-@click.option("--search", metavar="NAME", help="Search the ranges of [search]: tpe, with Optuna.")
+@click.option("--search", metavar="NAME", help="Search the ranges in [search]: tpe, with Optuna.")
 @click.option(
-    "--trials", type=click.IntRange(1), default=20, show_default=True, help="Of a search, for each algorithm."
+    "--trials", type=click.IntRange(1), default=20, show_default=True, help="Search trials per algorithm."
 )
 @click.option(
-    "--metric", default="score", show_default=True, help="What runs are compared by: score or return."
+    "--metric", default="score", show_default=True, help="Metric to compare runs by: score or return."
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of a search.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the search.")
 @root_option
 @json_option
 def sweep(
@@ -59,7 +59,7 @@ def sweep(
     root: Path | None,
     as_json: bool,
 ) -> None:
-    """Fit and evaluate every run that a file asks for, and compare them.
+    """Fit, evaluate and compare the runs that a TOML file specifies.
 
     \b
     dom2 sweep eta.toml --dry-run
@@ -67,8 +67,8 @@ def sweep(
     dom2 sweep eta.toml --executor ray --address auto --gpus 0.25
     dom2 sweep ranges.toml --search tpe --trials 30
 
-    SPEC.toml names datasets, algorithms, settings, and a [grid] of values or ranges to [search]. Stopped or
-    killed, the same command continues; given twice, both share the work. Nothing that is there is made again.
+    SPEC.toml names datasets, algorithms, settings, and a [grid] of values or ranges to [search]. Repeat the
+    command to continue after a stop; started twice, the two share the work. Existing results are reused.
     """
     from dom2 import sweep as sweeps
     from dom2.jobs import at_once
@@ -78,7 +78,7 @@ def sweep(
     asked = sweeps.Sweep(sweeps.read(spec), (out or Path("runs", spec.stem)).absolute(), ids.root(root))
     if metric not in METRICS:
         raise UserError(f"expected --metric {' or '.join(METRICS)}, found {metric!r}")
-    best = at_once(run.job for run in asked.runs())  # what cannot be is refused before anything is made
+    best = at_once(run.job for run in asked.runs())  # refuses impossible runs before anything is made
     found = searching(asked, search, trials, metric, seed)
     require_own(asked, found, spec)
     where = Where(executor, jobs, address, gpus)
@@ -104,7 +104,7 @@ def sweep(
 
 
 def searching(asked: Sweep, name: str | None, trials: int, metric: str, seed: int) -> Search | None:
-    """The search that a command line and its file ask for, or None for a grid."""
+    """Return the search that the command line and the file specify, or None for a grid."""
     if name is None:
         if asked.spec.search:
             raise UserError("expected --search tpe with a table [search], found none; give it, or a [grid]")
@@ -119,7 +119,7 @@ def searching(asked: Sweep, name: str | None, trials: int, metric: str, seed: in
 
 
 def require_own(asked: Sweep, search: Search | None, spec: Path) -> None:
-    """Raises UserError where the folder is that of another sweep, whose file and record would be replaced."""
+    """Raises UserError if the folder belongs to another sweep, whose file and record would be overwritten."""
     from dom2 import sweep as sweeps
 
     if not (asked.out / SPEC).exists():
@@ -133,8 +133,8 @@ def require_own(asked: Sweep, search: Search | None, spec: Path) -> None:
 
 
 def supply(asked: Sweep, search: Search | None) -> None:
-    """Generate the datasets that are missing. Raises UserError like ``jobs.same_data``, and not only when all
-    is fitted."""
+    """Generate the missing datasets. Raises UserError like ``jobs.same_data``, here already and not only
+    after fitting."""
     from dom2 import jobs
 
     with ui.progress_bar() as progress:
@@ -144,7 +144,7 @@ def supply(asked: Sweep, search: Search | None) -> None:
 
 
 def plan(asked: Sweep, search: Search | None, workers: int, as_json: bool) -> None:
-    """What is there, what is missing, and how long that will take."""
+    """Print what exists, what is missing, and how long it will take."""
     from dom2 import jobs, pace
 
     trials = search.all() if search else []
@@ -181,7 +181,7 @@ def made(
     workers: int,
     outcomes: dict[Path, Outcome],
 ) -> None:
-    """Do what is not done, in sight; ``outcomes`` are filled in by folder."""
+    """Do the runs that are not done, showing progress; fill in ``outcomes``, keyed by folder."""
     from dom2 import jobs
 
     def done(runs: Sequence[Asked], title: str) -> None:
@@ -196,21 +196,21 @@ def made(
         ui.note(f"{len(runs)} runs: " + ", ".join(f"{n} {word}" for word, n in counted.items()))
         done(runs, "runs")
         return
-    # Trials that are over have their values, but an evaluation by hand may be in place of the runs' own.
+    # Finished trials have values, but a manual evaluation may have replaced their runs' own.
     over = [run for trial in search.all() if trial.state == "complete" for run in trial.runs]
     done([run for run in over if jobs.stage(run.job) == "fitted"], "runs to evaluate again")
-    # As many trials as keep all workers busy: a trial is a run on each dataset.
+    # Take enough trials to keep all workers busy: a trial is one run per dataset.
     while batch := search.take(max(1, workers // len(asked.spec.datasets))):
         numbers = ", ".join(str(trial.number) for trial in batch)
         done(
             [run for trial in batch for run in trial.runs], f"runs of {batch[0].algorithm}, trials {numbers}"
         )
         search.tell(outcomes)
-    search.tell(outcomes)  # those whose last run another command has finished since
+    search.tell(outcomes)  # trials whose last run another command has finished since
 
 
 def recorded(doing: Iterable[Outcome], outcomes: dict[Path, Outcome]) -> Generator[Outcome]:
-    """Outcomes as they come; kept by folder even when what follows is interrupted."""
+    """Yield outcomes as they come, and record each by folder first, so that an interrupt loses none."""
     for outcome in doing:
         outcomes[outcome.job.folder] = outcome
         yield outcome
@@ -219,7 +219,7 @@ def recorded(doing: Iterable[Outcome], outcomes: dict[Path, Outcome]) -> Generat
 def written(
     asked: Sweep, search: Search | None, metric: str, outcomes: dict[Path, Outcome]
 ) -> dict[str, Any]:
-    """The record of a sweep as it is now, which is also kept in its folder."""
+    """Write the current record of a sweep into its folder, and return it."""
     from dom2 import run as runs
     from dom2 import sweep as sweeps
 
@@ -248,9 +248,9 @@ def written(
 
 
 def finish(asked: Sweep, document: dict[str, Any], metric: str, as_json: bool) -> None:
-    """Print the record, or a table of it, and say what is not done.
+    """Print the record as JSON or as a table, and report what is not done.
 
-    Raises UserError where runs failed, or learned from different data of one name.
+    Raises UserError if runs failed, or learned from different data of the same name.
     """
     if as_json:
         ui.print_json(document)
@@ -278,21 +278,21 @@ def finish(asked: Sweep, document: dict[str, Any], metric: str, as_json: bool) -
     done = [row for row in document["runs"] if row["status"] == "done"]
     found = [results.read(asked.out / row["run"]) for row in done]
     results.comparable(found)
-    results.agree(  # a name may stand for another version by now
+    results.agree(  # a short name may mean a newer version by now
         (row["dataset"], "dataset", each.dataset["id"], each.folder)
         for row, each in zip(done, found, strict=True)
     )
 
 
 def varied(document: dict[str, Any]) -> list[str]:
-    """Settings that the names of runs do not tell: those of a search."""
+    """Return the settings that run names do not show: those of a search."""
     if "trials" not in document:
         return []
     return list(dict.fromkeys(name for row in document["runs"] for name in row["settings"]))
 
 
 def line(row: dict[str, Any], shifts: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
-    """A run's line of the table."""
+    """Return a run's row of the table."""
     found = [row["evaluations"].get(shift) for shift in shifts]
     returns = ["–" if each is None else f"{each['mean']:.1f} ± {each['std']:.1f}" for each in found]
     return (
@@ -307,7 +307,7 @@ def line(row: dict[str, Any], shifts: Sequence[str], names: Sequence[str]) -> tu
 
 
 def value(found: Any) -> str:
-    """A setting in a table: four digits of a number, in full in the record."""
+    """Format a setting for the table: floats with four digits; the record has them in full."""
     return "" if found is None else f"{found:.4g}" if isinstance(found, float) else str(found)
 
 

@@ -1,4 +1,4 @@
-"""Many runs being made: a live table of them on a terminal, else a line for each that ends."""
+"""Progress of many runs: a live table on a terminal, and a line for each run that ends."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROWS = 20
 def attend(
     jobs: Sequence[Job], outcomes: Generator[Outcome], base: Path, title: str = "runs"
 ) -> list[Outcome]:
-    """Show jobs being done, under their folders' names below ``base``; the last outcome of each.
+    """Show the progress of jobs, named by their folders below ``base``; return the last outcome of each.
 
     Raises UserError (code 130) when they were interrupted.
     """
@@ -37,13 +37,13 @@ def attend(
                     ended[outcome.job.folder] = outcome
                 name = outcome.job.folder.relative_to(base)
                 ui.note(f"[{len(ended)}/{len(jobs)}] {name} {ending(outcome)}")
-    except KeyboardInterrupt:  # while workers, and not this process, were at runs
+    except KeyboardInterrupt:  # while workers, not this process, were doing the runs
         raise stopped from None
     return list(ended.values())
 
 
 def ending(outcome: Outcome) -> str:
-    """What became of a run, after its name."""
+    """Describe how a run ended; the text follows its name."""
     return {
         "done": f"done in {ui.duration(outcome.seconds)}",
         "failed": f"failed: {outcome.error}",
@@ -54,9 +54,9 @@ def ending(outcome: Outcome) -> str:
 
 @contextmanager
 def live(drawn: Callable[[float], Any]) -> Iterator[None]:
-    """While entered, show ``drawn(since)`` on standard error, where that is a terminal.
+    """While entered, show ``drawn(since)`` on standard error if that is a terminal.
 
-    ``since`` is the time of entering, in seconds since the epoch. Notes written meanwhile go above it.
+    ``since`` is the time of entering, in seconds since the epoch. Notes written meanwhile appear above it.
     """
     from rich.console import Console
     from rich.live import Live
@@ -70,7 +70,7 @@ def live(drawn: Callable[[float], Any]) -> Iterator[None]:
 
 
 def picture(jobs: Sequence[Job], ended: dict[Path, Outcome], since: float, base: Path, title: str) -> Any:
-    """The live table: counts, and a line for each run that is being worked at."""
+    """Return the live table: counts, and a line for each run in progress."""
     from rich.console import Group
     from rich.table import Table
 

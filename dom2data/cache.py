@@ -1,9 +1,9 @@
-"""The sampler's tables decoded once into files, and mapped: for datasets that are larger than memory.
+"""The sampler's tables, decoded once into memory-mapped files: for datasets larger than memory.
 
-Below a folder of caches, ``<content hash>/`` holds folders of plain little-endian arrays: ``tables`` has the
-rows, ``weights-<digest>`` and ``returns-<gamma>`` what follows from weights and discount. Each is written
-beside its place and renamed into it with a note of hash and sizes, so what a killed process left is never
-read. They can be deleted at any time, and are then made again.
+In the cache folder, ``<content hash>/`` contains folders of plain little-endian arrays: ``tables`` has the
+rows, ``weights-<digest>`` and ``returns-<gamma>`` what depends on weights and discount. Each folder is
+written under a temporary name and then renamed, with a note of hash and sizes, so leftovers of a killed
+process are never read. The folders can be deleted at any time; they are then rebuilt.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from dom2data.spec import Progress, quiet
 from dom2data.store.manifest import digest, hash_of_leaves
 
 VERSION = 1
-"""of what the files hold; another one is made anew"""
+"""of the files' contents; files of another version are rebuilt"""
 NOTE = "note.json"
 POPULATE_READ = 22
-"""Linux's MADV_POPULATE_READ, which Python does not name"""
+"""Linux's MADV_POPULATE_READ, for which Python has no constant"""
 SPARE = 64 << 20
-"""bytes that are left free on the disk"""
+"""bytes to leave free on the disk"""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """What a file holds."""
+    """Shape and dtype of the array in a file."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -54,9 +54,9 @@ class Rows:
 
 
 def folder(root: str | os.PathLike[str] | None = None) -> Path:
-    """Where caches of the datasets under a root lie.
+    """Return the folder for the caches of the datasets under a root.
 
-    ``$DOM2DATA_CACHE``, else hidden below the root, else (for a URL) ``~/.cache/dom2data``.
+    ``$DOM2DATA_CACHE``, else a hidden folder in the root, else (for a URL) ``~/.cache/dom2data``.
     """
     if chosen := os.environ.get("DOM2DATA_CACHE"):
         return Path(chosen).expanduser().absolute()
@@ -69,12 +69,12 @@ def folder(root: str | os.PathLike[str] | None = None) -> Path:
 def mapped(
     dataset: Dataset, caches: Path, progress: Progress = quiet, weights: Int64 | None = None
 ) -> tables.Tables:
-    """The tables of a dataset as files below ``caches``, made where they are missing, and mapped.
+    """Return the tables of a dataset as memory-mapped files below ``caches``, built if missing.
 
-    They are made chunk by chunk, each checked against its hash. In memory remain a few numbers for each
-    episode, and what the system keeps of the files as long as nothing else wants the room. Whether that is
-    everything is told by their sizes, with a table for these ``weights`` [episodes] (None: all 1). Raises
-    UserError: code 3 for a damaged dataset, 1 when it cannot be reached or the disk is full.
+    They are built chunk by chunk, each checked against its hash. Only a few numbers per episode stay in
+    memory, plus what the system's page cache keeps. Whether the files fit there entirely is judged by their
+    sizes, including a table for these ``weights`` [episodes] (None: all 1). Raises UserError: code 3 for a
+    damaged dataset, 1 when it cannot be reached or the disk is full.
     """
     _require_own_hash(dataset)
     spec, steps, rows = dataset.spec, len(dataset), len(dataset) + dataset.n_episodes
@@ -84,7 +84,7 @@ def mapped(
         "moves": Rows((steps * spec.n_agents, spec.act_dim + 2), "<f4"),
     }
     place = Place(caches / dataset.hash, dataset.hash)
-    room = memory.available(anonymous=False)  # before any is mapped, whose pages still count as available
+    room = memory.available(anonymous=False)  # before mapping: mapped pages still count as available
 
     def fit(*files: Rows) -> bool:
         return room is None or sum(each.nbytes for each in files) < room
@@ -124,7 +124,7 @@ def mapped(
 
 
 def _require_own_hash(dataset: Dataset) -> None:
-    """Raises UserError (code 3) for a manifest that says another dataset's, whose cache would be taken."""
+    """Raises UserError (code 3) if the manifest states another dataset's hash: its cache would be used."""
     if hash_of_leaves(dataset.manifest) != dataset.hash:
         raise UserError(
             f"{dataset.id}: expected the content hash of its leaves, found {dataset.hash[:16]}; generate or "
@@ -134,7 +134,7 @@ def _require_own_hash(dataset: Dataset) -> None:
 
 
 def _decode(dataset: Dataset, files: Sequence[BinaryIO], progress: Progress) -> None:
-    """Write ``obs`` and ``moves`` of every chunk; one chunk of each array is in memory at a time."""
+    """Write ``obs`` and ``moves`` chunk by chunk; at most one chunk of each array is in memory."""
     observations, moves = files
     obs, actions, rewards = (dataset.layout(name) for name in ("observations", "actions", "rewards"))
     if actions.chunk_rows != rewards.chunk_rows:
@@ -166,12 +166,12 @@ class Place:
         write: Callable[[Sequence[BinaryIO]], None],
         fits: bool,
     ) -> list[Mapped]:
-        """Mapped files of one of its folders, which ``write`` fills where it is missing.
+        """Return the mapped files of the folder ``name``; ``write`` fills it if it is missing.
 
-        ``fits``: whether they have room in memory.
+        ``fits``: whether the files fit into memory.
 
-        Two processes may ask at once: one writes, the other waits for it. Raises UserError (code 1) when the
-        disk is full or may not be written.
+        If two processes ask at the same time, one writes and the other waits. Raises UserError (code 1) when
+        the disk is full or not writable.
         """
         from filelock import FileLock
 
@@ -193,7 +193,7 @@ class Place:
 
 
 def _complete(at: Path, note: Mapping[str, Any]) -> bool:
-    """Whether a folder has the note, and files of the sizes that it says."""
+    """Whether a folder has this note, and files of the noted sizes."""
     try:
         there = json.loads((at / NOTE).read_bytes())
         return there == note and all((at / f).stat().st_size == size for f, size in note["bytes"].items())
@@ -202,7 +202,7 @@ def _complete(at: Path, note: Mapping[str, Any]) -> bool:
 
 
 def _make(at: Path, note: Mapping[str, Any], write: Callable[[Sequence[BinaryIO]], None]) -> None:
-    """Write a folder beside its place and rename it. Only one process may be at it."""
+    """Write a folder under a temporary name and rename it. The caller must hold its lock."""
     needed, free = sum(note["bytes"].values()), shutil.disk_usage(at.parent).free
     if free < needed + SPARE:
         raise UserError(
@@ -211,7 +211,7 @@ def _make(at: Path, note: Mapping[str, Any], write: Callable[[Sequence[BinaryIO]
             FAILED,
         )
     unfinished = at.with_name(f".{at.name}.partial")
-    shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed
+    shutil.rmtree(unfinished, ignore_errors=True)  # left by a killed process
     unfinished.mkdir()
     try:
         with ExitStack() as stack:
@@ -223,7 +223,7 @@ def _make(at: Path, note: Mapping[str, Any], write: Callable[[Sequence[BinaryIO]
         for file in unfinished.iterdir():
             sync(file)
         sync(unfinished)
-        shutil.rmtree(at, ignore_errors=True)  # of another version
+        shutil.rmtree(at, ignore_errors=True)  # incomplete, or of another version
         os.replace(unfinished, at)
         sync(at.parent)
     except BaseException:
@@ -232,7 +232,7 @@ def _make(at: Path, note: Mapping[str, Any], write: Callable[[Sequence[BinaryIO]
 
 
 class Mapped:
-    """A file as a ``tensor`` that must not be written to; ``fits``: whether all of it has room in memory."""
+    """A file mapped as a read-only ``tensor``; ``fits``: whether all of it fits into memory."""
 
     def __init__(self, file: Path, rows: Rows, fits: bool):
         self.file = file
@@ -246,9 +246,9 @@ class Mapped:
             self.tensor = torch.from_numpy(values)
 
     def _advise(self, fits: bool) -> None:
-        """Read and map all at once where it fits: page by page that takes as long as 10,000 minibatches.
+        """Read and map everything at once if it fits: page by page takes as long as 10,000 minibatches.
 
-        Where it does not, reading ahead of random rows would throw out others.
+        If it does not fit, switch off read-ahead, which would evict other rows.
         """
         if not fits:
             self._mapping.madvise(mmap.MADV_RANDOM)

@@ -1,4 +1,4 @@
-"""A dataset as a value: what it says of itself at once, its arrays when they are first asked for."""
+"""The ``Dataset`` class: metadata is available at once, arrays are read on first use."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ Int64 = NDArray[np.int64]
 
 
 class Dataset:
-    """Whole episodes one after another, with an offsets table.
+    """Whole episodes, concatenated, with an offsets table.
 
     ``load(name)`` reads one array of the store (``observations``, ``actions``, ``rewards``, ...); it is
-    called at most once per array. ``load_chunk(name, number)`` reads a chunk of one, each time that it is
-    asked for; without it, chunks are slices of the array. ``manifest`` is the JSON document described in
-    ``store/manifest.py``; ``checks`` says that ``load`` compares every chunk with its hash there.
+    called at most once per array. ``load_chunk(name, number)`` reads one chunk of an array and is called on
+    every request; without it, chunks are slices of the array. ``manifest`` is the JSON document described
+    in ``store/manifest.py``; ``checks`` says that ``load`` compares every chunk with its hash there.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Dataset:
 
     @property
     def quality(self) -> str | None:
-        """The quality of the recipe (a subset keeps its parent's); None for data made elsewhere."""
+        """The recipe's quality (a subset keeps its parent's); None for imported data without one."""
         return self.manifest["quality"]
 
     @property
@@ -73,20 +73,20 @@ class Dataset:
         return f"Dataset({self.id}: {len(self)} steps, {self.n_episodes} episodes)"
 
     def array(self, name: str) -> NDArray[Any]:
-        """One array, read on first use. Raises UserError (code 3) where the store is damaged."""
+        """Return one array, read on first use. Raises UserError (code 3) if the store is damaged."""
         if name not in self._arrays:
             self._arrays[name] = self._load(name)
         return self._arrays[name]
 
     def layout(self, name: str) -> ArrayLayout:
-        """Shape of an array, and how it is cut into chunks."""
+        """Return an array's shape and how it is cut into chunks."""
         return ArrayLayout.from_json(self.manifest["arrays"][name])
 
     def chunk(self, name: str, number: int) -> NDArray[Any]:
-        """The rows ``layout(name).rows(number)`` of an array, read and checked, without the rest of it.
+        """Read and check only the rows ``layout(name).rows(number)`` of an array.
 
-        Nothing is kept, so that more can be read, one chunk after another, than fits into memory. Raises
-        UserError (code 3) where the store is damaged, and with code 1 where it cannot be reached.
+        Chunks are not cached, so a dataset larger than memory can be read chunk by chunk. Raises UserError:
+        code 3 if the store is damaged, 1 if it cannot be reached.
         """
         if self._load_chunk is None or name in self._arrays:
             return self.array(name)[self.layout(name).rows(number)]
@@ -100,14 +100,14 @@ class Dataset:
         return manifests.leaves(self.layout(name), self.array(name))
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Every array by name: observations [steps+episodes, N, O] (step t of episode i is row t + i),
+        """Return every array by name: observations [steps+episodes, N, O] (step t of episode i is row t + i),
         actions [steps, N, A], rewards [steps, N], offsets [episodes+1], returns [episodes],
         agent_returns [episodes, N], terminated, truncated, source [episodes]."""
         return {name: self.array(name) for name in self.manifest["arrays"]}
 
     @property
     def offsets(self) -> Int64:
-        """[episodes+1]: episode i is steps ``offsets[i]:offsets[i+1]``."""
+        """Episode boundaries [episodes+1]: episode i is steps ``offsets[i]:offsets[i+1]``."""
         return self.array("offsets")
 
     @property
@@ -122,11 +122,11 @@ class Dataset:
 
     @cached_property
     def lengths(self) -> Int64:
-        """Steps of every episode [episodes]."""
+        """Number of steps of every episode [episodes]."""
         return np.diff(self.offsets)
 
     def episodes(self) -> Iterator[Episode]:
-        """The episodes in order, as views of the arrays."""
+        """Yield the episodes in order, as views of the arrays."""
         obs, actions, rewards = (self.array(name) for name in ("observations", "actions", "rewards"))
         terminated, truncated = self.array("terminated"), self.array("truncated")
         for i in range(self.n_episodes):
@@ -141,11 +141,11 @@ class Dataset:
 
 
 def open(name: str, root: str | os.PathLike[str] | None = None) -> Dataset:
-    """The dataset that ``name`` is short for (``tag-medium`` = the newest ``dom2/tag-medium-v<N>``).
+    """Open a dataset by its full or short name (``tag-medium``: the newest ``dom2/tag-medium-v<N>``).
 
     ``root`` is a folder, or a URL such as ``s3://bucket/folder`` (``store/remote.py``).
-    Raises UserError: code 2 when there is none of that name, 3 when it is incomplete or of another schema. An
-    array first asked for when the dataset has been replaced raises it with code 1.
+    Raises UserError: code 2 when no dataset has this name, 3 when it is incomplete or of another schema.
+    Reading an array raises it with code 1 if the dataset has been replaced since.
     """
     base = ids.place(root)
     if isinstance(base, str):
@@ -171,13 +171,13 @@ def _opened(data: Path, manifest: dict[str, Any], marker: str) -> Dataset:
     def load(array: str) -> NDArray[Any]:
         from dom2data.store import zarr  # half a second to import, and needed only for the arrays
 
-        with manifests.unchanged(data, marker):  # else half of it may be another dataset's
+        with manifests.unchanged(data, marker):  # otherwise half of it may come from another dataset
             return zarr.read_array(data, array, stored(array), manifest["arrays"][array]["leaves"])
 
     def load_chunk(array: str, number: int) -> NDArray[Any]:
         from dom2data.store import zarr
 
-        # The hash once, and then the chunk's own checksum: it takes a tenth of the time.
+        # Check the hash once, later only the chunk's own checksum, which takes a tenth of the time.
         leaf = None if (array, number) in hashed else manifest["arrays"][array]["leaves"][number]
         with manifests.unchanged(data, marker):
             values = zarr.read_chunk(data, array, stored(array), number, leaf)
@@ -201,10 +201,10 @@ def from_arrays(
     quality: str | None = None,
     dataset_id: str = "memory/unnamed-v0",
 ) -> Dataset:
-    """A dataset in memory: observations [steps+episodes, N, O], actions [steps, N, A], rewards [steps, N],
-    offsets [episodes+1]. Without flags every episode counts as truncated (ended by its time limit).
+    """Make a dataset in memory from observations [steps+episodes, N, O], actions [steps, N, A], rewards
+    [steps, N], offsets [episodes+1]. Without flags every episode counts as truncated (by its time limit).
 
-    Raises ValueError when the shapes do not fit together.
+    Raises ValueError for inconsistent shapes.
     """
     offsets = np.asarray(offsets, np.int64)
     episodes, steps = len(offsets) - 1, len(actions)
@@ -226,7 +226,7 @@ def from_arrays(
     for name, array in arrays.items():
         if array.shape != layouts[name].shape:
             raise ValueError(f"{name}: expected shape {layouts[name].shape}, found {array.shape}")
-    # The returns are those of what is stored.
+    # Computed from the rewards as stored, in float32.
     arrays["returns"], arrays["agent_returns"] = stats.episode_returns(spec, arrays["rewards"], offsets[:-1])
     leaves = {name: manifests.leaves(array, arrays[name]) for name, array in layouts.items()}
     entries = manifests.array_entries(layouts, leaves)

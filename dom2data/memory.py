@@ -1,4 +1,4 @@
-"""How much memory this process may still take."""
+"""How much memory is still available to this process."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ _CONTROL_GROUPS = Path("/sys/fs/cgroup")
 
 
 def available(anonymous: bool = True) -> int | None:
-    """Bytes until the machine or the control group is full; None where nothing says so.
+    """Return the bytes left until the machine or the control group is full; None if unknown.
 
-    ``anonymous``: of arrays, which may go to swap and which ``RLIMIT_DATA`` limits, and not of files that are
-    mapped.
+    ``anonymous``: for arrays, which may be swapped out and are limited by ``RLIMIT_DATA``, rather than for
+    mapped files.
     """
     found = [_machine(swap=anonymous), *_control_groups(), *([_limit()] if anonymous else [])]
     return min((each for each in found if each is not None), default=None)
 
 
 def require(nbytes: int, what: str, remedy: str, where: str = "memory", free: int | None = None) -> None:
-    """Raises UserError (code 1), ending with the ``remedy``, where so much for ``what`` is not free there."""
+    """Raises UserError (code 1), ending with the ``remedy``, if ``what`` needs more than is ``free``."""
     free = available() if free is None else free
     if free is not None and nbytes > free:
         raise UserError(
@@ -31,7 +31,7 @@ def require(nbytes: int, what: str, remedy: str, where: str = "memory", free: in
 
 
 def lacking(error: Exception) -> bool:
-    """Whether an error, of Python, NumPy or PyTorch, on whatever device, is that there was not enough."""
+    """Whether an error of Python, NumPy or PyTorch, on any device, means out of memory."""
     words = ("out of memory", "can't allocate memory")
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and any(each in str(error) for each in words)
@@ -39,7 +39,7 @@ def lacking(error: Exception) -> bool:
 
 
 def _machine(swap: bool) -> int | None:
-    """Memory that is free or can be freed, and with ``swap`` what is free of that."""
+    """Memory that is free or can be freed; with ``swap``, plus the free swap space."""
     names = "MemAvailable|SwapFree" if swap else "MemAvailable"
     lines = re.findall(rf"^(?:{names}):\s+(\d+) kB", _text(Path("/proc/meminfo")), re.MULTILINE)
     return 1024 * sum(map(int, lines)) if lines else None
@@ -56,7 +56,7 @@ def _limit() -> int | None:
 
 
 def _control_groups() -> list[int]:
-    """Of every group that this process is in, version 1 or 2, and of those above it."""
+    """Bytes left in every control group, version 1 or 2, of this process, and in their ancestors."""
     found = []
     for line in _text(Path("/proc/self/cgroup")).splitlines():
         _, controllers, path = line.split(":", 2)

@@ -1,7 +1,7 @@
-"""The minibatches of a sampler, gathered many at a time in the order of the file: for disks, not memory.
+"""Gathers many minibatches of a sampler at a time, in file order: for tables on disk that exceed memory.
 
-Rows drawn at random are a request to the disk each. Drawn for hundreds of minibatches ahead and sorted, they
-are one pass through the file. The draws, and so the minibatches, are the sampler's own to the bit.
+Rows drawn at random cost one disk request each. Drawn for hundreds of minibatches ahead and sorted, they cost
+one pass through the file. The draws, and so the minibatches, are bitwise those of the sampler.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from dom2data.spec import Batch
 from dom2data.tables import Tables
 
 WINDOW = 1 << 23
-"""bytes of a file that are read at a time"""
+"""bytes of a file to read at a time"""
 MOST = 1 << 31
-"""bytes of minibatches that are gathered at once; with more, the first would be long in coming"""
+"""limit in bytes for the minibatches gathered at once; with more, the first would take long to arrive"""
 
 
 class Gathered(NamedTuple):
-    """A minibatch's rows [M * B, ...], and the generators' states before it was drawn."""
+    """The rows [M * B, ...] of a minibatch, and the generators' states before it was drawn."""
 
     state: list[Tensor]
     obs: Tensor
@@ -39,10 +39,10 @@ class Gathered(NamedTuple):
 
 
 class ReadAhead:
-    """``sampler``, whose tables ``source`` are ``files``, ``minibatches`` at a time and as many on their way.
+    """Gathers ``minibatches`` of ``sampler`` at a time from ``files``, those of its tables ``source``.
 
-    Without a number, as many as a quarter of the free memory holds, and no more than ``MOST``. They are
-    gathered by a thread of its own.
+    A separate thread gathers the next group meanwhile. Without a number, a group takes a quarter of the free
+    memory, at most ``MOST`` bytes.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class ReadAhead:
         self._sampler, self._source, self._files = sampler, source, files
         rows = len(sampler.generators) * sampler.n_agents * sampler.batch_size
         width = 2 * source.obs.shape[1] + source.moves.shape[1]
-        nbytes = rows * (4 * width + 64)  # and what sorting takes
+        nbytes = rows * (4 * width + 64)  # including memory for sorting
         free = memory.available()
         room = MOST if free is None else min(MOST, free // 4)
         self._at_once = minibatches or max(1, room // nbytes)
@@ -60,18 +60,18 @@ class ReadAhead:
         self._coming: Future[list[Gathered]] | None = None
 
     def sample(self) -> Batch:
-        """The next minibatch; fields [M, B, ...]."""
+        """Return the next minibatch; fields [M, B, ...]."""
         self._advance()
         _, *rows = self._ready.popleft()
         return self._sampler.batch(*rows)
 
     def state(self) -> list[Tensor]:
-        """The generators' states, from which ``resume`` goes on."""
+        """Return the generators' states, for ``resume``."""
         self._advance()
         return self._ready[0].state
 
     def resume(self, state: list[Tensor], minibatches: int) -> None:
-        """Go on after so many minibatches, with the draws that follow them."""
+        """Continue from ``state``, taken after the given number of ``minibatches``."""
         if self._coming:
             self._coming.result()
         self._coming = None
@@ -99,9 +99,9 @@ class ReadAhead:
 
 
 def _pass(file: Path, table: Tensor, rows: Tensor, offsets: tuple[int, ...]) -> list[Tensor]:
-    """The rows of a table, and those so many further on, in one pass through its file.
+    """Read the given ``rows`` of a table, shifted by each of ``offsets``, in one pass through its file.
 
-    Read, not mapped: what is mapped takes the system ten times as long to throw out again.
+    Reads instead of mapping, because the system takes ten times as long to evict mapped pages.
     """
     found, order = rows.sort()
     results = [torch.empty(len(rows), table.shape[1]) for _ in offsets]
@@ -127,6 +127,6 @@ def _pass(file: Path, table: Tensor, rows: Tensor, offsets: tuple[int, ...]) -> 
             for offset, result in zip(offsets, results, strict=True):
                 here = found[begin:end] - first + offset
                 result.index_copy_(0, order[begin:end], window.index_select(0, here))
-            if hasattr(os, "posix_fadvise"):  # the next pass comes too late to find it
+            if hasattr(os, "posix_fadvise"):  # evicted before the next pass anyway
                 os.posix_fadvise(opened.fileno(), first * size, wanted, os.POSIX_FADV_DONTNEED)
     return results

@@ -1,8 +1,8 @@
-"""Minibatches for every agent of every seed, with the data augmentation of DOM2's Algorithm 1 as weights.
+"""Minibatches for every agent of every seed, with DOM2's data augmentation (Algorithm 1) as weights.
 
-Algorithm 1 appends every trajectory once more for each threshold that its return reaches, and then draws
-transitions uniformly. That is drawing from the original ones with weight w = 1 + number of thresholds
-reached; here it is done exactly, in integers, without a copy.
+Algorithm 1 appends a copy of every trajectory for each threshold that its return reaches, then draws
+transitions uniformly. This equals drawing original transitions with weight w = 1 + number of thresholds
+reached. The sampler does exactly that, in integers, without copying data.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ DEFAULTS: dict[str, tuple[float, ...]] = {
     "score": (25.0, 50.0, 75.0, 100.0),
     "none": (),
 }
-"""The values of each mode where none are given."""
+"""Default values of each mode."""
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """The returns from which on a trajectory counts once more. ``values`` None: the defaults of the mode.
+    """Return thresholds; each one that a trajectory reaches adds 1 to its weight.
 
-    ``quantile``: quantiles of the dataset's own returns (.5 .75 .9 .95); ``score``: published normalised
-    scores (25 50 75 100); ``absolute``: returns; ``none``: no augmentation.
-    Raises UserError for values that the mode cannot mean.
+    ``mode`` says what ``values`` are (None: the mode's defaults): ``quantile``: quantiles of the dataset's
+    returns (.5 .75 .9 .95); ``score``: normalised scores by the published references (25 50 75 100);
+    ``absolute``: returns; ``none``: no augmentation. Raises UserError for values invalid in the mode.
     """
 
     mode: Literal["quantile", "score", "absolute", "none"] = "quantile"
@@ -53,7 +53,7 @@ class Thresholds:
             raise UserError(f"expected quantiles in [0, 1], found {self.values}")
 
     def returns(self, dataset: Dataset, counted: Bool) -> NDArray[np.float64]:
-        """The thresholds as team returns; quantiles are taken over the ``counted`` episodes."""
+        """Return the thresholds as team returns; quantiles are taken over the ``counted`` episodes."""
         values = np.asarray(DEFAULTS[self.mode] if self.values is None else self.values, np.float64)
         if self.mode == "quantile" and counted.any():
             return np.quantile(dataset.returns[counted].astype(np.float64), values)
@@ -61,10 +61,10 @@ class Thresholds:
 
 
 def weights(dataset: Dataset, thresholds: Thresholds) -> Int64:
-    """w [episodes] = 1 + number of thresholds that the episode's return reaches (Algorithm 1).
+    """Return w [episodes] = 1 + number of thresholds that the episode's return reaches (Algorithm 1).
 
-    An episode cut short (neither terminated nor of full length) keeps weight 1: its return says little. One
-    that lacks its last step alone is whole: an import from a format without final observations drops it.
+    An episode that was cut short (neither terminated nor of full length) keeps weight 1, because its return
+    says little. Lacking only the last step does not count: formats without final observations drop it.
     """
     counted = (dataset.lengths >= dataset.spec.horizon - 1) | dataset.array("terminated")
     reached = dataset.returns[:, None] >= thresholds.returns(dataset, counted)[None, :]
@@ -72,11 +72,11 @@ def weights(dataset: Dataset, thresholds: Thresholds) -> Int64:
 
 
 def emphasis(dataset: Dataset, thresholds: Thresholds) -> dict[str, float]:
-    """What the weights make of uniform draws.
+    """Return how strongly the weights skew uniform draws.
 
-    ``effective_sample_size``: (sum w)^2 / sum w^2 over transitions, as many as uniform draws would need for
-    the same variance. ``top_decile_share``: the probability that a draw comes from the tenth of the episodes
-    with the highest returns.
+    ``effective_sample_size``: (sum w)^2 / sum w^2 over transitions, the number of uniformly weighted ones
+    with the same variance. ``top_decile_share``: the probability that a draw comes from the 10 % of the
+    episodes with the highest returns.
     """
     w, length = weights(dataset, thresholds).astype(np.float64), dataset.lengths
     best = np.argsort(-dataset.returns, kind="stable")[: max(1, dataset.n_episodes // 10)]
@@ -88,12 +88,12 @@ def emphasis(dataset: Dataset, thresholds: Thresholds) -> dict[str, float]:
 
 
 class Sampler:
-    """Draws a Batch with M = seeds x N members; member m = seed * N + agent.
+    """Draws a Batch for M = seeds x N members; member m = seed * N + agent.
 
-    Each seed's generator draws its own [N, B] transitions, so a seed sees the same data however many are
-    stacked, and every agent has its own minibatch; with ``joint`` it draws [B], and a seed's agents have the
-    same transitions, each from its own side. ``source`` is where rows come from; without one, the arrays are
-    put on ``device`` once. Rows from memory and from the mapped cache are the same to the bit.
+    Each seed has its own generator, so it sees the same data however many seeds are stacked. The generator
+    draws [N, B] transitions, a separate minibatch per agent; with ``joint`` it draws [B], which all agents of
+    the seed share, each with its own observations. Rows come from ``source``; without one, the arrays are
+    copied to ``device`` once. Rows from memory and from the mapped cache are bitwise equal.
     """
 
     def __init__(
@@ -116,9 +116,9 @@ class Sampler:
         self._agent = agent.repeat(len(self.generators)).repeat_interleave(batch_size)
 
     def _draw(self) -> tuple[Tensor, Tensor]:
-        """N x step and N x row of its observation, of M x B draws, uniform over the virtual transitions.
+        """Draw M x B virtual transitions uniformly; return N x step and N x (row of its observation).
 
-        With all weights 1, a draw is the step itself, so thresholds that nothing reaches change no draw.
+        With all weights 1 a draw is the step itself, so thresholds that no episode reaches change nothing.
         """
         own, shared = (1, self.n_agents) if self.joint else (self.n_agents, 1)
         total, shape = self._total, (own * self.batch_size,)
@@ -128,28 +128,28 @@ class Sampler:
         return self.source.find(torch.cat(draws).to(self.source.obs.device))
 
     def draw(self) -> tuple[Tensor, Tensor]:
-        """The rows of ``source.moves`` and of ``source.obs`` that are the next minibatch, both [M * B]."""
+        """Return the rows of ``source.moves`` and ``source.obs`` for the next minibatch, both [M * B]."""
         step, row = (found.add_(self._agent) for found in self._draw())
         return step, row
 
     def sample(self) -> Batch:
-        """The next minibatch; fields [M, B, ...]."""
+        """Return the next minibatch; fields [M, B, ...]."""
         (step, row), obs = self.draw(), self.source.obs
         next_obs = obs.index_select(0, row + self.n_agents)
         return self.batch(obs.index_select(0, row), next_obs, self.source.moves.index_select(0, step))
 
     def batch(self, obs: Tensor, next_obs: Tensor, moves: Tensor) -> Batch:
-        """A minibatch of rows [M * B, ...] that were gathered, on the sampler's device."""
+        """Make a minibatch of gathered rows [M * B, ...], on the sampler's device."""
         lead = (len(self.generators) * self.n_agents, self.batch_size)
         obs, next_obs, moves = (part.view(*lead, -1).to(self.device) for part in (obs, next_obs, moves))
         return Batch(obs, moves[..., :-2], moves[..., -2], next_obs, moves[..., -1])
 
     def state(self) -> list[Tensor]:
-        """The generators' states, from which ``resume`` goes on."""
+        """Return the generators' states, for ``resume``."""
         return [g.get_state() for g in self.generators]
 
     def resume(self, state: list[Tensor], minibatches: int) -> None:
-        """Go on after so many minibatches, with the draws that follow them."""
+        """Continue from ``state``, taken after the given number of ``minibatches``."""
         for generator, value in zip(self.generators, state, strict=True):
             generator.set_state(value)
         self.source.seek(minibatches)

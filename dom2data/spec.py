@@ -1,8 +1,8 @@
-"""The words everything else is written in.
+"""The basic types and interfaces that the rest of the code uses.
 
-Letters in shape comments: E parallel environments, T steps, N agents that learn, O observation size,
-A action size, S seeds, M stacked members (seeds x agents), B minibatch, H steps of a window, K candidate
-actions. Formulas keep their paper's letters.
+Letters in shape comments: E parallel environments, T steps, N learning agents, O observation size,
+A action size, S seeds, M stacked members (seeds x agents), B minibatch size, H steps of a window, K candidate
+actions. Formulas keep the letters of their paper.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ Float32 = NDArray[np.float32]
 Bool = NDArray[np.bool_]
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is going on, how much of it is done, and how much there is in all."""
+"""Progress callback, called with a description of the work, the amount done, and the total amount."""
 
 
 def quiet(what: str, done: int, total: int) -> None:
-    """No progress."""
+    """Report no progress."""
 
 
 @dataclass(frozen=True)
 class EnvSpec:
-    """What an agent, a store and a checkpoint need to know of an environment.
+    """What an agent, a store and a checkpoint need to know about an environment.
 
-    ``facts`` are JSON values that name everything that changes what the numbers mean (physics constants,
-    reward and observation version, prey weights, simulator version). ``fingerprint`` hashes them: two
-    datasets are comparable iff it is equal.
+    ``facts`` are JSON values that cover everything that affects the meaning of the numbers (physics
+    constants, reward and observation version, prey weights, simulator version). ``fingerprint`` is their
+    hash: two datasets are comparable iff it is equal.
     """
 
     env_id: str
@@ -57,7 +57,7 @@ class EnvSpec:
 
     @property
     def n_agents(self) -> int:
-        """N, the number of agents that learn."""
+        """N, the number of learning agents."""
         return len(self.agent_names)
 
     @property
@@ -66,11 +66,11 @@ class EnvSpec:
         return max(self.obs_dims)
 
     def team(self, agents: NDArray[Any]) -> NDArray[Any]:
-        """The team's return [...] of the agents' [..., N]: the first one's where shared, else their mean."""
+        """Reduce the agents' values [..., N] to the team's [...]: the first if shared, else the mean."""
         return agents[..., 0] if self.reward == "shared" else agents.mean(axis=-1)
 
     def to_json(self) -> dict[str, Any]:
-        """A dict of plain JSON values; ``from_json`` is its inverse."""
+        """Convert to a dict of plain JSON values; ``from_json`` is the inverse."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
     @classmethod
@@ -82,13 +82,13 @@ class EnvSpec:
 
 
 def differences(one: dict[str, Any], other: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Facts that differ, as (name, one's value, the other's) in their order; None is no such fact."""
+    """Return the facts that differ as (name, value in ``one``, value in ``other``); None: no such fact."""
     names = dict.fromkeys((*one, *other))
     return [(name, one.get(name), other.get(name)) for name in names if one.get(name) != other.get(name)]
 
 
 class Step(NamedTuple):
-    """What ``VectorEnv.step`` returns: the true next observation, never one of a new episode."""
+    """The result of ``VectorEnv.step``: ``obs`` is the true next observation, never a new episode's first."""
 
     obs: Float32  # [E, N, O]
     rewards: Float32  # [E, N]
@@ -106,7 +106,7 @@ class VectorEnv(Protocol):
     def num_envs(self) -> int: ...
 
     def reset(self, seed: int | np.random.SeedSequence | None = None, mask: Bool | None = None) -> Float32:
-        """New episodes in the rows where ``mask`` [E] is true (all, by default); returns obs [E, N, O]."""
+        """Start new episodes in the rows where ``mask`` [E] is true (default: all); return obs [E, N, O]."""
         ...
 
     def step(self, actions: Float32) -> Step:
@@ -116,7 +116,7 @@ class VectorEnv(Protocol):
 
 @dataclass(frozen=True)
 class Episode:
-    """One trajectory. Observations have one row more than actions: the last is the final observation."""
+    """One trajectory. Observations have one more row than actions; the last is the final observation."""
 
     observations: Float32  # [T+1, N, O]
     actions: Float32  # [T, N, A]
@@ -127,7 +127,7 @@ class Episode:
 
 @dataclass(frozen=True)
 class Batch:
-    """A minibatch per member; every field leads with the member axis."""
+    """A minibatch per member; the member axis comes first in every field."""
 
     obs: torch.Tensor  # [M, B, O]
     actions: torch.Tensor  # [M, B, A]

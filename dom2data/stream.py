@@ -1,13 +1,13 @@
-"""A dataset drawn from by whole blocks, a few of them in memory: for what no disk here holds, or a slow one.
+"""Draws from a few blocks held in memory: for datasets that fit on no local disk, or only on a slow one.
 
-Uniform draws need every row at any moment. This holds H blocks (chunks of the store) and draws from them
-alone: first one of the H, each as likely, then one of its virtual transitions. A block leaves when it has
-had its share of draws, in expectation one for each of its virtual transitions, and the next one of a shuffled
-order takes its place. So in every pass each transition is drawn as often as its weight says; what differs
-from uniform draws is *when*: two transitions meet in a minibatch only if their blocks are held together.
+Uniform draws need every row at any time. This source holds H blocks (chunks of the store) and draws only from
+them: first one of the H blocks, uniformly, then one of its virtual transitions. A block leaves after its
+share of draws, in expectation one per virtual transition, and the next block of a shuffled order replaces it.
+So in every pass each transition is drawn in proportion to its weight. Only the timing differs from uniform
+draws: two transitions can be in the same minibatch only if their blocks are held at the same time.
 
-Which blocks are held at a minibatch follows from the dataset, its weights, H and B alone: it is the same for
-every seed, and can be told for any minibatch without drawing those before it.
+Which blocks are held at a minibatch depends only on the dataset, its weights, H and B. It is the same for
+every seed, and can be computed for any minibatch without drawing the earlier ones.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from dom2data import memory, tables
 from dom2data.dataset import Dataset, Int64
 
 AHEAD = 2
-"""blocks that are loaded before their turn"""
+"""blocks that are loaded ahead"""
 DRAW_BITS, SLOT_BITS = 62, 20
-"""bits of a draw, and those of them that choose the slot; the others choose within its block"""
+"""bits of a draw, and how many of them choose the slot; the others choose within its block"""
 
 
 class Change(NamedTuple):
-    """From this minibatch on, the slot has this block."""
+    """From minibatch number ``minibatch`` on, ``slot`` holds ``block``."""
 
     minibatch: int
     slot: int
@@ -42,11 +42,11 @@ class Change(NamedTuple):
 
 
 def schedule(shares: Int64, held: int, batch_size: int, seed: int) -> Iterator[Change]:
-    """Which block takes which of the ``held`` slots when, without end; ``shares`` [blocks] in draws.
+    """Yield which block enters which of the ``held`` slots when, endlessly; ``shares`` [blocks] in draws.
 
-    A slot has B / H of the draws of a minibatch, so a block stays for share * H / B minibatches; counted in
-    units of 1 / B, these are whole numbers. It begins as if it had gone on for long: the first blocks have a
-    part of their share left, one more than the other, because otherwise all would be replaced at once.
+    A slot gets B / H of the draws of a minibatch, so a block stays for share * H / B minibatches; in units of
+    1 / B these are integers. The schedule starts as if already running: each of the first blocks has a
+    different part of its share left, because otherwise all would be replaced at the same time.
     """
     queue = _order(len(shares), seed)
     ends: list[tuple[int, int]] = []
@@ -59,28 +59,28 @@ def schedule(shares: Int64, held: int, batch_size: int, seed: int) -> Iterator[C
         stays = int(shares[block]) * held
         heapq.heappush(ends, (end + stays, slot))
         begins, leaves = (-(-at // batch_size) for at in (end, end + stays))
-        if begins < leaves:  # else its time lies between two minibatches
+        if begins < leaves:  # otherwise its time falls between two minibatches
             yield Change(begins, slot, block)
 
 
 def _order(blocks: int, seed: int) -> Iterator[int]:
-    """Every block once in each epoch, shuffled."""
+    """Yield every block once per epoch, in shuffled order."""
     for epoch in itertools.count():
         yield from np.random.default_rng((seed, epoch)).permutation(blocks).tolist()
 
 
 class Blocks:
-    """A ``tables.Source`` of ``held`` blocks (fewer if there are fewer) and ``AHEAD`` more on their way.
+    """A ``tables.Source`` of ``held`` blocks (or all, if fewer exist), with ``AHEAD`` more being loaded.
 
-    ``obs`` and ``moves`` are buffers of that many blocks, filled by a thread of its own. Raises UserError
-    when they do not fit into memory, and from ``find`` what ``Dataset.chunk`` raises.
+    ``obs`` and ``moves`` are buffers for that many blocks, filled by a separate thread. Raises UserError when
+    they do not fit into memory; ``find`` raises what ``Dataset.chunk`` raises.
     """
 
     def __init__(self, dataset: Dataset, held: int = 16):
         spec, layout = dataset.spec, dataset.layout("actions")
         self._dataset, self._n = dataset, spec.n_agents
         self.held = min(held, layout.n_chunks)
-        # [blocks + 1] first step of each block, the episode that it belongs to, and the step's row.
+        # First step of each block and its episode [blocks + 1]; range of observation rows [2, blocks].
         starts = np.minimum(np.arange(layout.n_chunks + 1) * layout.chunk_rows, len(dataset))
         self._first = starts
         self._episode = np.searchsorted(dataset.offsets, starts, side="right") - 1
@@ -105,7 +105,7 @@ class Blocks:
         heavy = np.append(weights, 0)  # the last of the starts belongs to no episode
         self._shares = np.diff(before[self._episode] + heavy[self._episode] * within)
         self._virtual_most = int(self._shares.max())
-        # Bits of a draw that choose within a block: as many as leave the product below within 63.
+        # Bits of a draw that choose within a block: as many as keep the product in ``find`` within 63 bits.
         self._bits = min(DRAW_BITS - SLOT_BITS, 63 - self._virtual_most.bit_length())
         self._virtual = torch.empty(2, self._regions * self._virtual_most, dtype=self.index)
         self.seek(0)
@@ -127,8 +127,8 @@ class Blocks:
             self._region[change.slot], self._share[change.slot] = region, int(self._shares[change.block])
             self._load_ahead()
         self._clock += 1
-        # Multiplied and shifted, in a tenth of the time of a division. Uniform to 1 part in 30,000 or better
-        # for blocks of fewer than 2^24 draws.
+        # Multiply and shift, which takes a tenth of the time of a division. Uniform to 1 part in 30,000 or
+        # better for blocks of fewer than 2^24 draws.
         slot = ((draws & (2**SLOT_BITS - 1)) * self.held) >> SLOT_BITS
         part = draws >> (DRAW_BITS - self._bits)
         at = (part * self._share.index_select(0, slot)) >> self._bits
@@ -136,7 +136,7 @@ class Blocks:
         return self._virtual[0].index_select(0, at), self._virtual[1].index_select(0, at)
 
     def _start(self) -> None:
-        """Load the blocks that are held at this minibatch; those before it are not looked at."""
+        """Load the blocks that are held at this minibatch, without the earlier ones."""
         seed = int(self._dataset.hash[:15], 16)
         self._changes = schedule(self._shares, self.held, self._batch_size, seed)
         slots = [0] * self.held
@@ -159,7 +159,7 @@ class Blocks:
             self._next = next(self._changes)
 
     def _load(self, block: int, region: int) -> None:
-        """Fill a region of the buffers, which nothing reads now, with a block."""
+        """Load a block into a region of the buffers that nothing reads at the moment."""
         data, spec, n = self._dataset, self._dataset.spec, self._n
         first, stop = (int(step) for step in self._first[block : block + 2])
         row, row_stop = (int(r) for r in self._rows[:, block])
@@ -176,7 +176,7 @@ class Blocks:
         self._write_virtual(virtual[:, : int(self._shares[block])].numpy(), block, region)
 
     def _write_virtual(self, virtual: NDArray[np.signedinteger[Any]], block: int, region: int) -> None:
-        """N x step and N x row in the buffers, of every virtual transition of a block."""
+        """Write N x step and N x row, in the buffers, of every virtual transition of a block."""
         first, stop = self._first[block], self._first[block + 1]
         steps = np.arange(first, stop)
         episode = np.searchsorted(self._dataset.offsets, steps, side="right") - 1

@@ -1,7 +1,7 @@
-"""The rows that samplers gather minibatches from: one for each (step, agent), in memory or mapped.
+"""The tables that samplers gather minibatches from: one row per (step, agent), in memory or memory-mapped.
 
-A gather of rows is the fastest way to a minibatch, and of few long rows, so an action, its reward and the end
-of the episode are one row.
+Gathering rows is the fastest way to build a minibatch, and few long rows are faster than many short ones. So
+an action, its reward and the end-of-episode flag share one row.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from dom2data.dataset import Dataset, Int64
 from dom2data.spec import Float32
 
 PIECE = 1 << 17
-"""virtual transitions, or steps, made at a time"""
+"""virtual transitions, or steps, computed at a time"""
 
 
 class Source(Protocol):
-    """What a sampler draws from.
+    """A source of rows for a sampler.
 
-    ``obs`` [rows * N, O] and ``moves`` [steps * N, A + 2] (action, reward, 1 where the episode ended for
-    good) have the N agents of a step one after another; ``index`` is the integer type of their rows.
+    ``obs`` [rows * N, O] and ``moves`` [steps * N, A + 2] (action, reward, 1 where the episode terminated)
+    hold the N agents of a step in consecutive rows; ``index`` is the integer type of row numbers.
     """
 
     obs: Tensor
@@ -34,24 +34,24 @@ class Source(Protocol):
     index: torch.dtype
 
     def weigh(self, weights: Int64, batch_size: int) -> int:
-        """Take the weights [episodes]; every draw is an integer from 0 to below the number returned."""
+        """Set the weights [episodes]; return n, so that draws for ``find`` are integers in [0, n)."""
         ...
 
     def find(self, draws: Tensor) -> tuple[Tensor, Tensor]:
-        """N x step and N x row of its observation, both [draws], of one minibatch; new tensors."""
+        """Return N x step and N x (row of its observation), both [draws], of one minibatch; new tensors."""
         ...
 
     def seek(self, minibatches: int) -> None:
-        """Go to where ``find`` has been called so many times since ``weigh``."""
+        """Move to the state after ``minibatches`` calls of ``find`` since ``weigh``."""
         ...
 
 
 class Tables:
-    """The whole dataset, in memory or mapped.
+    """The whole dataset, in memory or memory-mapped.
 
-    ``virtual(weights)`` and ``to_go(gamma)`` make the tables that depend on these: N x step and N x row of
-    every virtual transition [V] (``virtual_rows``), and the discounted returns [steps, N].
-    ``files`` are those of ``obs`` and ``moves`` if they are mapped and have no room in memory.
+    ``virtual(weights)`` computes N x step and N x row of every virtual transition [V] (``virtual_rows``),
+    ``to_go(gamma)`` the discounted returns [steps, N].
+    ``files`` are the files of ``obs`` and ``moves`` if these are mapped and do not fit into memory.
     """
 
     def __init__(
@@ -73,11 +73,11 @@ class Tables:
         return self._steps.index_select(0, draws), self._rows.index_select(0, draws)
 
     def seek(self, minibatches: int) -> None:
-        """Nothing: a draw depends on no other."""
+        """Do nothing: draws are independent of each other."""
 
 
 def in_memory(dataset: Dataset, device: torch.device | str) -> Tables:
-    """The tables in the memory of a device."""
+    """Build the tables in the memory of a device."""
 
     def put(array: NDArray[Any]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(device)
@@ -103,14 +103,14 @@ def in_memory(dataset: Dataset, device: torch.device | str) -> Tables:
 
 
 def moves_of(dataset: Dataset, actions: Float32, rewards: Float32, first: int) -> Float32:
-    """Action, reward and end [steps, N, A + 2] of the steps from number ``first`` on."""
+    """Return action, reward and termination flag [steps, N, A + 2] of the steps from number ``first`` on."""
     moves = np.empty((*rewards.shape, dataset.spec.act_dim + 2), np.float32)
     fill_moves(moves, dataset, actions, rewards, first)
     return moves
 
 
 def fill_moves(moves: Float32, dataset: Dataset, actions: Float32, rewards: Float32, first: int) -> None:
-    """The same, into an array that is there."""
+    """Like ``moves_of``, but fill the array ``moves``."""
     moves[..., :-2], moves[..., -2], moves[..., -1] = actions, rewards, 0.0
     stops = dataset.offsets[1:]
     here = slice(*np.searchsorted(stops, (first + 1, first + len(moves) + 1)))
@@ -118,13 +118,13 @@ def fill_moves(moves: Float32, dataset: Dataset, actions: Float32, rewards: Floa
 
 
 def index_type(dataset: Dataset) -> type[np.signedinteger[Any]]:
-    """The integers that number the rows of all agents; half the table where 32 bits do."""
+    """Return the integer type for row numbers; 32 bits, where they suffice, halve the table."""
     rows = (len(dataset) + dataset.n_episodes) * dataset.spec.n_agents
     return np.int32 if rows < 2**31 else np.int64
 
 
 def pieces(sizes: Int64) -> Iterator[tuple[int, int]]:
-    """Ranges of episodes that have about ``PIECE`` of something together; ``sizes`` [episodes] of each."""
+    """Yield ranges of episodes whose ``sizes`` [episodes] add up to about ``PIECE``."""
     ends = np.cumsum(sizes)
     first = 0
     while first < len(sizes):
@@ -135,10 +135,10 @@ def pieces(sizes: Int64) -> Iterator[tuple[int, int]]:
 
 
 def virtual_rows(dataset: Dataset, weights: Int64) -> Iterator[NDArray[np.signedinteger[Any]]]:
-    """N x step and N x row of its observation [2, n], of every virtual transition, some episodes at a time.
+    """Yield N x step and N x (row of its observation) [2, n] of all virtual transitions, in pieces.
 
-    The steps of each episode come as often in a row as it weighs. A table, because looking a draw up in it
-    takes a fifth of the time of searching for its episode.
+    An episode of weight w appears w times in a row. A table is used because looking up a draw in it takes a
+    fifth of the time of searching for the draw's episode.
     """
     number, offsets = index_type(dataset), dataset.offsets
     for first, stop in pieces(weights * dataset.lengths):
@@ -152,7 +152,7 @@ def virtual_rows(dataset: Dataset, weights: Int64) -> Iterator[NDArray[np.signed
 
 
 def returns_to_go(rewards: Float32, offsets: Int64, gamma: float) -> Float32:
-    """G_t = r_t + gamma G_{t+1} within each episode, 0 after its last step; [steps, N] like ``rewards``.
+    """Return G_t = r_t + gamma G_{t+1} within each episode, with G = 0 after its last step; [steps, N].
 
     Episode i is the steps ``offsets[i]:offsets[i + 1]``.
     """

@@ -1,4 +1,4 @@
-"""Minibatches of stretches of joint trajectories, drawn with the weights of the plain sampler."""
+"""Minibatches of joint trajectory windows, drawn with the weights of the transition sampler."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from dom2data.tables import Tables
 
 @dataclass(frozen=True)
 class Windows:
-    """H steps of all N agents, for each of S seeds.
+    """Windows of H steps of all N agents, B for each of S seeds.
 
-    A window that reaches past the end of its episode repeats the final observation, with actions and rewards
-    of zero and ``taken`` 0. So observation h was seen iff h = 0 or ``taken[h - 1]`` is 1.
+    A window that extends past the end of its episode is padded with the final observation, zero actions and
+    rewards, and ``taken`` 0. So observation h is not padding iff h = 0 or ``taken[h - 1]`` is 1.
     """
 
     obs: Tensor  # [S, B, H, N, O]
@@ -28,12 +28,12 @@ class Windows:
     rewards: Tensor  # [S, B, H, N]
     terminated: Tensor  # [S, B, H] float, 1 where the step ended the episode for good
     taken: Tensor  # [S, B, H] float, 1 where the step lies within the episode
-    returns: Tensor  # [S, B, N] discounted rewards from the window's first step to the episode's last
-    before: Tensor  # [S, B] whole, steps of the episode before the window's first
+    returns: Tensor  # [S, B, N] discounted return from the window's first step to the episode's end
+    before: Tensor  # [S, B] integer, number of the episode's steps before the window
 
 
 class WindowSampler:
-    """Draws Windows that begin at any step; each seed's generator draws its own [B]."""
+    """Draws Windows that may start at any step; each seed's generator draws its own [B]."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class WindowSampler:
         self._within = torch.arange(horizon, device=at)
 
     def sample(self) -> Windows:
-        """The next minibatch."""
+        """Return the next minibatch."""
         shape, at = (self.batch_size,), self._obs.device
         draws = [torch.randint(self._total, shape, generator=g, device=g.device) for g in self.generators]
         found = self._source.find(torch.cat(draws).to(at))
@@ -82,10 +82,10 @@ class WindowSampler:
         return Windows(**{name: value.to(self.device) for name, value in vars(windows).items()})
 
     def state(self) -> list[Tensor]:
-        """The generators' states, from which ``resume`` goes on."""
+        """Return the generators' states, for ``resume``."""
         return [g.get_state() for g in self.generators]
 
     def resume(self, state: list[Tensor], minibatches: int) -> None:
-        """Go on with the draws that follow a state."""
+        """Continue with the draws that follow ``state``; ``minibatches`` is not needed here."""
         for generator, value in zip(self.generators, state, strict=True):
             generator.set_state(value)

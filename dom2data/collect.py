@@ -1,4 +1,4 @@
-"""Policy x environment -> a block of whole episodes."""
+"""Collect blocks of whole episodes by rolling out policies in an environment."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Job:
-    """One block: which policies act, in how many episodes each, and the seed it all follows from."""
+    """One block: the policies that act, the number of episodes of each, and the seed of all randomness."""
 
     env: str
     policies: tuple[Path | None, ...]
     """checkpoint files; None is the uniform policy"""
     episodes: tuple[int, ...]
-    """of each policy, one after another"""
+    """number of episodes per policy, in the order of ``policies``"""
     noise: float
     seed: int
     block: int
     fingerprint: str | None = None
-    """of the environment that is meant; None: whatever the name leads to"""
+    """of the environment that is meant; None: accept whatever the name refers to"""
 
 
 def share(shares: Sequence[float], start: int, stop: int) -> tuple[int, ...]:
-    """How many of the episodes start..stop belong to each part.
+    """Return how many of the episodes ``start:stop`` belong to each part.
 
-    Rounded cumulatively, so that every block holds its share and the whole is exact to one episode.
+    Rounding is cumulative: every block holds its share, and the total is exact up to one episode.
     """
     ends = np.cumsum((0.0, *shares)) / sum(shares)
     counts = np.floor(ends * stop + 0.5) - np.floor(ends * start + 0.5)
@@ -48,12 +48,12 @@ def share(shares: Sequence[float], start: int, stop: int) -> tuple[int, ...]:
 
 
 def collect_block(job: Job) -> dict[str, NDArray[Any]]:
-    """Roll out a job's episodes, each policy's as rows of one environment; arrays as in the store.
+    """Roll out a job's episodes, those of each policy as rows of one environment; return the store's arrays.
 
-    Everything random follows from ``SeedSequence(seed, spawn_key=(block,))``, spawned for the environment and
-    the policy of each part: blocks depend neither on each other nor on who collects them.
+    All randomness derives from ``SeedSequence(seed, spawn_key=(block,))``, spawned for the environment and
+    the policy of each part, so blocks depend neither on each other nor on the worker.
 
-    Raises UserError (code 3) where the name leads to another environment than the one that is meant.
+    Raises UserError (code 3) if the name refers to another environment than the one that is meant.
     """
     from dom2_policies.frozen import Draws
     from dom2data.rollout import Rows, play, seed_of
@@ -79,18 +79,18 @@ def collect_block(job: Job) -> dict[str, NDArray[Any]]:
 
 
 def interleaved(counts: Sequence[int]) -> NDArray[np.int64]:
-    """An order of the parts' episodes in which any beginning holds nearly its share of each part."""
+    """Return an order of the parts' episodes in which every prefix has nearly the ratio of the whole."""
     places = np.concatenate([(np.arange(count) + 0.5) / max(count, 1) for count in counts])
     return np.argsort(places, kind="stable")
 
 
 def flatten(spec: EnvSpec, rows: Rows, source: NDArray[Any]) -> dict[str, NDArray[Any]]:
-    """Episodes as the store's arrays; ``source`` [episodes] is the number of the policy that acted."""
+    """Convert episodes to the store's arrays; ``source`` [episodes] is the number of the acting policy."""
     time = np.arange(spec.horizon + 1)
     offsets = np.concatenate(([0], np.cumsum(rows.lengths)))
 
     def joined(values: NDArray[Any], more: int) -> NDArray[Any]:
-        """The first ``lengths + more`` entries of every row, one after another."""
+        """Concatenate the first ``lengths + more`` entries of every row."""
         if (rows.lengths == spec.horizon).all():
             return values.reshape(-1, *values.shape[2:])  # no copy
         return values[time[: spec.horizon + more] < rows.lengths[:, None] + more]
@@ -111,7 +111,7 @@ def flatten(spec: EnvSpec, rows: Rows, source: NDArray[Any]) -> dict[str, NDArra
 
 
 def _require_meant(job: Job, spec: EnvSpec) -> None:
-    """A worker imports a user's own file by itself: after an edit, or on a machine that has another one."""
+    """Raises UserError if this worker imported another version of a user's file (edited, or another copy)."""
     if job.fingerprint not in (None, spec.fingerprint):
         raise UserError(
             f"{job.env}: expected the environment as planned (fingerprint {job.fingerprint}), found another "

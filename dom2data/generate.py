@@ -1,4 +1,4 @@
-"""Recipe -> dataset: plan, blocks over an executor, resume, commit."""
+"""Generate a dataset from a plan: collect blocks with an executor, resume, commit."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from dom2data.store.remote_stage import RemoteStage
 from dom2data.store.stage import Leaves, Stage, full_disk, open_stage
 
 Written = tuple[dict[str, ArrayLayout], dict[str, list[str]], dict[str, Any]]
-"""Layouts, leaves, and what is recorded of the policies."""
+"""Layouts, leaf hashes, and what is recorded about the policies."""
 
 LOCAL = Local()
 MANY_BLOCKS = 100
@@ -37,12 +37,12 @@ __all__ = ["Plan", "generate", "plan"]
 def generate(
     todo: Plan, *, executor: Executor = LOCAL, force: bool = False, progress: Progress = quiet
 ) -> Dataset:
-    """Carry out a plan; blocks that an interrupted run of the same recipe has finished are kept.
+    """Execute a plan; blocks already finished by an interrupted run of the same recipe are kept.
 
-    A plan under a URL sends its blocks there from wherever they are collected.
+    If the plan's base is a URL, the workers send their blocks there directly.
 
     Raises UserError: code 2 when the id is taken (and not ``force``), 1 when the disk is full, a worker dies,
-    or another process writes the same id. A dataset that is replaced goes only when the new one is complete.
+    or another process writes the same id. In a folder, the old dataset goes once the new one is complete.
     """
     started, recipe = time.perf_counter(), todo.recipe.to_json()
     with _opened(todo) as stage:
@@ -100,15 +100,15 @@ def _write_whole(
 def collect(
     stage: Stage | RemoteStage, todo: Plan, blocks: Sequence[int], executor: Executor, progress: Progress
 ) -> dict[int, Leaves]:
-    """Collect those of ``blocks`` that are not there; the leaves of all that are then.
+    """Collect the missing ones of ``blocks``; return the leaf hashes of every finished block.
 
-    Episodes are of equal length: every block is one chunk of every array, written where it belongs.
+    Episodes have equal length, so every block is one chunk of every array, written directly in place.
     """
     layouts, rows = todo.layouts, todo.layouts["actions"].chunk_rows
     steps = min(layouts["actions"].shape[0], len(blocks) * rows)
     noted = stage.begin(todo.recipe.to_json(), partial(zarr.create, layouts=layouts))
     needs = stage.needs + [str(path) for path in todo.checkpoints.values()]
-    checker = executor if len(noted) > MANY_BLOCKS else LOCAL  # reading all of a large dataset is work, too
+    checker = executor if len(noted) > MANY_BLOCKS else LOCAL  # reading a large dataset is worth workers, too
     with closing(checker.map(partial(_intact, stage, layouts), list(noted.items()), needs)) as results:
         done = {block: noted[block] for block, intact in results if intact}
     progress("collecting", min(steps, len(done) * rows), steps)
@@ -121,7 +121,7 @@ def collect(
 
 
 def job(todo: Plan, block: int) -> Job:
-    """What collecting a block of a plan takes."""
+    """Return the job that collects a block of a plan."""
     parts, horizon = recipes.quality(todo.recipe.quality).parts, todo.spec.horizon
     files = tuple(None if name == UNIFORM else todo.checkpoints[name] for name, _ in parts)
     size = ragged.block_episodes(horizon) if todo.ragged else block_episodes(horizon)
@@ -146,7 +146,7 @@ def _write_block(
 
 
 def _write_replay(stage: Stage, todo: Plan, progress: Progress) -> Written:
-    """Training is one process whatever the executor; its state is kept in the stage."""
+    """Write a replay buffer. Training always uses one process; its state is saved in the stage."""
     from dom2data import behaviour
 
     recipe = todo.recipe

@@ -1,4 +1,4 @@
-"""What is about to be generated: everything that the bytes of a dataset depend on, decided beforehand."""
+"""Plans: everything that the bytes of a dataset depend on, decided before it is generated."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from dom2data.store import remote
 from dom2data.store.layout import ArrayLayout, block_episodes, layout
 
 State = Literal["missing", "complete", "damaged", "other"]
-"""Of a plan's id: nothing there; the very dataset; the same with something lost; something else."""
+"""What exists under a plan's id: nothing; the planned dataset; the same with files lost; something else."""
 
 STEPS = 1_000_000
-# Of one worker and of starting the command and spawned processes, about; they decide no bytes, only how many
-# workers are worth their start and what the plan says of the time.
+# Rough speeds of one worker, and start-up times of the command and of spawned processes. They do not affect
+# the data, only the default number of workers and the estimated time.
 _STEPS_PER_SECOND = {"particles": 280_000, "halfcheetah": 30_000, "foreign": 5_000}
 _TRAINING_STEPS_PER_SECOND = {"particles": 5_000, "halfcheetah": 1_000, "foreign": 2_000}
 _START_S, _SPAWN_S = 1.0, 3.0
@@ -41,45 +41,45 @@ class Plan:
     checkpoints: Mapping[str, Path]
     zoo: Path
     expected_steps: int
-    """``steps`` in whole episodes; of medium-replay, what the medium level took when it was trained"""
+    """``steps`` in whole episodes; for medium-replay, the steps that training to medium once took"""
 
     @property
     def ragged(self) -> bool:
-        """Whether episodes may end early, so that their number is not known beforehand."""
+        """Whether episodes may end early, so that their number is not known in advance."""
         return envs.is_foreign(self.recipe.env)
 
     @property
     def threads(self) -> bool:
-        """Whether workers may be threads: in our own environments they do not wait for each other."""
+        """Whether workers may be threads: the built-in environments run in parallel in threads."""
         return not self.ragged
 
     @property
     def replay(self) -> bool:
-        """Whether this is a replay buffer, whose size is decided by training."""
+        """Whether this is a replay buffer, whose size depends on the training."""
         return self.recipe.steps is None
 
     @property
     def episodes(self) -> int:
-        """Whole episodes that the expected steps are, if all of them last the full horizon."""
+        """Number of episodes, if all of them last the full horizon."""
         return math.ceil(self.expected_steps / self.spec.horizon)
 
     @property
     def layouts(self) -> dict[str, ArrayLayout]:
-        """The arrays to be written, if they are as expected."""
+        """Layouts of the arrays to write, if there are as many steps as expected."""
         return layout(self.spec, self.episodes, self.episodes * self.spec.horizon)
 
     @property
     def n_blocks(self) -> int:
-        """Blocks to collect, where episodes are of equal length."""
+        """Number of blocks to collect, for episodes of equal length."""
         return self.layouts["actions"].n_chunks
 
     @property
     def nbytes(self) -> int:
-        """Disk space needed (chunks are not compressed); ragged data lie there twice."""
+        """Disk space needed (chunks are not compressed); ragged data are stored twice meanwhile."""
         return (2 if self.ragged else 1) * sum(array.nbytes for array in self.layouts.values())
 
     def seconds(self, workers: int) -> float:
-        """A rough guess of the time it takes."""
+        """Return a rough estimate of the time it takes."""
         kind = "foreign" if self.ragged else envs.task(self.recipe.env)
         if self.replay:
             rate = _TRAINING_STEPS_PER_SECOND.get(kind, _TRAINING_STEPS_PER_SECOND["particles"])
@@ -90,15 +90,15 @@ class Plan:
         return _START_S + spawned + self.expected_steps / (rate * workers)
 
     def best_workers(self, cores: int | None = None) -> int:
-        """The fewest workers that are fastest on so many cores [this machine's]: of little work, one."""
+        """Return the smallest number of workers that is fastest on ``cores`` [this machine's]."""
         return min(range(1, (cores or executors.cores()) + 1), key=self.seconds)
 
     def executor(self) -> executors.Executor:
-        """The quickest one on this machine."""
+        """Return the fastest executor on this machine."""
         return executors.choose(workers=self.best_workers(), threads=self.threads)
 
     def home(self, there: str | None) -> Plan:
-        """The plan where its id is: at the URL that its dataset will be sent to, else in its folder."""
+        """Return the plan with its base at the URL ``there`` if its id exists there, else unchanged."""
         sent = self if there is None else replace(self, base=there)
         return self if there is None or state(sent) == "missing" else sent
 
@@ -115,8 +115,8 @@ def plan(
 ) -> Plan:
     """Decide everything that the bytes of a dataset depend on.
 
-    Raises UserError like ``words``, and for a missing or altered checkpoint, or one that was trained against
-    another prey.
+    Raises UserError like ``words``, and for a checkpoint that is missing, altered, or trained against another
+    prey.
     """
     spec, dataset_id = words(env, quality, steps, seed, out)
     replay = recipes.quality(quality).replay
@@ -141,10 +141,10 @@ def plan(
 
 
 def words(env: str, quality: str, steps: int | None, seed: int, out: str | None) -> tuple[EnvSpec, str]:
-    """The environment's spec and the full id of a dataset: what is known of it without its policies.
+    """Return the environment's spec and the dataset's full id, which do not depend on the policies.
 
-    Raises UserError for an unknown environment or quality, a number of steps below 1, or any number with
-    medium-replay, a seed below 0, or what is no id.
+    Raises UserError for an unknown environment or quality, ``steps`` below 1 or given with medium-replay, a
+    seed below 0, or an invalid id.
     """
     named.remember(env)
     try:
@@ -167,9 +167,9 @@ def words(env: str, quality: str, steps: int | None, seed: int, out: str | None)
 
 
 def state(todo: Plan, rehash: bool = False) -> State:
-    """What is there under the plan's id, told by its manifest and the sizes of its files.
+    """Return what exists under the plan's id, judged by its manifest and the sizes of its files.
 
-    ``rehash`` reads everything and checks every hash, too.
+    ``rehash`` (in a folder only) also reads everything and checks every hash.
     """
     if isinstance(todo.base, str):
         return _remote_state(todo, todo.base)

@@ -1,4 +1,4 @@
-"""The last steps of making a dataset: write arrays that are here, describe what a stage holds, commit it."""
+"""The last steps of making a dataset: write arrays into a stage, make the manifest, commit."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _RECORDED = ("dom2", "numpy", "torch", "numba", "mujoco", "pettingzoo", "zarr", 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a dataset comes from: the part of the manifest that its values do not tell."""
+    """Where a dataset comes from: the part of the manifest that does not follow from its values."""
 
     env: str
     quality: str | None
@@ -37,10 +37,10 @@ class Origin:
     sources: Sequence[str]
     """names of the policies, by the number in the array ``source``"""
     policies: Mapping[str, Any]
-    """what is recorded of each checkpoint that acted"""
+    """what is recorded about each checkpoint that acted"""
     parents: Sequence[Mapping[str, Any]] = ()
     own: Mapping[str, float] | None = None
-    """reference returns measured with these policies; None: those of the shipped ones"""
+    """reference returns measured with these policies; None: those of the shipped policies"""
 
 
 def write(
@@ -52,7 +52,7 @@ def write(
     started: float,
     force: bool,
 ) -> Dataset:
-    """Stage arrays that are all here, and ``publish`` them. Raises UserError like ``generate``."""
+    """Stage arrays in memory and ``publish`` them. Raises UserError like ``generate``."""
     layouts = laid_out(spec, arrays)
     with open_stage(dataset_id, base) as stage:
         stage.check(origin.recipe, force)
@@ -70,8 +70,8 @@ def publish(
     origin: Origin,
     started: float,
 ) -> Dataset:
-    """Commit a stage whose arrays are all written; ``leaves`` are their hashes, ``started`` is
-    ``time.perf_counter()`` of the beginning."""
+    """Commit a stage whose arrays are all written; ``leaves`` are their chunk hashes, ``started`` is the
+    ``time.perf_counter()`` at the start."""
     team, agents = (stage.read(name, layouts[name]) for name in ("returns", "agent_returns"))
     arrays = manifests.array_entries(layouts, leaves)
     manifest = {

@@ -1,8 +1,8 @@
-"""Generation where episodes may end early: parts of a few episodes each, merged when there are enough.
+"""Generation with episodes that may end early: collect small blocks, and merge them once there are enough.
 
-How many episodes make the steps asked for is known only when they have been played. So the blocks lie beside
-the arrays as ``parts/<b>.npz`` first; the dataset is all their episodes in order, up to the one that reaches
-the number of steps. Blocks beyond it, if any, change nothing.
+How many episodes are needed for the requested steps is known only after playing them. So blocks are first
+stored beside the arrays as ``parts/<b>.npz``. The dataset consists of their episodes in order, up to the one
+that reaches the number of steps; blocks after it have no effect.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ Written = tuple[dict[str, ArrayLayout], dict[str, list[str]]]
 
 
 def block_episodes(horizon: int) -> int:
-    """Episodes per block: about 5,000 steps, fixed for good (it enters the bytes).
+    """Return the episodes per block: about 5,000 steps. Never change this, because the data depend on it.
 
-    Fewer than elsewhere, because every episode of a block has an environment of its own.
+    Blocks are smaller than elsewhere, because every episode of a block has its own environment.
     """
     return max(1, 5_000 // horizon)
 
@@ -60,8 +60,8 @@ def play(
     progress: Progress,
     shard: tuple[int, int] = (0, 1),
 ) -> dict[int, int]:
-    """Play the blocks of a shard (k, n), which are k, k + n, k + 2 n, ..., until they hold its share of the
-    steps; the steps of each block played."""
+    """Play the blocks k, k + n, k + 2 n, ... of a shard (k, n) until they hold its share of the steps.
+    Return the number of steps of each block."""
     (first, every), noted = shard, stage.begin(recipe, lambda data: None)
     (stage.folder / "parts").mkdir(exist_ok=True)
     steps = {block: _steps(stage, block) for block, note in noted.items() if intact(stage, block, note)}
@@ -78,7 +78,7 @@ def play(
 
 
 def missing(steps: Mapping[int, int], wanted: int, at_most: int) -> list[int]:
-    """The blocks to play next, given the steps of those played and how many a block has at most."""
+    """Return the blocks to play next, given the steps of those played and the most steps a block can have."""
     if gaps := [block for block in range(max(steps, default=0)) if block not in steps]:
         return gaps
     short = wanted - sum(steps.values())
@@ -87,12 +87,12 @@ def missing(steps: Mapping[int, int], wanted: int, at_most: int) -> list[int]:
 
 
 def file_of(stage: Stage, block: int) -> Path:
-    """The file of a block."""
+    """Return the file of a block."""
     return stage.folder / "parts" / f"{block}.npz"
 
 
 def size(stage: Stage) -> int:
-    """Bytes of the blocks played; 0 where there are none beside the arrays."""
+    """Return the bytes of the blocks played, 0 if there are none."""
     return sum(file.stat().st_size for file in (stage.folder / "parts").glob("*.npz"))
 
 
@@ -105,7 +105,7 @@ def _play(stage: Stage, job: Job) -> tuple[int, int]:
 
 
 def intact(stage: Stage, block: int, note: Mapping[str, str]) -> bool:
-    """Whether a block noted as finished is really there."""
+    """Whether a block noted as finished has its file, undamaged."""
     file = file_of(stage, block)
     return file.is_file() and digest(file.read_bytes()) == note["part"]
 
@@ -120,7 +120,7 @@ def _read(stage: Stage, name: str, block: int) -> NDArray[Any]:
 
 
 def _merge(stage: Stage, spec: EnvSpec, blocks: int, wanted: int) -> Written:
-    """Write the arrays, one after another, from the parts in order."""
+    """Write the arrays, one at a time, from the parts in order."""
     ends = np.cumsum(np.concatenate([np.diff(_read(stage, "offsets", block)) for block in range(blocks)]))
     episodes = int(np.searchsorted(ends, wanted)) + 1
     layouts = layout(spec, episodes, int(ends[episodes - 1]))
@@ -136,7 +136,7 @@ def _merge(stage: Stage, spec: EnvSpec, blocks: int, wanted: int) -> Written:
 
 
 def _write(stage: Stage, name: str, array: ArrayLayout, parts: Iterator[NDArray[Any]]) -> list[str]:
-    """Write an array from its consecutive parts; its leaves. In memory are a chunk and two parts at most."""
+    """Write an array from its parts; return its leaves. At most a chunk and two parts are in memory."""
     leaves, part = [], next(parts)
     for chunk in range(array.n_chunks):
         rows = array.rows(chunk)

@@ -1,8 +1,8 @@
-"""What each quality means, as data, and the recipe that names a dataset's bytes.
+"""Definitions of the dataset qualities, and the recipe that determines a dataset's bytes.
 
 Definitions follow the published offline datasets (Pan et al. 2022, OMAR; Fu et al. 2020, D4RL): random is
-uniform actions; medium and expert are checkpoints with Gaussian exploration noise; the mixes are whole
-episodes, half and half; medium-replay is everything in the replay buffer when training reaches medium.
+uniform actions; medium and expert are checkpoints with Gaussian exploration noise; the mixtures are half of
+each, in whole episodes; medium-replay is the whole replay buffer when training reaches medium.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from dom2data.errors import CHECK_FAILED, UserError
 from dom2data.spec import EnvSpec
 from dom2data.store.manifest import SCHEMA
 
-UNIFORM = "uniform"  # the one policy without a checkpoint
+UNIFORM = "uniform"  # the only policy without a checkpoint
 ARITHMETIC = 1
-"""Of ``dom2_policies.portable``; changes whenever a result there may."""
+"""Version of ``dom2_policies.portable``; changes whenever its results may change."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,12 @@ QUALITIES: dict[str, Quality] = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything the bytes of a generated dataset depend on; equal recipes give equal content hashes."""
+    """Everything that a generated dataset's bytes depend on; equal recipes give equal content hashes."""
 
     env: str
     quality: str
     steps: int | None
-    """transitions asked for, rounded up to whole episodes; None: what the replay buffer holds"""
+    """transitions requested, rounded up to whole episodes; None: the size of the replay buffer"""
     seed: int
     noise: float
     """standard deviation of the Gaussian noise on the checkpoints' actions"""
@@ -61,7 +61,7 @@ class Recipe:
     """of the environment"""
     versions: dict[str, str]
     level: float | None = None
-    """return at which medium-replay ends, where none is published and a folder of checkpoints has it"""
+    """return at which medium-replay ends, from the folder of checkpoints, if none is published"""
 
     def to_json(self) -> dict[str, Any]:
         found = dataclasses.asdict(self)
@@ -69,7 +69,7 @@ class Recipe:
 
 
 def quality(name: str) -> Quality:
-    """The definition of a quality. Raises UserError for an unknown one."""
+    """Return the definition of a quality. Raises UserError for an unknown one."""
     if name not in QUALITIES:
         near = difflib.get_close_matches(name, QUALITIES, n=1)
         hint = f"did you mean {near[0]}?" if near else "choose one of them"
@@ -78,7 +78,7 @@ def quality(name: str) -> Quality:
 
 
 def standard(name: str) -> tuple[str, str] | None:
-    """(environment, quality) where ``name`` is the default id of a generated dataset, such as tag-medium."""
+    """Return (environment, quality) if ``name`` is a default dataset id such as tag-medium, else None."""
     space, short, version = ids.split(name)
     for env in envs.NAMES:
         quality_name = short.removeprefix(f"{env}-")
@@ -88,14 +88,14 @@ def standard(name: str) -> tuple[str, str] | None:
 
 
 def versions() -> dict[str, str]:
-    """What computed the bytes: this package, the store's schema, networks' arithmetic, the libraries."""
+    """Return the versions that the bytes depend on: this package, schema, network arithmetic, libraries."""
     return {"schema": SCHEMA, "arithmetic": str(ARITHMETIC)} | {
         name: version(name) for name in ("dom2", "numpy", "torch")
     }
 
 
 def entry(env: str, folder: Path = zoo.FOLDER) -> dict[str, Any]:
-    """What a folder of checkpoints says of an environment. Raises UserError when it says nothing."""
+    """Return an environment's entry in a folder of checkpoints. Raises UserError when there is none."""
     try:
         return zoo.entry(env, folder)
     except ValueError as error:
@@ -104,13 +104,13 @@ def entry(env: str, folder: Path = zoo.FOLDER) -> dict[str, Any]:
 
 
 def medium_steps(env: str, folder: Path = zoo.FOLDER) -> int:
-    """Environment steps of the training to the medium checkpoint. Raises UserError when there is none."""
+    """Return the training steps of the medium checkpoint. Raises UserError when there is none."""
     _file(env, "medium", folder)
     return entry(env, folder)["policies"]["medium"]["env_steps"]
 
 
 def _file(env: str, name: str, folder: Path) -> Path:
-    """A policy's checkpoint file. Raises UserError when there is no such policy."""
+    """Return a policy's checkpoint file. Raises UserError when there is no such policy."""
     entry(env, folder)
     try:
         return zoo.path(env, name, folder)
@@ -123,9 +123,9 @@ def _training(env: str) -> str:
 
 
 def checkpoints(env: str, quality_name: str, folder: Path = zoo.FOLDER) -> dict[str, Path]:
-    """The checkpoint file of every trained policy that a quality needs.
+    """Return the checkpoint file of every trained policy that a quality needs, by name.
 
-    Raises UserError (code 2 when one is missing, 3 when its bytes are not those recorded).
+    Raises UserError: code 2 for an unknown policy, 3 for a file that is missing or whose hash has changed.
     """
     found = {}
     for name, _ in quality(quality_name).parts:
@@ -140,9 +140,9 @@ def checkpoints(env: str, quality_name: str, folder: Path = zoo.FOLDER) -> dict[
 
 
 def require_prey(env: str, folder: Path) -> None:
-    """Raises UserError (code 3) where the policies of a folder were trained against another prey than ours.
+    """Raises UserError (code 3) if a folder's policies were trained against another prey than the shipped.
 
-    The prey is part of the environment, so these policies and their references are of another one.
+    The prey is part of the environment, so these policies and their references belong to another one.
     """
     policies = entry(env, folder)["policies"]
     if "prey" in policies and policies["prey"]["sha256"] != zoo.sha256(env, "prey"):
@@ -154,12 +154,12 @@ def require_prey(env: str, folder: Path) -> None:
 
 
 def trained_in(spec: EnvSpec, env: str, folder: Path) -> bool:
-    """Whether the policies and references of a folder are of this very environment, as far as it tells."""
+    """Whether a folder's policies and references come from this very environment, as far as is recorded."""
     return entry(env, folder).get("fingerprint") in (None, spec.fingerprint)
 
 
 def file_hash(path: Path) -> str:
-    """sha256 of a file in hex. Raises UserError (code 3) when it cannot be read."""
+    """Return a file's SHA-256 in hex. Raises UserError (code 3) when it cannot be read."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

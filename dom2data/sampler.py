@@ -74,9 +74,9 @@ def weights(dataset: Dataset, thresholds: Thresholds) -> Int64:
 def emphasis(dataset: Dataset, thresholds: Thresholds) -> dict[str, float]:
     """Return how strongly the weights skew uniform draws.
 
-    ``effective_sample_size``: (sum w)^2 / sum w^2 over transitions, the number of uniformly weighted ones
-    with the same variance. ``top_decile_share``: the probability that a draw comes from the 10 % of the
-    episodes with the highest returns.
+    ``effective_sample_size``: (sum w)^2 / sum w^2 over transitions, the number of equally weighted
+    transitions with the same variance. ``top_decile_share``: the probability that a draw comes from the 10 %
+    of the episodes with the highest returns.
     """
     w, length = weights(dataset, thresholds).astype(np.float64), dataset.lengths
     best = np.argsort(-dataset.returns, kind="stable")[: max(1, dataset.n_episodes // 10)]

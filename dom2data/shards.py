@@ -1,8 +1,8 @@
-"""A dataset made by several jobs that know nothing of each other, as of a SLURM array, and their merging.
+"""Collect a dataset in several independent jobs (shards), such as those of a SLURM array, and merge them.
 
-Shard k of n collects its own blocks into a folder of its own, ``<root>/.dom2data/shards/<id>/<k>-of-<n>``.
-A block is the same whoever collects it, so merging is moving files, and any shards that together have every
-block will do, of whatever n.
+Shard k of n collects its blocks into its own folder, ``<root>/.dom2data/shards/<id>/<k>-of-<n>``. A block is
+the same whoever collects it. So merging only moves files, and any set of shards that together have every
+block will do, even with different n.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from dom2data.store.stage import Leaves, Stage, open_stage, shards_folder
 
 
 def parse(text: str) -> tuple[int, int]:
-    """(k, n) of ``k/n``, from 1 to n. Raises UserError for anything else."""
+    """Parse ``k/n`` as (k, n) with k from 1 to n. Raises UserError for anything else."""
     match = re.fullmatch(r"(\d+)/(\d+)", text)
     k, n = (int(number) for number in match.groups()) if match else (0, 0)
     if not 1 <= k <= n:
@@ -48,10 +48,10 @@ def collect(
     force: bool = False,
     progress: Progress = quiet,
 ) -> tuple[Path, int]:
-    """Collect the blocks of shard ``k`` of ``n``; its folder and how many blocks it has.
+    """Collect the blocks of shard ``k`` of ``n``; return its folder and its number of blocks.
 
-    A shard that was interrupted goes on. Raises UserError: code 2 for a plan that cannot be divided, or (not
-    with ``force``) whose dataset is there or whose shard is of another recipe; 1 like ``generate``.
+    An interrupted shard continues. Raises UserError: code 2 for a plan that cannot be divided, or (without
+    ``force``) whose dataset exists or whose shard has another recipe; 1 like ``generate``.
     """
     base, recipe = _folder(todo), todo.recipe
     if todo.replay:
@@ -70,7 +70,7 @@ def collect(
 
 
 def found(dataset_id: str, roots: Iterable[Path]) -> list[Stage]:
-    """The shards of an id under roots, each root once. Raises UserError (code 2) when there is none."""
+    """Find the shards of an id under ``roots``, each root once. Raises UserError (code 2) when none exist."""
     unique: dict[Path, Path] = {}
     for root in roots:
         unique.setdefault(root.resolve(), root)
@@ -89,9 +89,9 @@ def found(dataset_id: str, roots: Iterable[Path]) -> list[Stage]:
 
 
 def planned(shards: Sequence[Stage], base: Path, checkpoints_in: Path = zoo.FOLDER) -> Plan:
-    """The plan that shards are of.
+    """Return the plan that the shards belong to.
 
-    Raises UserError (code 3) where they are of different recipes, or this machine would make another.
+    Raises UserError (code 3) if their recipes differ from each other or from what this machine would make.
     """
     recipes = [shard.recipe() or {} for shard in shards]
     for shard, recipe in zip(shards, recipes, strict=True):
@@ -119,10 +119,10 @@ def planned(shards: Sequence[Stage], base: Path, checkpoints_in: Path = zoo.FOLD
 
 
 def merge(todo: Plan, shards: Sequence[Stage], *, force: bool = False, progress: Progress = quiet) -> Dataset:
-    """Move the blocks of shards into one dataset and commit it; shards under its own root are gone then.
+    """Move the blocks of shards into one dataset and commit it; shards under its own root are then removed.
 
-    Every block is read and compared with its hash. Raises UserError: code 1 where blocks are missing, naming
-    them, 2 when the id is taken, 3 for a damaged block.
+    Every block is read and compared with its hash. Raises UserError: code 1, naming them, when blocks are
+    missing, 2 when the id is taken, 3 for a damaged block.
     """
     base = _folder(todo)
     with open_stage(todo.dataset_id, base) as stage:
@@ -132,7 +132,7 @@ def merge(todo: Plan, shards: Sequence[Stage], *, force: bool = False, progress:
         own = {block: (shard, note) for shard in shards for block, note in shard.blocks().items()}
         if (
             not todo.ragged
-        ):  # how many ragged blocks it takes is known only afterwards; the few left are played
+        ):  # the number of ragged blocks needed is known only later; missing ones are then played
             _require(todo, shards, there | set(own))
         for block, (shard, note) in own.items():
             if block not in there:
@@ -160,14 +160,14 @@ def _require(todo: Plan, shards: Sequence[Stage], there: set[int]) -> None:
 
 
 def _ranges(numbers: Sequence[int]) -> Iterator[str]:
-    """``3``, ``5-9`` of ascending numbers."""
+    """Format ascending numbers as ranges: ``3``, ``5-9``."""
     for _, group in groupby(enumerate(numbers), lambda pair: pair[1] - pair[0]):
         first, *rest = [number for _, number in group]
         yield f"{first}-{rest[-1]}" if rest else f"{first}"
 
 
 def _adopt(stage: Stage, shard: Stage, todo: Plan, block: int, leaves: Leaves) -> None:
-    """Check a block's files and link them into the stage, or copy them from another disk."""
+    """Check a block's files and hard-link them into the stage, or copy them if on another disk."""
     intact = ragged.intact(shard, block, leaves) if todo.ragged else shard.intact(todo.layouts, block, leaves)
     if not intact:
         raise UserError(

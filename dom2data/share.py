@@ -1,8 +1,8 @@
-"""A dataset on its way: as one zip file, or to and from a URL.
+"""Share datasets: as one zip file, or to and from a URL.
 
-``pack`` writes the files as they lie under a root, so that plain ``unzip`` in a root gives a dataset, too.
-What arrives by ``unpack`` or ``pull`` is checked twice: names, sizes, layouts and hashes of the manifest
-before anything is written, every value (``verify``) before the stage becomes a dataset.
+``pack`` keeps the file layout of a root, so plain ``unzip`` inside a root also gives a dataset. Whatever
+arrives by ``unpack`` or ``pull`` is checked twice: names, sizes, layouts and hashes in the manifest before
+anything is written, and every value (``verify``) before the stage becomes a dataset.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from dom2data.store.lock import held
 from dom2data.store.stage import Stage, open_stage
 from dom2data.verify import verify
 
-_DATE = (1980, 1, 1, 0, 0, 0)  # the zip format's zero: the same dataset gives the same bytes
+_DATE = (1980, 1, 1, 0, 0, 0)  # the zip format's earliest date, so that equal datasets give equal bytes
 
 
 def pack(found: Dataset, base: Path, file: Path, *, force: bool = False, progress: Progress = quiet) -> Path:
-    """Write the dataset as a zip file, uncompressed as the chunks are, which hardly compress; the same one
-    always gives the same bytes.
+    """Write the dataset as a zip file, uncompressed because chunks hardly compress. Equal datasets give equal
+    bytes.
 
-    Raises UserError: code 2 when ``file`` exists and ``force`` is false or it has no folder, 3 when the
-    dataset does not verify, 1 when another one takes its place meanwhile.
+    Raises UserError: code 2 when ``file`` exists (and not ``force``) or its folder does not, 3 when the
+    dataset does not verify, 1 when it is replaced meanwhile.
     """
     if file.suffix.lower() != ".zip":
         raise UserError(f"expected a file ending in .zip, found {file}")
@@ -57,7 +57,7 @@ def pack(found: Dataset, base: Path, file: Path, *, force: bool = False, progres
 
 
 def complete(manifest: Mapping[str, Any]) -> list[str]:
-    """Every file of a dataset below ``data`` in the order of a commit: the marker is the last."""
+    """Return every file of a dataset below ``data`` in the order of a commit: the marker comes last."""
     return [
         *contents.files(contents.layouts_of(manifest)),
         "metadata.json",
@@ -67,10 +67,10 @@ def complete(manifest: Mapping[str, Any]) -> list[str]:
 
 
 class Opened:
-    """The files of a dataset that was opened under a root, in the order of a commit (``contents.Source``).
+    """The files of an opened dataset under a root, in the order of a commit (``contents.Source``).
 
-    They are read by their paths, and so could be another dataset's that was moved there meanwhile.
-    Raises UserError (code 1) if it was.
+    They are read by path. Raises UserError (code 1) if another dataset has been moved to that path since
+    opening.
     """
 
     def __init__(self, found: Dataset, base: Path):
@@ -91,7 +91,7 @@ class Opened:
 
 
 class Archive:
-    """The files of the one dataset in a zip file (``contents.Source``)."""
+    """The files of the single dataset in a zip file (``contents.Source``)."""
 
     def __init__(self, archive: zipfile.ZipFile, where: str, size: int):
         self.where, self._archive = where, archive
@@ -122,9 +122,9 @@ class Archive:
 
 
 def unpack(path: Path, base: Path, force: bool = False, progress: Progress = quiet) -> Dataset:
-    """The dataset in a zip file that ``pack`` wrote, under ``base`` and of the same id and hash.
+    """Unpack a dataset written by ``pack`` under ``base``, with the same id and hash.
 
-    Raises UserError: code 2 when there is no such file or the id is taken, 3 when anything is not right.
+    Raises UserError: code 2 when the file is missing or the id is taken, 3 when any check fails.
     """
     if not path.is_file():
         raise UserError(f"expected a zip file, found none at {path}")
@@ -143,15 +143,15 @@ def unpack(path: Path, base: Path, force: bool = False, progress: Progress = qui
 def receive(
     source: Source, manifest: dict[str, Any], base: Path, force: bool, progress: Progress = quiet
 ) -> Dataset:
-    """Copy what ``contents.accept`` has seen into a stage, verify every value, commit.
+    """Copy a source that ``contents.accept`` has checked into a stage, verify every value, commit.
 
-    A stage of the same manifest that was left by a kill is continued: files of the right size are kept, and
-    the values decide in the end.
+    A stage of the same manifest that a killed process left is continued: files of the right size are kept,
+    and verification decides at the end.
     """
     recipe = {"operation": "receive", "hash": manifest["hash"], "manifest": _identity(source)}
     names = contents.files(contents.layouts_of(manifest))
     with open_stage(manifest["id"], base) as stage:
-        stage.check(recipe, force, "another --root keeps both")  # it has the id that it was made with
+        stage.check(recipe, force, "another --root keeps both")  # a received dataset keeps its id
         stage.require_space(sum(source.sizes[name] for name in names))
         stage.begin(recipe, lambda data: None)
         for done, name in enumerate(names):
@@ -178,7 +178,7 @@ def _copy(source: Source, name: str, target: Path) -> None:
 
 
 def _verified(stage: Stage, manifest: dict[str, Any], where: str) -> None:
-    """Raises UserError (code 3), with an empty stage, unless every value is what the manifest says."""
+    """Discard the stage and raise UserError (code 3) unless every value agrees with the manifest."""
 
     def load(name: str) -> Any:
         return zarr.read_array(stage.data, name, ArrayLayout.from_json(manifest["arrays"][name]))
@@ -197,33 +197,33 @@ def _verified(stage: Stage, manifest: dict[str, Any], where: str) -> None:
 
 
 def push(found: Dataset, base: Path, url: str, force: bool = False, progress: Progress = quiet) -> None:
-    """Copy a verified dataset to a URL, under its id; an interrupted upload is continued.
+    """Verify a dataset and copy it to a URL, under its id; an interrupted upload is continued.
 
-    Raises UserError: code 2 when another dataset of this id is there and ``force`` is false, 3 when this one
-    does not verify, 1 when the place cannot be reached or another one takes this one's place meanwhile.
+    Raises UserError: code 2 when another dataset with this id exists there and ``force`` is false, 3 when
+    this one does not verify, 1 when the URL cannot be reached or the dataset is replaced meanwhile.
     """
     verify(found)
     remote.upload(Opened(found, base), found.manifest, url, force, progress)
 
 
 def pull(name: str, url: str, base: Path, force: bool = False, progress: Progress = quiet) -> Dataset:
-    """Copy a dataset from a URL, to be one under ``base`` when every value has been checked.
+    """Copy a dataset from a URL to ``base``; it becomes a dataset there once every value has been checked.
 
-    Raises UserError like ``unpack``, and with code 1 when the place cannot be reached.
+    Raises UserError like ``unpack``, and with code 1 when the URL cannot be reached.
     """
     source, manifest = remote.Place(url).named(name)
     return receive(source, manifest, base, force, progress)
 
 
 def outgoing(url: str) -> Path:
-    """The folder here in which datasets for a URL are made: under the user's own root, hidden."""
+    """Return the hidden local folder, under the user's default root, where datasets for a URL are made."""
     every = Path.home() / ".minari" / "datasets" / ".dom2data" / "outgoing"
     return every / manifests.digest(url.encode())[:16]
 
 
 @contextmanager
 def only_sender(here: Path) -> Iterator[None]:
-    """Raises UserError (code 1) when another process makes datasets for the same URL."""
+    """Hold the folder's lock. Raises UserError (code 1) if another process makes datasets for this URL."""
     here.mkdir(parents=True, exist_ok=True)
     otherwise = f"expected to be the only one who fills {here}, found another process; wait for it"
     with held(here / ".lock", otherwise):
@@ -231,6 +231,6 @@ def only_sender(here: Path) -> Iterator[None]:
 
 
 def deliver(dataset_id: str, here: Path, url: str, force: bool, progress: Progress = quiet) -> None:
-    """``push`` and remove the dataset here; it stays when the upload fails."""
+    """``push`` a dataset, then remove it here; it stays if the upload fails."""
     push(dataset.open(dataset_id, here), here, url, force, progress)
     shutil.rmtree(here / dataset_id)

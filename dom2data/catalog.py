@@ -1,4 +1,4 @@
-"""What there is under a root, read from the manifests alone."""
+"""List the datasets under a root, reading only their manifests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dom2data.store import remote
 
 
 def catalog(base: Path | str) -> tuple[list[dict[str, Any]], list[UserError]]:
-    """Summaries of the complete datasets under a folder or a URL, by id, and why others were refused."""
+    """Return summaries of the complete datasets under a folder or a URL, by id, and errors of the others."""
     if isinstance(base, str):
         manifests_there, refused = remote.manifests_of(base)
         return [summary(manifest, base) for manifest in manifests_there], refused
@@ -29,17 +29,17 @@ def catalog(base: Path | str) -> tuple[list[dict[str, Any]], list[UserError]]:
 
 
 def newest(base: Path) -> Dataset:
-    """The dataset written last, wherever it was made. Raises UserError when there is none."""
+    """Return the most recently written dataset, wherever it was made. Raises UserError if there is none."""
     for _, dataset_id in sorted(((_written(each, base), each) for each in ids.existing(base)), reverse=True):
         try:
             return open_dataset(dataset_id, base)
-        except UserError:  # not whole, or not one of ours
+        except UserError:  # incomplete, or not a dataset of this package
             continue
     raise UserError(f"expected a dataset under {base}, found none; `dom2data generate` makes one")
 
 
 def _written(dataset_id: str, base: Path) -> int:
-    """When a dataset's marker was written here, in ns: its manifest may come from elsewhere."""
+    """When a dataset's marker was written here, in ns; the manifest's date may come from another machine."""
     try:
         return (ids.directory(dataset_id, base) / manifests.MARKER).stat().st_mtime_ns
     except OSError:
@@ -47,7 +47,7 @@ def _written(dataset_id: str, base: Path) -> int:
 
 
 def summary(manifest: dict[str, Any], base: Path | str) -> dict[str, Any]:
-    """The JSON record that ``list`` and ``show`` print (documented in docs/format.md)."""
+    """Return the JSON record that ``list`` and ``show`` print (documented in docs/cli.md)."""
     env, quality = manifest["env"], manifest["quality"]
     mean, references = manifest["returns"]["team"]["mean"], manifest["references"]
     published = scores.PUBLISHED_RETURNS.get(env, {}).get(quality) if not manifest["parents"] else None

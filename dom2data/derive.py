@@ -1,8 +1,8 @@
-"""Datasets made of the episodes of others, and how to trace an episode back to where it was made.
+"""Derived datasets, made of episodes of others, and how to trace an episode to its origin.
 
 Every derived dataset records its parents as a chain of hashes, and for every episode its number in the parent
-(``parent_episode``). Where that is not the end of the chain, because a parent is derived itself or there are
-several, ``ancestor`` holds which of the ``ancestors`` it comes from, ``ancestor_episode`` its number there.
+(``parent_episode``). If a parent is derived itself, or if there are several, ``ancestor`` also holds which of
+the ``ancestors`` each episode comes from, and ``ancestor_episode`` its number there.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from dom2data.store.manifest import digest
 
 @dataclass(frozen=True)
 class Part:
-    """Ascending numbers of the episodes taken from one parent, and how they were chosen."""
+    """The episodes taken from one parent, as ascending numbers, and how they were chosen."""
 
     parent: Dataset
     chosen: Int64
@@ -44,7 +44,7 @@ class Part:
         return origins(self.parent)[self.chosen]
 
     def lineage(self) -> dict[str, Any]:
-        """What the manifest records of this parent."""
+        """Return what the manifest records about this parent."""
         manifest = self.parent.manifest
         return {
             "id": self.parent.id,
@@ -67,10 +67,10 @@ def derive(
     root: str | Path | None,
     force: bool,
 ) -> Dataset:
-    """Write the parts' episodes as dataset ``target``; ``order`` permutes them, part after part otherwise.
+    """Write the episodes of the concatenated parts, permuted by ``order``, as dataset ``target``.
 
-    Everything that is counted or summed is computed anew. Raises UserError when ``target`` is a parent's id,
-    and like ``generate``.
+    All counts and summaries are recomputed. Raises UserError when ``target`` is a parent's id, and like
+    ``generate``.
     """
     started = time.perf_counter()
     if target in (part.parent.id for part in parts):
@@ -92,7 +92,7 @@ def derive(
 
 
 def take(parent: Dataset, chosen: Int64) -> dict[str, NDArray[Any]]:
-    """The arrays of the episodes ``chosen``, one after another in that order."""
+    """Return the arrays of the episodes ``chosen``, concatenated in that order."""
     lengths = parent.lengths[chosen]
     steps = _ranges(parent.offsets[chosen], lengths)
     rows = _ranges(parent.offsets[chosen] + chosen, lengths + 1)  # observations have T+1 rows per episode
@@ -108,18 +108,18 @@ def take(parent: Dataset, chosen: Int64) -> dict[str, NDArray[Any]]:
 
 
 def ancestors(manifest: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The ends of a dataset's lineage, depth first: those that are not derived themselves.
+    """Return the datasets at the ends of the lineage, those not derived themselves, depth first.
 
-    A dataset without parents is its own. Each has ``id``, ``recipe`` and ``episodes``.
+    A dataset without parents is its own ancestor. Each has ``id``, ``recipe`` and ``episodes``.
     """
     parents = manifest["parents"]
     return [end for parent in parents for end in ancestors(parent)] if parents else [manifest]
 
 
 def origins(dataset: Dataset) -> Int64:
-    """[episodes, 2]: the number of an ancestor, and that of the episode in it.
+    """Return [episodes, 2]: the number of each episode's ancestor, and its episode number in there.
 
-    Raises UserError (code 3) for a chain of subsets that was written without it.
+    Raises UserError (code 3) for a chain of subsets that was written without these numbers.
     """
     parents, arrays = dataset.manifest["parents"], dataset.manifest["arrays"]
     if "ancestor_episode" in arrays:
@@ -144,9 +144,9 @@ def _origins(parts: Sequence[Part]) -> Int64:
 
 
 def _sources(parents: Sequence[Dataset]) -> tuple[list[str], list[Int64], dict[str, Any]]:
-    """Names of the policies, for each parent the new number of each of its own, and what is known of each.
+    """Return the names of the policies, the new numbers of each parent's policies, and their known facts.
 
-    Two policies of one name that are not known to be the same one keep their parent's id as a surname.
+    Policies that share a name but are not known to be the same get their parent's id appended.
     """
     names: list[str] = []
     numbers: list[Int64] = []
@@ -163,8 +163,8 @@ def _sources(parents: Sequence[Dataset]) -> tuple[list[str], list[Int64], dict[s
             mine[name] = label
         names += [label for name, label in mine.items() if name in own and label not in names]
         policies |= {mine[name]: facts for name, facts in known.items()}
-        count = max(len(own), int(parent.array("source").max()) + 1)  # made elsewhere: numbers without names
-        if len(parents) > 1:  # ... which must not become another parent's
+        count = max(len(own), int(parent.array("source").max()) + 1)  # imported data: numbers without names
+        if len(parents) > 1:  # ... that must not be confused with another parent's
             nameless = [f"source {i}@{parent.id}" for i in range(len(own), count)]
             own, mine = [*own, *nameless], mine | {name: name for name in nameless}
             names += nameless
@@ -174,8 +174,8 @@ def _sources(parents: Sequence[Dataset]) -> tuple[list[str], list[Int64], dict[s
 
 
 def _known(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """What is known of each policy by its name among the sources: a generated replay buffer, whose source is
-    ``replay``, has the facts of its training under ``medium``, the checkpoint that it ended with."""
+    """Return the facts about each policy, by its name among the sources. A generated replay buffer has the
+    source ``replay``, but its facts under ``medium``, the checkpoint that its training ended with."""
     known, own = dict(manifest.get("policies", {})), manifest.get("sources", [])
     if "replay" in own and "replay" not in known and "medium" not in own and "medium" in known:
         known["replay"] = known.pop("medium")
@@ -183,7 +183,7 @@ def _known(manifest: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _joined(taken: Sequence[dict[str, NDArray[Any]]], order: Int64) -> dict[str, NDArray[Any]]:
-    """The parts' arrays as one, episodes permuted by ``order``."""
+    """Concatenate the parts' arrays and permute the episodes by ``order``."""
     lengths = np.concatenate([np.diff(arrays["offsets"]) for arrays in taken])
     starts = np.cumsum(lengths) - lengths
     steps = _ranges(starts[order], lengths[order])
@@ -198,6 +198,6 @@ def _joined(taken: Sequence[dict[str, NDArray[Any]]], order: Int64) -> dict[str,
 
 
 def _ranges(starts: Int64, lengths: Int64) -> Int64:
-    """start, start+1, ..., start+length-1 of every pair, concatenated."""
+    """Return start, start+1, ..., start+length-1 for every pair, concatenated."""
     ends = np.cumsum(lengths)
     return np.repeat(starts - (ends - lengths), lengths) + np.arange(ends[-1])

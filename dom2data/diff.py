@@ -1,4 +1,4 @@
-"""How two datasets differ: schema, recipe, returns, every dimension, and whether they share episodes."""
+"""Compare two datasets: schema, recipe, returns, every dimension, and whether they share episodes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from dom2data.look.coverage import sampled
 from dom2data.spec import differences
 
 ROWS = 100_000
-"""Rows compared of each dimension, so that a million take seconds."""
+"""Largest number of rows compared per dimension, so that a million take seconds."""
 
 
 def diff(one: Dataset, other: Dataset) -> dict[str, Any]:
-    """JSON values, documented in docs/cli.md: differences as (name, one's, the other's), and their sizes.
+    """Return the comparison as JSON values (docs/cli.md): differences are [name, in ``one``, in ``other``].
 
     Distributions are compared by the Kolmogorov-Smirnov statistic (the largest gap between the two
     distribution functions, 0 to 1) and the Wasserstein-1 distance (in the quantity's own unit).
@@ -44,12 +44,12 @@ def diff(one: Dataset, other: Dataset) -> dict[str, Any]:
 
 
 def changes(one: dict[str, Any], other: dict[str, Any]) -> list[list[Any]]:
-    """``differences`` as JSON."""
+    """Return ``differences`` as JSON."""
     return [list(found) for found in differences(one, other)]
 
 
 def apart(one: NDArray[Any], other: NDArray[Any]) -> dict[str, Any]:
-    """Means and standard deviations of two samples, and how far apart their distributions are."""
+    """Return the means and standard deviations of two samples, and the distances of their distributions."""
     from scipy.stats import ks_2samp, wasserstein_distance
 
     x, y = one.astype(np.float64), other.astype(np.float64)
@@ -62,14 +62,14 @@ def apart(one: NDArray[Any], other: NDArray[Any]) -> dict[str, Any]:
 
 
 def rows(values: NDArray[Any]) -> NDArray[Any]:
-    """At most ``ROWS``, drawn the same way each time; every k-th would be of a few times of the episodes."""
+    """Draw at most ``ROWS`` rows, always the same; every k-th row would hit only some times in episodes."""
     return values[sampled(len(values), ROWS, np.random.default_rng(0))]
 
 
 def drift(one: Dataset, other: Dataset, name: str) -> list[dict[str, Any]]:
-    """``apart`` for every agent and dimension of an array, the largest KS first; none where shapes differ.
+    """Return ``apart`` for every agent and dimension of an array, largest KS first; empty if shapes differ.
 
-    Dimensions that only pad an agent's observation to the widest are left out.
+    Padding of narrower observations is left out.
     """
     x, y = (rows(each.array(name)) for each in (one, other))
     if x.shape[1:] != y.shape[1:]:
@@ -85,9 +85,9 @@ def drift(one: Dataset, other: Dataset, name: str) -> list[dict[str, Any]]:
 
 
 def shared(one: Dataset, other: Dataset) -> dict[str, Any]:
-    """How many episodes of each are in the other, whole or by their first observation (the same seed).
+    """Count each dataset's episodes that are in the other: whole, or by first observation (the same seed).
 
-    Above zero, neither can be the test of what was trained on the other.
+    Above zero, neither dataset is a fair test for a policy trained on the other.
     """
     wholes = [fingerprints(each, whole=True) for each in (one, other)]
     starts = [fingerprints(each, whole=False) for each in (one, other)]
@@ -98,7 +98,7 @@ def shared(one: Dataset, other: Dataset) -> dict[str, Any]:
 
 
 def fingerprints(dataset: Dataset, whole: bool) -> list[bytes]:
-    """A hash for every episode: of its observations and actions, or of its first observation alone."""
+    """Return a hash per episode: of its observations and actions, or of its first observation alone."""
     obs, actions = (np.ascontiguousarray(dataset.array(name)) for name in ("observations", "actions"))
     found = []
     for i, (start, stop) in enumerate(zip(dataset.offsets[:-1], dataset.offsets[1:], strict=True)):

@@ -1,4 +1,4 @@
-"""Episodes of several datasets in a given ratio, as a dataset of its own with its lineage."""
+"""Mixing: episodes of several datasets in a given ratio, as a new dataset that records its lineage."""
 
 from __future__ import annotations
 
@@ -28,14 +28,13 @@ def mix(
     root: str | Path | None = None,
     force: bool = False,
 ) -> Dataset:
-    """Whole episodes of ``parents`` drawn by ``seed``, in proportion to ``ratio`` (of any sum).
+    """Mix whole episodes of ``parents``, drawn by ``seed``, in proportion to ``ratio`` (with any sum).
 
-    ``episodes`` is their number in all. With ``steps`` the ratio holds between steps: each parent gives
-    episodes until its share is reached. With neither, the mixture is the largest in which no episode is there
-    twice. The arrays ``parent`` and ``parent_episode`` say where each came from; any beginning of the mixture
-    holds nearly the ratio.
-    Raises UserError for other than two or more parents of one environment, a ratio that is not positive,
-    more than a parent has, or parents with episodes in common that were drawn from both.
+    ``episodes`` is the total number. With ``steps`` the ratio applies to steps: each parent contributes
+    episodes until its share is reached. With neither, the mixture is as large as possible without repeating
+    an episode. The arrays ``parent`` and ``parent_episode`` record where each episode came from. Every prefix
+    of the mixture has nearly the requested ratio. Raises UserError for fewer than two parents, different
+    environments, a ratio that is not positive, more than a parent has, or an episode drawn from two parents.
     """
     _check(parents, ratio, episodes, steps, seed)
     shuffled = [
@@ -95,8 +94,8 @@ def _check(
 
 
 def _require_once(parts: Sequence[Part]) -> None:
-    """Raises UserError where one parent was made of another's episodes, or two of a third's, and an episode
-    was drawn from both."""
+    """Raises UserError if an episode was drawn from two parents, one of which is derived from the other, or
+    both from a third dataset."""
     known: dict[str, int] = {}
     drawn: list[Int64] = []
     for part in parts:
@@ -112,7 +111,7 @@ def _require_once(parts: Sequence[Part]) -> None:
 
 
 def _counts(have: Sequence[int], ratio: Sequence[float], episodes: int | None) -> tuple[int, ...]:
-    """How many episodes of each parent; without a number in all, as many as there are."""
+    """Return the number of episodes per parent; without a total number, the most that the ratio allows."""
     if episodes is not None:
         return share(ratio, 0, episodes)
     total = int(min(n * sum(ratio) / weight for n, weight in zip(have, ratio, strict=True)) + 1e-9)
@@ -122,13 +121,13 @@ def _counts(have: Sequence[int], ratio: Sequence[float], episodes: int | None) -
 
 
 def _until(parent: Dataset, order: Int64, steps: int) -> int:
-    """How many episodes in this order hold so many steps; one more than there are where all are too few."""
+    """Return how many episodes, in this order, reach ``steps``; one more than exist if all are too few."""
     ends: NDArray[np.int64] = np.cumsum(parent.lengths[order])
     return int(np.searchsorted(ends, steps)) + 1
 
 
 def default_id(parents: Sequence[Dataset], weights: Sequence[float], seed: int) -> str:
-    """``dom2/tag-mix-medium70-expert30-v0`` of 0.7 ``tag-medium`` and 0.3 ``tag-expert``."""
+    """Return ``dom2/tag-mix-medium70-expert30-v0`` for 0.7 ``tag-medium`` and 0.3 ``tag-expert``."""
     env = ids.split(parents[0].spec.env_id)[1]
     shorts = [ids.split(parent.id)[1].removeprefix(f"{env}-") for parent in parents]
     percents = [f"{100 * weight:.4g}".replace(".", "p").replace("-", "m") for weight in weights]

@@ -25,11 +25,11 @@ from dom2data.store.layout import block_episodes
 
 @dataclass(frozen=True)
 class Cohort:
-    """Episodes of a generated dataset that were the rows of one environment, reset with one seed."""
+    """Episodes of a generated dataset: the rows of one environment, reset with one seed."""
 
     env: str
     episodes: Int64
-    """of each row [E]; a number may be beyond the last one that was kept"""
+    """number of each row's episode [E]; may exceed the last one that was kept"""
     seed: np.random.SeedSequence
 
 
@@ -46,12 +46,12 @@ class Replayed:
 
 
 def replay(dataset: Dataset, share: float, env: str | None = None) -> Replayed:
-    """Play at least this share of the episodes again: whole cohorts, the same ones each time.
+    """Replay at least this share of the episodes, in whole cohorts, the same ones each time.
 
-    ``env`` is the name, ``module:make``, that a user gives to the environment that the data are of; the name
-    in the data runs only code that has been named before. Raises UserError: code 2 for such a name with data
-    of ours; 3 when the dataset cannot be replayed (code not named; data made elsewhere; another environment
-    than the one here), or when an episode's length is not the environment's.
+    ``env``, ``module:make``, names a user's own environment; without it, code runs only if the user has named
+    it before. Raises UserError: code 2 if ``env`` is given for data of a built-in environment; code 3 when the
+    dataset cannot be replayed (code not named; imported data; another version of the environment), or when an
+    episode's length is not possible in the environment.
     """
     if not 0.0 < share <= 1.0:
         raise UserError(f"expected to replay a share in (0%, 100%], found {100 * share:g}%")
@@ -77,7 +77,7 @@ def replay(dataset: Dataset, share: float, env: str | None = None) -> Replayed:
 
 
 def cohort_of(dataset: Dataset, episode: int) -> tuple[Cohort, int]:
-    """The cohort that an episode was recorded in, and its row. Raises UserError (code 3) like ``replay``."""
+    """Return an episode's cohort and its row in there. Raises UserError (code 3) like ``replay``."""
     for cohort, episodes, rows in cohorts(dataset):
         if episode in episodes:
             return cohort, int(rows[episodes == episode][0])
@@ -85,7 +85,7 @@ def cohort_of(dataset: Dataset, episode: int) -> tuple[Cohort, int]:
 
 
 def cohorts(dataset: Dataset, env: str | None = None) -> list[tuple[Cohort, Int64, Int64]]:
-    """Every cohort that the dataset has episodes of, which, and the row of each."""
+    """Return every cohort of which the dataset has episodes, the numbers of these, and the row of each."""
     origin, found = origins(dataset), []
     for number, ancestor in enumerate(ancestors(dataset.manifest)):
         mine = np.flatnonzero(origin[:, 0] == number)
@@ -104,7 +104,7 @@ def cohorts(dataset: Dataset, env: str | None = None) -> list[tuple[Cohort, Int6
 
 
 def _made_of(dataset: Dataset, ancestor: Mapping[str, Any], env: str | None) -> Iterator[Cohort]:
-    """The cohorts that a generated dataset was made of, by its recipe; together they have every number."""
+    """Yield the cohorts of a generated dataset, derived from its recipe; together they have every episode."""
     recipe, episodes = ancestor["recipe"] or {}, ancestor["episodes"]
     name = _environment(dataset, ancestor["id"], recipe, env)
     if recipes.quality(recipe["quality"]).replay:

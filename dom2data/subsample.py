@@ -1,4 +1,4 @@
-"""A part of a dataset's episodes as a dataset of its own, with its lineage."""
+"""Subsampling: some of a dataset's episodes as a new dataset that records its lineage."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from dom2data.errors import UserError
 from dom2data.recipes import UNIFORM
 
 STRATA = 10
-"""Groups of equal size, by return, within each policy's episodes."""
+"""Number of equally large groups, by return, that each policy's episodes are divided into."""
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which episodes to keep: first by policy, then by return, then a share or a number drawn of the rest."""
+    """Which episodes to keep: filter by policy, then by return, then draw some of the remaining ones."""
 
     fraction: float | None = None
-    """share of what is left, in (0, 1]"""
+    """fraction of the remaining episodes, in (0, 1]"""
     episodes: int | None = None
-    """number of episodes; with neither, all that is left"""
+    """number of episodes; without this and ``fraction``, all remaining ones"""
     quality: str | None = None
     """the name of a policy in the manifest's ``sources``"""
     returns: str | None = None
-    """``LOW:HIGH``, both included: team returns, or quantiles of what is left, such as ``90%:100%``"""
+    """``LOW:HIGH``, both included: team returns, or quantiles of the remaining ones, such as ``90%:100%``"""
     stratified: bool = False
-    """draw the same share of every policy's episodes and of every tenth of their returns"""
+    """draw the same fraction of each policy and of each decile of its returns"""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -57,12 +57,12 @@ class Selection:
             raise UserError(f"expected a --seed of 0 or more, found {self.seed}")
 
     def to_json(self) -> dict[str, Any]:
-        """What was asked for, and the seed; it enters the recipe, so what is not said stays out."""
+        """Return the seed and the options that are set. They enter the recipe, so unset ones stay out."""
         said = {name: value for name, value in dataclasses.asdict(self).items() if value}
         return said | {"seed": self.seed}
 
     def candidates(self, parent: Dataset) -> Int64:
-        """Ascending numbers of the episodes that policy and return admit. Raises UserError when none is."""
+        """Return ascending numbers of the episodes that pass both filters. Raises UserError if none does."""
         kept = np.ones(parent.n_episodes, bool)
         if self.quality is not None:
             names = parent.manifest.get("sources", [])
@@ -84,7 +84,7 @@ class Selection:
         return np.flatnonzero(kept)
 
     def indices(self, parent: Dataset) -> Int64:
-        """Ascending numbers of the episodes kept. Raises UserError like ``candidates``."""
+        """Return ascending numbers of the episodes to keep. Raises UserError if there are too few of them."""
         found = self.candidates(parent)
         if self.episodes is not None and self.episodes > len(found):
             raise UserError(
@@ -100,7 +100,7 @@ class Selection:
 
 
 def bounds(text: str, returns: Any) -> tuple[float, float]:
-    """(low, high) of ``LOW:HIGH``, one of which may be left out; ``%`` marks a quantile of ``returns``.
+    """Parse ``LOW:HIGH`` as (low, high); either may be omitted; ``%`` marks a quantile of ``returns``.
 
     Raises UserError for anything else.
     """
@@ -120,12 +120,12 @@ def bounds(text: str, returns: Any) -> tuple[float, float]:
 
 
 def _drawn(episodes: int, count: int, seed: int) -> Int64:
-    """With one seed, fewer are a part of more."""
+    """Draw episode numbers; for the same seed, a smaller draw is a subset of a larger one."""
     return np.sort(np.random.default_rng(np.random.SeedSequence(seed)).permutation(episodes)[:count])
 
 
 def _strata(source: Int64, returns: Any) -> Int64:
-    """A group for every episode: its policy, and the tenth of that policy's episodes its return lies in."""
+    """Return each episode's group: its policy, and the decile of its return among that policy's episodes."""
     strata = np.zeros(len(source), np.int64)
     for number in np.unique(source):
         mine = np.flatnonzero(source == number)
@@ -135,9 +135,9 @@ def _strata(source: Int64, returns: Any) -> Int64:
 
 
 def _stratified(strata: Int64, count: int, seed: int) -> Int64:
-    """Ascending places of ``count`` episodes, each group's share exact to one episode.
+    """Return ascending positions of ``count`` episodes, proportional per group up to one episode.
 
-    Groups are laid one after another, each shuffled, and every (len / count)-th is taken.
+    The shuffled groups are concatenated, and every (len / count)-th episode is taken.
     """
     shuffled = np.random.default_rng(np.random.SeedSequence(seed)).permutation(len(strata))
     line = shuffled[np.argsort(strata[shuffled], kind="stable")]
@@ -146,7 +146,7 @@ def _stratified(strata: Int64, count: int, seed: int) -> Int64:
 
 
 def default_id(parent: str, selection: Selection) -> str:
-    """``dom2/tag-medium-5pct-v0`` of ``dom2/tag-medium-v0``; what else was asked for is named, too."""
+    """Return an id that names every option set: ``dom2/tag-medium-5pct-v0`` for ``dom2/tag-medium-v0``."""
     space, name, version = ids.split(parent)
     words = [name]
     if selection.quality is not None:
@@ -178,11 +178,10 @@ def subsample(
     root: str | Path | None = None,
     force: bool = False,
 ) -> Dataset:
-    """Keep whole episodes of ``parent``, in their order: a ``fraction`` by ``seed``, or a ``selection``.
+    """Keep whole episodes of ``parent``, in order: a ``fraction`` drawn by ``seed``, or a ``selection``.
 
     The array ``parent_episode`` [episodes] holds their numbers in the parent.
-    Raises ValueError for both, and UserError like ``Selection`` and ``generate``; the parent is never its own
-    target.
+    Raises ValueError when both are given, and UserError like ``Selection``, ``derive`` and ``generate``.
     """
     if selection is not None and (fraction is not None or seed):
         raise ValueError(

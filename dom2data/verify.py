@@ -1,4 +1,4 @@
-"""Is this dataset what it says it is? Each check is a function that returns its first finding, or None."""
+"""Check that a dataset is what it claims to be. Each check returns its first finding, or None."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Arrays = Mapping[str, NDArray[Any]]
 
 
 def verify(dataset: Dataset) -> list[str]:
-    """The names of the checks passed. Raises UserError (code 3) with the first finding."""
+    """Run all checks; return their names. Raises UserError (code 3) with the first finding."""
     for name, check in CHECKS.items():
         finding = check(dataset)
         if finding is not None:
@@ -30,13 +30,13 @@ def verify(dataset: Dataset) -> list[str]:
 
 
 def files(data: Path, manifest: Mapping[str, Any]) -> str | None:
-    """The quick look, at no content: every chunk has its file, and together they have the size noted."""
+    """Quick check without reading: every chunk has its file, and the total size is the one recorded."""
     for name, entry in manifest["arrays"].items():
         array = ArrayLayout.from_json(entry)
         for chunk in range(array.n_chunks):
             if not (data / chunk_file(name, array, chunk)).is_file():
                 return f"array {name!r}, chunk {chunk}: expected its file, found none"
-    added = {manifests.FILE, manifests.MARKER, minari.FILE}  # after the size was taken
+    added = {manifests.FILE, manifests.MARKER, minari.FILE}  # written after the size was measured
     size = sum(file.stat().st_size for file in data.rglob("*") if file.is_file() and file.name not in added)
     return (
         None if size == manifest["size_bytes"] else f"expected {manifest['size_bytes']} bytes, found {size}"
@@ -44,7 +44,7 @@ def files(data: Path, manifest: Mapping[str, Any]) -> str | None:
 
 
 def structure(dataset: Dataset) -> str | None:
-    """Every array is there, with the shape that the numbers of steps and episodes call for."""
+    """Check that every array exists, with the shape implied by the numbers of steps and episodes."""
     if not 1 <= dataset.n_episodes <= len(dataset):
         return f"expected steps and episodes, found {len(dataset)} and {dataset.n_episodes}"
     block = dataset.manifest["arrays"].get("returns", {}).get("chunk_rows", 1)
@@ -58,7 +58,7 @@ def structure(dataset: Dataset) -> str | None:
 
 
 def hashes(dataset: Dataset) -> str | None:
-    """The values have the hashes of the manifest, and these the content hash."""
+    """Check that the values have the manifest's hashes, and that these give the content hash."""
     arrays = dataset.manifest["arrays"]
     for name, entry in arrays.items():
         array = ArrayLayout.from_json(entry)
@@ -73,7 +73,7 @@ def hashes(dataset: Dataset) -> str | None:
 
 
 def episodes(spec: EnvSpec, arrays: Arrays) -> str | None:
-    """Offsets run from 0 to the number of steps; episodes fit the horizon and ended somehow."""
+    """Check that offsets run from 0 to the number of steps, and episodes fit the horizon and have ended."""
     offsets, lengths, steps = arrays["offsets"], np.diff(arrays["offsets"]), len(arrays["actions"])
     if offsets[0] != 0 or offsets[-1] != steps:
         return f"expected offsets from 0 to {steps}, found {offsets[0]} to {offsets[-1]}"
@@ -87,7 +87,7 @@ def episodes(spec: EnvSpec, arrays: Arrays) -> str | None:
 
 
 def values(spec: EnvSpec, arrays: Arrays) -> str | None:
-    """Everything is finite, and actions are inside their bounds."""
+    """Check that all values are finite, and that actions are within their bounds."""
     for name in ("observations", "actions", "rewards", "returns", "agent_returns"):
         finite = np.isfinite(arrays.get(name, 0))
         if not finite.all():
@@ -100,7 +100,7 @@ def values(spec: EnvSpec, arrays: Arrays) -> str | None:
 
 
 def returns(dataset: Dataset) -> str | None:
-    """Stored returns are the sums of the rewards, and the manifest's summary is that of the returns."""
+    """Check that stored returns are the sums of the rewards, and that the manifest's summary agrees."""
     team, agents = stats.episode_returns(dataset.spec, dataset.array("rewards"), dataset.offsets[:-1])
     for name, expected in (("returns", team), ("agent_returns", agents)):
         wrong = np.argwhere(dataset.array(name) != expected)
@@ -112,7 +112,7 @@ def returns(dataset: Dataset) -> str | None:
 
 
 def lineage(dataset: Dataset) -> str | None:
-    """Every episode comes from the episode of a parent that the manifest's lineage says it comes from."""
+    """Check that every episode's parent and number there agree with the lineage in the manifest."""
     parents, arrays = dataset.manifest["parents"], dataset.manifest["arrays"]
     if not parents:
         return None

@@ -1,13 +1,13 @@
-"""Train behaviour policies from nothing: the medium and expert checkpoints, before them a prey if asked for.
+"""Train behaviour policies from scratch: the medium and expert checkpoints, and a new prey if requested.
 
-1. Prey: predators and prey learn together; the prey is frozen at the first evaluation at which it stays in
-   the arena and uniformly acting predators earn no more than the published random level.
+1. Prey: predators and prey learn together; the prey is frozen at the first evaluation in which it rarely
+   ends outside the arena and uniformly acting predators earn at most the published random level.
 2. Learners: new agents learn against that prey, or the shipped one. Medium is the first evaluation that
-   reaches the medium level; expert is the best evaluation up to the last step. The medium level is the
-   published one; where there is none, it lies 30 % of the way from random to expert, as in the published
-   data of spread.
+   reaches the medium level; expert is the best evaluation of the whole training. The medium level is the
+   published one; without one, it lies 30 % of the way from random to expert, as in the published data of
+   spread.
 
-All evaluations act with the noise that data are collected with, because that is the policy that gets written.
+The learners' evaluations use the same action noise as data collection, because that policy is the one stored.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ from dom2data.spec import Progress, VectorEnv, quiet
 from dom2data.training import Checkpoint, Recipe, Training, evaluate, recipe
 
 MEDIUM = 0.3
-"""Where medium lies between random and expert, if no data were ever published."""
+"""Position of medium between random and expert, if there is no published level."""
 SAVE_SECONDS = 60.0
-"""Between two saved states; a kill costs at most so much."""
+"""Time between two saved states, and about the most that a kill can lose."""
 STATE, PREY = "training.pt", "prey.json"
-"""Files of a training that is not finished."""
+"""Files of an unfinished training run."""
 
 
 def begin(name: str, seed: int, prey: Actor | None = None) -> Training:
-    """Fresh learners in their environment."""
+    """Return a training with fresh learners in their environment."""
     how = recipe(name)
     env = envs.make(how.critics_see or name, how.num_envs, prey=prey)
     return Training(env, how, seed, envs.spec(name).obs_dim if how.critics_see else env.spec.obs_dim)
 
 
 def medium_level(name: str, folder: Path = zoo.FOLDER) -> float | None:
-    """The return at which a policy is medium: the published one, else that of a folder of checkpoints."""
+    """Return the medium level: the published return, else the one recorded in a folder of checkpoints."""
     if name in scores.PUBLISHED_RETURNS:
         return scores.PUBLISHED_RETURNS[name]["medium"][0]
     try:
@@ -69,9 +69,9 @@ def replay_buffer(
 ) -> tuple[Rows, Checkpoint]:
     """Train against the shipped prey until the medium level is reached.
 
-    Returns all episodes till then in the order collected, and the policy that reached the level. The same
-    call continues, bit for bit, from the file ``state`` that an interrupted one left.
-    Raises UserError when training ends below that level, or where no level is known.
+    Returns all episodes so far in the order of collection, and the policy that reached the level. Repeating
+    the call continues, bit for bit, from the file ``state`` that an interrupted call left.
+    Raises UserError when training ends below the level, or when no level is known.
     """
     level = medium_level(name, folder)
     if level is None:
@@ -96,11 +96,11 @@ def replay_buffer(
 def train(
     name: str, seed: int, out: Path, progress: Progress = quiet, new_prey: bool = False
 ) -> dict[str, Any]:
-    """Medium and expert from nothing into ``out``, laid out like the shipped zoo; returns its entry.
+    """Train medium and expert from scratch into ``out``, laid out like the shipped zoo; return its entry.
 
-    The same call continues, bit for bit, what an interrupted one left in ``out``. ``new_prey`` trains a prey
-    first and the policies against it: another environment than the one that ``envs.make`` gives by default.
-    Raises UserError when the medium level is not reached.
+    Repeating the call continues, bit for bit, what an interrupted call left in ``out``. ``new_prey`` first
+    trains a prey to train against; this is not the environment that ``envs.make`` gives by default.
+    Raises UserError when the medium level is not reached, or the expert is no better than uniform actions.
     """
     how = recipe(name)
     out.mkdir(parents=True, exist_ok=True)
@@ -143,7 +143,7 @@ def train(
 def the_prey(
     name: str, how: Recipe, seed: int, out: Path, progress: Progress
 ) -> tuple[Actor, dict[str, Any]]:
-    """The prey in ``out``, trained now if it is not there, and what the zoo says of it."""
+    """Return the prey in ``out``, training it if it does not exist, and its zoo entry."""
     assert how.prey is not None
     noted = out / PREY
     if not noted.exists():
@@ -164,8 +164,8 @@ def learn(
 ) -> list[Checkpoint]:
     """Train to the medium ``level`` or to the end, saving the state every minute.
 
-    Returns the checkpoints that improved on all earlier ones: medium is the first of them at the level,
-    expert the last. Raises UserError when the level is not reached, or nothing was learned.
+    Returns the checkpoints that improved on all earlier ones: medium is the first of them to reach the level,
+    expert the last. Raises UserError when the level is not reached, or when there was no evaluation.
     """
     candidates = restore(training, state) if state is not None and state.exists() else []
     saved = time.monotonic()
@@ -196,14 +196,14 @@ def learn(
 
 
 def save(training: Training, candidates: list[Checkpoint], file: Path) -> None:
-    """Write the state so that the file is either the old or the new one."""
+    """Write the state atomically: the file is either the old or the new one."""
     chosen = [c.summary | {"actor": c.actor.state_dict()} for c in candidates]
     with replacing(file) as partial:
         save_state({"training": training.state_dict(), "candidates": chosen}, partial)
 
 
 def restore(training: Training, file: Path) -> list[Checkpoint]:
-    """Continue from a saved state; returns the candidates that it holds."""
+    """Restore a saved state; return the candidates in it."""
     state = torch.load(file, weights_only=True)
     training.load_state_dict(state["training"])
     candidates = []
@@ -215,7 +215,7 @@ def restore(training: Training, file: Path) -> list[Checkpoint]:
 
 
 def references(env: VectorEnv, expert: Policy, episodes: int, seed: int) -> dict[str, float]:
-    """Mean team returns of uniform actions and of the expert, on episodes that no choice was made with."""
+    """Return mean team returns of uniform actions and of the expert, on episodes not used for selection."""
     spec = env.spec
     named: dict[str, Policy] = {
         "random": Uniform(spec.act_dim, spec.act_low, spec.act_high),
@@ -229,7 +229,7 @@ def references(env: VectorEnv, expert: Policy, episodes: int, seed: int) -> dict
 
 @one_thread()
 def measure(name: str, episodes: int | None, seed: int, folder: Path = zoo.FOLDER) -> dict[str, float]:
-    """``references`` of the shipped expert, or that of a folder, in the standard environment.
+    """Return ``references`` for the expert of a folder [the shipped one], in the standard environment.
 
     Raises UserError like ``recipes.require_prey``.
     """
@@ -241,7 +241,7 @@ def measure(name: str, episodes: int | None, seed: int, folder: Path = zoo.FOLDE
 
 
 def store(actor: Actor, out: Path, stem: str, facts: dict[str, Any]) -> dict[str, Any]:
-    """Save a checkpoint and return what the zoo says of it."""
+    """Save a checkpoint and return its zoo entry."""
     file = out / f"{stem}.safetensors"
     save_actor(actor, file)
     return facts | {"file": file.name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}

@@ -1,4 +1,4 @@
-"""Train the prey of tag and world, which is afterwards frozen and part of the environment."""
+"""Train the prey of tag and world, which is then frozen and becomes part of the environment."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from dom2data.spec import EnvSpec, Float32, Progress, Step, quiet
 
 @dataclass(frozen=True)
 class PreyRecipe:
-    """Joint training of predators and prey, and the rule that picks the prey.
+    """Hyper-parameters of the joint training of predators and prey, and of the choice of the prey.
 
-    Left to its own reward a fast prey learns to leave the arena, where nobody can catch it and nothing can be
-    learned from chasing it; ``penalty`` is what the training adds so that it flees within.
+    With its own reward alone, a fast prey learns to leave the arena, where it cannot be caught and chasing it
+    teaches nothing. ``penalty`` is added in training so that the prey flees inside the arena.
     """
 
     predators: td3.Config = field(default_factory=td3.Config)
     prey: td3.Config = field(default_factory=lambda: td3.Config(lr=1e-3))
     steps: int = 300_000
-    """Environment steps after which the search for a prey gives up."""
+    """Environment steps after which the search for a prey is given up."""
     num_envs: int = 200
     penalty: float = 2.0
-    """Reward lost per unit that a coordinate is beyond ``edge``, on top of the environment's own."""
+    """Reward lost per unit by which a coordinate exceeds ``edge``, besides the environment's penalty."""
     edge: float = 0.9
     evaluation_episodes: int = 1000
     outside: float = 0.2
-    """Largest fraction of episodes that may end with the prey outside the arena."""
+    """Largest allowed fraction of episodes that end with the prey outside the arena."""
 
 
 class Joint:
-    """Tag or world with the prey as one more learning agent, its observation padded with zeros."""
+    """Tag or world with the prey as an additional learning agent; its observation is padded with zeros."""
 
     def __init__(self, env: ParticleEnv):
         self.env, self.num_envs = env, env.num_envs
@@ -78,9 +78,8 @@ class Team:
 def train_prey(
     name: str, how: PreyRecipe, seed: int, progress: Progress = quiet
 ) -> tuple[Actor, dict[str, Any]]:
-    """The first prey that keeps to the arena and to the published random level; and what it was found at.
-
-    Raises UserError when none is found within ``how.steps``.
+    """Train until a prey rarely ends outside the arena and uniform predators earn at most the published
+    random level. Return it with facts about its training. Raises UserError if none is found in ``how.steps``.
     """
     inner = envs.unguarded(name, how.num_envs)
     env = Joint(inner)
@@ -118,7 +117,7 @@ def train_prey(
 
 
 def probe(env: Joint, actor: Actor, how: PreyRecipe, seed: int) -> tuple[float, float]:
-    """Mean return of uniform predators against this prey, and how often it ends outside the arena."""
+    """Return the mean return of uniform predators against a prey, and how often it ends outside the arena."""
     n, act_dim = env.env.spec.n_agents, env.spec.act_dim
     team = Team(Uniform(act_dim), actor, n)
     act = acting(team, torch.Generator().manual_seed(seed))
@@ -131,5 +130,5 @@ def probe(env: Joint, actor: Actor, how: PreyRecipe, seed: int) -> tuple[float, 
 
 
 def narrow(batch: td3.Transitions, obs_dim: int) -> td3.Transitions:
-    """The transitions with the first ``obs_dim`` numbers of each observation."""
+    """Return the transitions with only the first ``obs_dim`` entries of each observation."""
     return batch._replace(obs=batch.obs[..., :obs_dim], next_obs=batch.next_obs[..., :obs_dim])

@@ -1,4 +1,4 @@
-"""Behaviour policies trained here instead of shipped, in a folder that is either complete or absent."""
+"""Train behaviour policies locally, into a folder that is either complete or absent."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def train(
     force: bool = False,
     new_prey: bool = False,
 ) -> dict[str, Any]:
-    """Behaviour policies from nothing, into a folder that appears when all of them are there.
+    """Train behaviour policies from scratch; the folder ``out`` appears once all of them are complete.
 
-    With ``new_prey`` they are trained against a prey of their own, and are of use with no other.
-    What an interrupted call left in ``<out>.partial`` is continued when it was begun alike.
-    Returns its entry of ``zoo.json``. Raises UserError for a ``new_prey`` where there is none and, without
-    ``force``, when ``out`` exists or was begun otherwise.
+    With ``new_prey`` they are trained against a new prey, and work only with that one. Continues what an
+    interrupted call with the same arguments left in ``<out>.partial``. Returns the folder's ``zoo.json``
+    entry. Raises UserError for ``new_prey`` in an environment without prey and, without ``force``, when
+    ``out`` exists or was begun with other arguments.
     """
     named.remember(env)
-    envs.spec(env)  # an unknown name must leave nothing behind
+    envs.spec(env)  # refuse an unknown name before any file is created
     if new_prey:
         _require_a_prey(env)
     if out.exists() and not force:
@@ -48,7 +48,7 @@ def _train(env: str, seed: int, out: Path, progress: Progress, force: bool, new_
     from dom2data import behaviour
 
     unfinished, replaced = (out.with_name(out.name + end) for end in (".partial", ".replaced"))
-    # The prey's weights decide what is learned, and its spec cannot be asked for before it exists.
+    # A new prey's weights are part of the spec, which is unknown before it exists: so ``new_prey`` is noted.
     asked = {"env": env, "seed": seed, "new_prey": new_prey, "versions": recipes.versions()}
     asked |= {"recipe": repr(behaviour.recipe(env)), "fingerprint": envs.spec(env).fingerprint}
     noted = unfinished / "asked.json"
@@ -68,7 +68,7 @@ def _train(env: str, seed: int, out: Path, progress: Progress, force: bool, new_
     shutil.rmtree(replaced, ignore_errors=True)
     if out.exists():
         out.rename(replaced)
-    unfinished.rename(out)  # with its note, so that a kill before this loses nothing
+    unfinished.rename(out)  # still with its note, so that a kill before this line loses nothing
     (out / noted.name).unlink()
     shutil.rmtree(replaced, ignore_errors=True)
     return entry
@@ -82,19 +82,19 @@ def _require_a_prey(env: str) -> None:
 
 
 def retrained(env: str, seed: int, base: Path, progress: Progress = quiet) -> Path:
-    """The folder of checkpoints trained here with ``seed``; trained now if they are not there.
+    """Return the folder of checkpoints trained locally with ``seed``; train them if it does not exist.
 
-    The prey is the shipped one: it is part of the environment.
+    The prey is the shipped one, because it is part of the environment.
     """
     found = folder(env, seed, base)
     if not found.exists():
-        # One of this name that was begun otherwise is of other versions, and cannot be finished.
+        # An unfinished folder of this name with another note comes from other versions: discard it.
         train(env, seed, found, progress, force=True)
     return found
 
 
 def folder(env: str, seed: int, base: Path) -> Path:
-    """Where ``retrained`` keeps its checkpoints."""
+    """Return the folder where ``retrained`` keeps its checkpoints."""
     spec = envs.spec(env)
-    own = f"-{spec.fingerprint[:8]}" if envs.is_foreign(env) else ""  # titles of users' own may be alike
+    own = f"-{spec.fingerprint[:8]}" if envs.is_foreign(env) else ""  # users' environments may share a title
     return base / ".dom2data" / "zoo" / f"{spec.env_id}{own}-s{seed}"

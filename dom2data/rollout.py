@@ -1,4 +1,4 @@
-"""Roll a policy out in a batch of environments, whole episodes at a time."""
+"""Roll out a policy in a batch of environments, whole episodes at a time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dom2data.spec import Bool, Float32, VectorEnv
 
 
 class Rows(NamedTuple):
-    """One episode in every row. Beyond its end a row repeats its last observation and earns nothing."""
+    """One episode per row. After its end, a row repeats its last observation, with rewards of zero."""
 
     observations: Float32  # [E, T+1, N, O]
     actions: Float32  # [E, T, N, A]
@@ -23,7 +23,7 @@ class Rows(NamedTuple):
 
 
 def play(env: VectorEnv, obs: Float32, act: Act) -> Rows:
-    """One episode in every row, from the observations that ``reset`` returned to its end, T = horizon."""
+    """Play one episode in every row, starting from ``obs``, the observations of ``reset``; T = horizon."""
     spec, e = env.spec, env.num_envs
     observations = np.empty((e, spec.horizon + 1, spec.n_agents, spec.obs_dim), np.float32)
     actions = np.zeros((e, spec.horizon, spec.n_agents, spec.act_dim), np.float32)
@@ -44,5 +44,5 @@ def play(env: VectorEnv, obs: Float32, act: Act) -> Rows:
 
 
 def seed_of(sequence: np.random.SeedSequence) -> int:
-    """A seed for a generator of the policies' noise."""
+    """Return a seed for a random generator, derived from a SeedSequence."""
     return int(sequence.generate_state(1, np.uint64)[0])

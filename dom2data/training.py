@@ -1,4 +1,4 @@
-"""Online training of behaviour policies: how each environment's are trained, and the loop that does it."""
+"""Online training of behaviour policies: the training recipe of each environment, and the training loop."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from dom2data.spec import VectorEnv
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the behaviour policies of one environment are trained."""
+    """Hyper-parameters for training the behaviour policies of one environment."""
 
     learner: td3.Config = field(default_factory=td3.Config)
     steps: int = 1_000_000
-    """Environment steps of training; the expert is the best evaluation on the way."""
+    """Environment steps of training; the expert is the best evaluation during it."""
     noise: float = 0.1
     """Standard deviation of the noise on actions at collection and evaluation."""
     num_envs: int = 200
@@ -34,11 +34,11 @@ class Recipe:
     reference_episodes: int = 20_000
     prey: PreyRecipe | None = None
     critics_see: str | None = None
-    """The environment whose observations the critics read; the actors see the beginning of each."""
+    """The environment whose observations the critics see; actors see only the first part of each."""
 
 
-# Four times as many updates on smaller minibatches and a shorter horizon: less depends on the seed than with
-# the settings of tag, whose shipped checkpoints were trained before.
+# Four times as many updates, smaller minibatches and a shorter effective horizon: results depend less on the
+# seed than with the settings of tag, whose shipped checkpoints were trained earlier.
 _KEEN = td3.Config(
     gamma=0.9, batch_size=342, steps_per_update=25, grad_clip=10.0, noise_steps=200_000, reward_scale=0.1
 )
@@ -60,11 +60,11 @@ _HALFCHEETAH = Recipe(
     steps=2_000_000,
     num_envs=10,
     waves_per_evaluation=1,
-    evaluation_episodes=60,  # some of them fall over, and few would not tell
+    evaluation_episodes=60,  # some cheetahs fall over, and fewer episodes would not show it
     reference_episodes=200,
     critics_see="halfcheetah-mamujoco",
 )
-_OTHER = Recipe(  # a user's own, in Python: some thousand steps a second
+_OTHER = Recipe(  # a user's own environment, in Python: a few thousand steps per second
     num_envs=20, steps=200_000, waves_per_evaluation=4, evaluation_episodes=100, reference_episodes=500
 )
 
@@ -77,7 +77,7 @@ RECIPES = {
 
 
 def recipe(name: str) -> Recipe:
-    """The training recipe of an environment or its task; one for few slow rows where none was made for it."""
+    """Return the recipe of an environment or its task; the default suits slow environments with few rows."""
     return RECIPES.get(envs.task(name), _OTHER)
 
 
@@ -97,10 +97,10 @@ class Checkpoint:
 
 
 class Training:
-    """Learners against ``env`` (``how.num_envs`` rows), from their first random actions to ``how.steps``.
+    """Training of learners in ``env`` (``how.num_envs`` rows), from the first random action to ``how.steps``.
 
-    One seed fixes everything, whatever the processor; a state that was saved continues bit for bit.
-    ``actor_obs_dim`` is the part of an observation that actors see.
+    The seed determines everything, on any processor; a saved state continues bit for bit. Actors see the
+    first ``actor_obs_dim`` entries of an observation.
     """
 
     def __init__(self, env: VectorEnv, how: Recipe, seed: int, actor_obs_dim: int = 0):
@@ -123,7 +123,7 @@ class Training:
         return self.wave * self.env.num_envs * self.env.spec.horizon
 
     def checkpoints(self) -> Iterator[Checkpoint]:
-        """Train to the end, yielding an evaluation every few waves of episodes, and at the end."""
+        """Train to the end; yield an evaluation every few waves of episodes, and at the end."""
         while self.steps < self.how.steps:
             self._collect()
             if self.steps > self.how.learner.random_steps:
@@ -133,7 +133,7 @@ class Training:
                 yield self._evaluate()
 
     def _collect(self) -> None:
-        """One episode in every row."""
+        """Collect one episode in every row."""
         config, spec = self.how.learner, self.env.spec
         policy: Policy = self.learner.policy(config.noise(self.steps))
         if self.steps < config.random_steps:
@@ -157,7 +157,7 @@ class Training:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the rest of the training depends on, for ``torch.save``."""
+        """Return everything that the rest of the training depends on, for ``torch.save``."""
         return {
             "wave": self.wave,
             "learner": self.learner.state_dict(),
@@ -167,7 +167,7 @@ class Training:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from ``state_dict``."""
+        """Restore what ``state_dict`` returned."""
         self.wave = state["wave"]
         self.learner.load_state_dict(state["learner"])
         self.buffer.load_state_dict(state["buffer"])
@@ -176,12 +176,12 @@ class Training:
 
 
 def wave_seed(seed: int, wave: int) -> np.random.SeedSequence:
-    """What the environment is reset with before a wave: the child of ``SeedSequence(seed).spawn(5)[3]``."""
+    """Return the seed of a wave's reset: child number ``wave`` of ``SeedSequence(seed).spawn(5)[3]``."""
     return np.random.SeedSequence(seed, spawn_key=(3, wave))
 
 
 def evaluate(env: VectorEnv, policy: Policy, episodes: int, seed: np.random.SeedSequence) -> np.ndarray:
-    """Team returns of at least ``episodes`` fresh episodes, the same ones for every policy."""
+    """Return the team returns of at least ``episodes`` new episodes, with the same seeds for every policy."""
     batches = seed.spawn(-(-episodes // env.num_envs))
     act = acting(policy, torch.Generator().manual_seed(seed_of(seed)))
     played = (play(env, env.reset(s), act) for s in batches)

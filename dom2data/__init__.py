@@ -1,4 +1,4 @@
-"""Make, keep and inspect offline multi-agent datasets."""
+"""Create, manage and inspect offline multi-agent datasets."""
 
 from dom2data.convert import minari_hook
 

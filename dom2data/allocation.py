@@ -1,4 +1,4 @@
-"""Memory that is freed is kept for the next block, or the next update, of the same size."""
+"""Keep freed memory in the process, for the next block or the next update of the same size."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from functools import cache
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 _KEPT, _LARGEST = 256 << 20, 32 << 20
-"""bytes: what is kept at most, and of one array at most (glibc takes no more)"""
+"""limits in bytes: in total, and for a single array (the largest that glibc accepts)"""
 
 
 @cache
 def keep_freed_memory() -> None:
-    """Have glibc keep what it would give back to the system, which hands it out again page by page, as zeros.
+    """Make glibc keep memory that it would return to the system, which zeroes every page it hands out again.
 
-    Where the C library is another, nothing changes.
+    Has no effect with another C library.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -1,4 +1,4 @@
-"""The one exception for foreseeable problems; the commands print it as one line and exit with its code."""
+"""``UserError``, for all foreseeable problems: commands print it as one line and exit with its code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class UserError(Exception):
     """``expected ..., found ...; what to do``, and the exit code: 1 failed, 2 usage, 3 a check failed."""
 
     def __init__(self, message: str, code: int = USAGE):
-        super().__init__(message, code)  # both in args, so that it survives the trip out of a worker process
+        super().__init__(message, code)  # both in args, so that it can be pickled out of a worker process
         self.message, self.code = message, code
 
     def __str__(self) -> str:
@@ -22,17 +22,17 @@ class UserError(Exception):
 
 
 def told(error: BaseException) -> str:
-    """An exception in one line."""
+    """Format an exception as one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 USERS = ("dom2_user_", "dom2_env_")
-"""What the names of modules begin with that are files of users' own."""
+"""Prefixes of the names of modules loaded from users' own files."""
 
 
 def users_line(error: BaseException, file: str | None = None) -> tuple[str, str] | None:
-    """Where an error was in a user's own code, the file given or one of ``USERS``: ``mine.py, line 12`` and
-    the name of the function. None for an error that did not come through any."""
+    """Return the innermost line of user code (``file``, or a module of ``USERS``) that an error came through,
+    as ``mine.py, line 12``, and its function; None if there is none."""
     found = None
     for frame, line in traceback.walk_tb(error.__traceback__):
         code = frame.f_code
@@ -43,7 +43,7 @@ def users_line(error: BaseException, file: str | None = None) -> tuple[str, str]
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """An OSError that names no file, as of a write to a full disk, names this one."""
+    """Add this path to an OSError that names no file, such as one from a write to a full disk."""
     try:
         yield
     except OSError as error:

@@ -1,6 +1,6 @@
-"""One ``map`` over jobs: in this process, over threads of it, over spawned workers, or over a Ray cluster.
+"""Executors with one ``map`` over jobs: in this process, in threads, in spawned workers, or on a Ray cluster.
 
-A job is a block to collect or a run to train: it stands for itself, so it may be done again, and anywhere.
+A job is a block to collect or a run to train. It is self-contained, so it can be repeated, and run anywhere.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 RETRIES = 2
-"""how often jobs are done again whose worker was killed"""
+"""how many times jobs are repeated whose worker was killed"""
 NAMES = ("local", "threads", "processes", "ray")
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 _STOP = {signal.SIGINT, signal.SIGTERM}
 _interrupts: list[int] = []
-"""those that a worker got while its job did not heed any; the parent sends them when it stops"""
+"""interrupts that a worker received and its job did not handle; the parent sends them when it stops"""
 
 
 class Executor(Protocol):
-    """Where jobs are done. ``function`` must be a module's function, or a ``partial`` of one."""
+    """Runs jobs. ``function`` must be a module-level function, or a ``partial`` of one."""
 
     def map(
         self, function: Callable[[Job], Result], jobs: Sequence[Job], needs: Sequence[str] = ()
     ) -> Generator[Result]:
-        """``function(job)`` for every job, in the order of completion.
+        """Yield ``function(job)`` for every job, in the order of completion.
 
-        ``needs`` are files (paths or URLs) that wherever a job is done must be the same as here. An exception
-        of a job ends it; interrupted or closed early, it drops the jobs not yet begun. Raises UserError: code
-        1 when a worker dies again and again, 3 when a worker has other code or other files.
+        ``needs`` are files (paths or URLs) that must be the same here and wherever jobs run. An exception in
+        a job ends the iteration. When interrupted or closed early, jobs not yet started are dropped. Raises
+        UserError: code 1 when a worker dies repeatedly, 3 when a worker has other code or other files.
         """
         ...
 
@@ -56,11 +56,11 @@ def choose(
     gpus: float = 0.0,
     threads: bool = False,
 ) -> Executor:
-    """The executor of a command line; without a name, threads or processes where there are several workers.
+    """Return the executor for command-line options; without a name, threads or processes if several workers.
 
-    ``threads``: whether jobs may be threads of one process, which then is the better choice.
-    ``address`` of a Ray cluster; ``gpus`` that one of its jobs takes. Raises UserError for an unknown name,
-    or where Ray's options are given to another.
+    ``threads``: whether jobs may run in threads of one process, which is then preferred. ``address``: that of
+    a Ray cluster; ``gpus``: GPUs per job there. Raises UserError for an unknown name, for Ray's options with
+    another executor, or for several workers with ``local``.
     """
     name = name or ("local" if workers == 1 else "threads" if threads else "processes")
     names = [known for known in NAMES if threads or known != "threads"]
@@ -82,18 +82,18 @@ def choose(
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def interrupted() -> bool:
-    """Whether this process is a worker that was told to stop before its job could heed it."""
+    """Whether this process is a worker that was interrupted before its job could handle it."""
     return bool(_interrupts)
 
 
 @dataclass(frozen=True)
 class Local:
-    """In this process, one job after another, in their order."""
+    """Runs jobs in this process, one after another, in order."""
 
     def map(
         self, function: Callable[[Job], Result], jobs: Sequence[Job], needs: Sequence[str] = ()
@@ -104,7 +104,7 @@ class Local:
 
 @dataclass(frozen=True)
 class Threads:
-    """Over threads of this process, for jobs that spend their time outside the interpreter."""
+    """Runs jobs in threads of this process, for jobs that mostly release the GIL."""
 
     workers: int
 
@@ -115,13 +115,13 @@ class Threads:
         if count <= 1:
             yield from Local().map(function, jobs)
             return
-        with one_thread(), ThreadPoolExecutor(count) as pool:  # leaving waits for the jobs begun
+        with one_thread(), ThreadPoolExecutor(count) as pool:  # leaving waits for the jobs already started
             yield from _busy(lambda job: pool.submit(function, job), count, deque(jobs), {})
 
 
 @dataclass(frozen=True)
 class Processes:
-    """Over spawned processes on this machine, of one thread each."""
+    """Runs jobs in spawned processes on this machine, with one thread each."""
 
     workers: int
 
@@ -129,7 +129,7 @@ class Processes:
         self, function: Callable[[Job], Result], jobs: Sequence[Job], needs: Sequence[str] = ()
     ) -> Generator[Result]:
         if min(self.workers, len(jobs)) <= 1:
-            yield from Local().map(function, jobs)  # a process would take longer to start
+            yield from Local().map(function, jobs)  # starting a process would take longer
             return
         left = deque(jobs)
         for _ in range(RETRIES + 1):
@@ -146,7 +146,7 @@ class Processes:
         )
 
     def _attempt(self, function: Callable[[Job], Result], left: deque[Job]) -> Generator[Result]:
-        """Do the jobs in ``left``; those lost with a killed worker are put back, then it raises."""
+        """Run the jobs in ``left``; if a worker is killed, put its jobs back and raise BrokenProcessPool."""
         count, others = min(self.workers, len(left)), set(active_children())
         pool = ProcessPoolExecutor(count, get_context("spawn"), _start_worker)
         running: dict[Future[Result], Job] = {}
@@ -155,9 +155,9 @@ class Processes:
         except BrokenProcessPool:
             left.extendleft(reversed(running.values()))
             raise
-        except (KeyboardInterrupt, GeneratorExit):  # here, or where the results went
+        except (KeyboardInterrupt, GeneratorExit):  # raised here, or in the consumer of the results
             for worker in set(active_children()) - others:
-                with suppress(ProcessLookupError):  # it has just ended
+                with suppress(ProcessLookupError):  # the worker has just ended
                     os.kill(worker.pid or 0, signal.SIGINT)
             raise
         finally:
@@ -170,9 +170,9 @@ def _busy(
     left: deque[Job],
     running: dict[Future[Result], Job],
 ) -> Generator[Result]:
-    """Move jobs from ``left`` to ``running`` and yield what becomes of them."""
+    """Move jobs from ``left`` to ``running`` and yield their results."""
     while left or running:
-        # Never more than are being worked at: a job handed over can no longer be dropped.
+        # Submit only as many as can run now, because a submitted job can no longer be dropped.
         while left and len(running) < count:
             running[submit(left[0])] = left[0]
             left.popleft()
@@ -185,9 +185,9 @@ def _busy(
 
 @contextmanager
 def _terminated_as_interrupted() -> Iterator[None]:
-    """While entered, SIGTERM is one interrupt, however often it comes: ``timeout`` sends it twice.
+    """While entered, treat SIGTERM as one interrupt, however often it comes: ``timeout`` sends it twice.
 
-    Where it would have ended the process, that is; whoever has it handled or ignored goes on to.
+    Applies only in the main thread, and if SIGTERM would end the process: another handler is left in place.
     """
 
     def interrupt(number: int, _: FrameType | None) -> None:
@@ -202,12 +202,12 @@ def _terminated_as_interrupted() -> Iterator[None]:
     try:
         yield
     finally:
-        if threading.current_thread() is main:  # which a generator that is closed late may not be in
+        if threading.current_thread() is main:  # a generator may be closed late, in another thread
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _submit(pool: ProcessPoolExecutor, function: Callable[[Job], Result], job: Job) -> Future[Result]:
-    """A worker that this starts keeps interrupts back until it can heed them (``_start_worker``)."""
+    """Submit a job; a worker that this starts blocks interrupts until ``_start_worker``."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP)
     try:
         return pool.submit(_begin, function, job)
@@ -216,7 +216,7 @@ def _submit(pool: ProcessPoolExecutor, function: Callable[[Job], Result], job: J
 
 
 def _begin(function: Callable[[Job], Result], job: Job) -> Result:
-    """In a worker, which may have been interrupted while it imported what the job needs."""
+    """Run a job in a worker, unless it was interrupted while importing what the job needs."""
     if interrupted():
         raise KeyboardInterrupt
     return function(job)
@@ -233,9 +233,9 @@ def _close(pool: ProcessPoolExecutor) -> None:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Torch on one thread: small batches gain nothing from more, and the order of sums stays fixed.
+    """Use one thread in torch: small batches gain nothing from more, and the order of sums stays fixed.
 
-    Collecting does without torch, so it is not imported here; an environment that does finds one thread.
+    Collecting does not need torch, so it is not imported here; if an environment imports it, it gets one.
     """
     torch: Any = sys.modules.get("torch")
     before = cores() if torch is None else torch.get_num_threads()
@@ -259,14 +259,14 @@ def one_thread() -> Iterator[None]:
 def _start_worker() -> None:
     os.environ.update(dict.fromkeys(_THREADS, "1"))  # before numpy, torch and numba are imported
     os.setpgrp()  # a terminal's Ctrl-C goes to the parent alone, which passes it on once
-    # A worker finishes its block, unless its job knows better, and begins no other.
+    # A worker finishes its block, unless its job handles interrupts itself, and starts no other.
     signal.signal(signal.SIGINT, lambda number, _: _interrupts.append(number))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP)
     threading.Thread(target=_die_with_parent, daemon=True).start()
 
 
 def _die_with_parent() -> None:
-    """A killed parent would leave its workers waiting for jobs for ever."""
+    """Exit when the parent is killed, because the worker would otherwise wait for jobs forever."""
     parent: Any = parent_process()
     if parent is not None:
         connection.wait([parent.sentinel])

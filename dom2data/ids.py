@@ -1,7 +1,7 @@
-"""Dataset ids and where they lie: ``dom2/tag-medium-v0`` is ``<root>/dom2/tag-medium-v0/data``.
+"""Dataset ids and their folders: ``dom2/tag-medium-v0`` is in ``<root>/dom2/tag-medium-v0/data``.
 
-Ids and the default root are Minari's, so that ``minari list local`` sees the same datasets. Names that
-begin with a dot are hidden from both; unfinished work lies under ``<root>/.dom2data``.
+The id format and the default root are Minari's, so ``minari list local`` shows the same datasets. Names that
+begin with a dot are hidden from both; unfinished work is kept under ``<root>/.dom2data``.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ _ID = re.compile(r"(?:(?P<space>[-_\w]+(?:/[-_\w]+)*)/)?(?P<name>[-_\w]+?)(?:-v(
 
 
 def place(path: str | os.PathLike[str] | None = None) -> Path | str:
-    """Where datasets lie: ``path`` if given, else ``$MINARI_DATASETS_PATH``, else ``~/.minari/datasets``.
+    """Return the root: ``path`` if given, else ``$MINARI_DATASETS_PATH``, else ``~/.minari/datasets``.
 
-    A folder is not created here; a URL such as ``s3://bucket/folder`` is returned as it is.
+    A folder is returned as an absolute path and not created, a URL such as ``s3://bucket/folder`` as a str.
     """
     chosen = path or os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets"
     return url(chosen) or Path(chosen).expanduser().absolute()
 
 
 def root(path: str | os.PathLike[str] | None = None) -> Path:
-    """``place``, where it must be a folder. Raises UserError (code 2) for a URL."""
+    """Like ``place``, but only for folders. Raises UserError (code 2) for a URL."""
     found = place(path)
     if isinstance(found, str):
         raise UserError(
@@ -39,9 +39,9 @@ def root(path: str | os.PathLike[str] | None = None) -> Path:
 
 
 def url(path: str | os.PathLike[str]) -> str | None:
-    """``path`` where it names a place by protocol, as ``s3://`` does; None for a folder.
+    """Return ``path`` if it is a URL such as ``s3://...``; None for a folder.
 
-    A ``Path`` made of a URL has lost a slash; it is put back.
+    A ``Path`` made from a URL has lost a slash, which is restored.
     """
     match = re.fullmatch(r"([A-Za-z][A-Za-z0-9+.-]+):(/+)(.*)", os.fspath(path))
     if match is None or (match[2] == "/" and isinstance(path, str)):
@@ -51,39 +51,39 @@ def url(path: str | os.PathLike[str]) -> str | None:
 
 
 def split(name: str) -> tuple[str, str, int | None]:
-    """(namespace, name, version or None). Raises UserError when ``name`` is no dataset id."""
+    """Split an id into (namespace, name, version or None). Raises UserError for an invalid id."""
     match = _ID.fullmatch(name)
     if match is None or (match["space"] and len(match["space"]) < 2):
         raise UserError(f"expected an id such as dom2/tag-medium-v0, found {name!r}; see `dom2data list`")
     for part in (match["space"] or "").split("/"):
-        if part == "data" or re.search(r"-v\d+$", part):  # it would lie inside a dataset, and not be found
+        if part == "data" or re.search(r"-v\d+$", part):  # would be inside another dataset, and not be found
             raise UserError(f"expected a namespace without {part!r}, found {name!r}; choose another")
     version = match["version"]
     return match["space"] or NAMESPACE, match["name"], None if version is None else int(version)
 
 
 def full(name: str) -> str:
-    """The id with namespace and version, ``-v0`` where none is given."""
+    """Return the full id with namespace and version; the default version is ``-v0``."""
     space, short, version = split(name)
     return f"{space}/{short}-v{version or 0}"
 
 
 def stands_for(name: str, dataset_id: str) -> bool:
-    """Whether ``name`` may be short for a full id, of whichever version where it has none."""
+    """Whether ``name`` is the id or short for it; a name without version stands for any version."""
     (*wanted, version), (*found, its) = split(name), split(dataset_id)
     return wanted == found and version in (None, its)
 
 
 def directory(dataset_id: str, base: Path) -> Path:
-    """The ``data`` directory of a full id."""
+    """Return the ``data`` directory of a full id."""
     return base / dataset_id / "data"
 
 
 def existing(base: Path) -> Iterator[str]:
-    """Every id under ``base`` that has a manifest or a completion marker, whole or not, in name order.
+    """Yield every id under ``base`` with a manifest or a completion marker, complete or not, in name order.
 
-    Links are followed, so that a dataset may lie on another disk; one that leads to a folder seen before,
-    perhaps above itself, is not.
+    Symbolic links are followed, so that a dataset may be on another disk, except to a folder already seen,
+    perhaps a parent.
     """
     seen = set()
     for folder, children, _ in os.walk(base, followlinks=True):
@@ -100,14 +100,14 @@ def existing(base: Path) -> Iterator[str]:
 def _may_be_dataset(data: Path) -> bool:
     try:
         return (data / "manifest.json").exists() or (data / "COMPLETE").exists()
-    except OSError:  # not for us to read; whoever opens it is told so
+    except OSError:  # not readable; opening it will report that
         return True
 
 
 def resolve(name: str, base: Path) -> str:
-    """The full id that ``name`` is short for; without a version, the newest one.
+    """Return the full id for ``name``; without a version, the newest one.
 
-    Raises UserError (code 2) when nothing of that name is there.
+    Raises UserError (code 2) when no dataset has this name.
     """
     space, short, version = split(name)
     versions = {} if version is not None else _versions(base / space, short)

@@ -1,8 +1,8 @@
-"""Which code of their own users have named here, so that no dataset's or run's word alone runs any.
+"""Remember which of their own code users have named, so that no dataset or run can execute code by itself.
 
-A dataset names the environment that it came from, and a run its algorithm: ``module:make`` or
-``file.py:Class``, which an import runs. Where a user gives such a name it is remembered, with the folder that
-it is meant from; where it comes out of a dataset or a run, only a remembered one is imported.
+A dataset names its environment, and a run its algorithm, as ``module:make`` or ``file.py:Class``; importing
+that executes code. A name that the user gives is remembered together with the current folder. A name that
+comes from a dataset or a run is imported only if it has been remembered.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from pathlib import Path
 from dom2data.errors import CHECK_FAILED, UserError
 
 VARIABLE = "DOM2_NAMED"
-"""names, separated by commas, that are taken as well: for workers on machines that no user works at"""
+"""comma-separated names that are also allowed: for workers on machines where the user has named nothing"""
 
 _here: set[str] = set()
 
 
 def file() -> Path:
-    """Where the names are kept, one on a line, each with its folder."""
+    """Return the file that keeps the names, one per line, each with its folder."""
     config = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
     return Path(config) / "dom2" / "named.txt"
 
 
 def remember(name: str) -> None:
-    """A user has given this name. Where nothing can be written, this process alone knows."""
+    """Remember a name that the user has given; only in this process if the file cannot be written."""
     if ":" not in name or _line(name) in _known():
         return
     _here.add(_line(name))
@@ -38,7 +38,7 @@ def remember(name: str) -> None:
 
 
 def require(name: str, hint: str) -> None:
-    """Raises UserError (code 3), with what to do, for code of a user's own that was not named here."""
+    """Raises UserError (code 3), which says what to do, for user code that has not been named here."""
     if ":" in name and name not in os.environ.get(VARIABLE, "").split(",") and _line(name) not in _known():
         raise UserError(
             f"expected code that you have named in this folder, found {name}, which only the data or the run "
@@ -48,7 +48,7 @@ def require(name: str, hint: str) -> None:
 
 
 def environment(name: str) -> None:
-    """``require`` for an environment."""
+    """Apply ``require`` to the name of an environment."""
     require(name, f"`dom2data check-env {name}` allows it")
 
 

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, and none in the way of another."""
+"""Write files atomically, and never overwrite one unasked."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dom2data.errors import UserError, naming
 
 
 def require(path: Path, force: bool) -> None:
-    """Raises UserError (code 2) when the file is there (and not ``force``) or its folder is not."""
+    """Raises UserError (code 2) if the file exists (and not ``force``) or its folder does not."""
     if path.exists() and not force:
         raise UserError(f"expected a new file, found {path}; --force replaces it")
     if not path.absolute().parent.is_dir():
@@ -20,23 +20,23 @@ def require(path: Path, force: bool) -> None:
 
 @contextmanager
 def replacing(path: Path, writer: str = "") -> Iterator[Path]:
-    """A hidden name beside ``path`` to write a file at, which takes the place of ``path`` in one step.
+    """Yield a hidden path beside ``path`` to write a file to, which then replaces ``path`` in one step.
 
-    What is written there is gone after an error, and overwritten after a kill. ``writer`` tells apart those
-    who may write at the same time. An OSError names ``path``.
+    The hidden file is removed after an error, and overwritten after a kill. ``writer`` distinguishes
+    processes that may write at the same time. An OSError names ``path``.
     """
     partial = path.with_name(f".{path.name}{writer}.partial")
     try:
         with naming(path):
             yield partial
-            sync(partial)  # a rename may be on disk before what was renamed
+            sync(partial)  # the rename may reach the disk before the file's contents
             os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:
-    """Wait until a file or a folder's entries are on disk."""
+    """Wait until a file, or the entries of a folder, are on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,7 +1,7 @@
-"""The executor over a Ray cluster: one started here, or one that is there.
+"""The executor for a Ray cluster: one started here, or an existing one.
 
-Ray places jobs, starts them again when a worker or a node dies, and moves their results; this module only
-asks it to, and looks first whether the other nodes would compute the same.
+Ray schedules jobs, restarts them when a worker or a node dies, and transfers their results. This module only
+uses it, after checking that the other nodes would compute the same.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 REACH_S = 10.0
-"""seconds in which a cluster must answer at all"""
+"""seconds within which a cluster must respond"""
 LOOK_S = 60.0
-"""seconds that the look at the nodes may take"""
+"""seconds that the check of a node may take"""
 SAVE_S = 60.0
-"""seconds that interrupted jobs have to save"""
+"""seconds that interrupted jobs have for saving"""
 _PACKAGES = ("dom2_policies", "dom2data", "dom2")
 _VERSIONS = ("dom2", "numpy", "torch", "numba", "mujoco", "zarr")
 
 
 @dataclass(frozen=True)
 class Ray:
-    """``workers`` jobs at once (0: as many as the cluster has cores), each with one core and ``gpus`` GPUs.
+    """Runs ``workers`` jobs in parallel (0: one per core of the cluster), each on one core and ``gpus`` GPUs.
 
-    Without ``address`` (``host:port``, ``auto``, ``ray://...``) Ray is started here for as long as this
-    process lives.
+    Without ``address`` (``host:port``, ``auto``, ``ray://...``), Ray is started locally for the lifetime of
+    this process.
     """
 
     workers: int = 0
@@ -74,15 +74,15 @@ class Ray:
             _stop(ray, running)
 
     def _require_room(self, ray: Any) -> None:
-        """A job that asks for more than any node has would wait for ever."""
+        """Raises UserError for more GPUs than any node has: such a job would wait forever."""
         most = max((node["Resources"].get("GPU", 0.0) for node in _alive(ray)), default=0.0)
         if self.gpus > most:
             raise UserError(f"expected a node with {self.gpus:g} GPUs, found at most {most:g}; ask for fewer")
 
 
 def connect(address: str | None, workers: int) -> Any:
-    """Ray, connected to. Raises UserError: code 2 where it is not installed, 1 where it cannot be reached, 3
-    where the cluster has another version of Ray or of Python."""
+    """Connect to Ray and return the module. Raises UserError: code 2 when Ray is not installed, 1 when it
+    cannot be reached, 3 when the cluster has another version of Ray or of Python."""
     try:
         import ray
     except ImportError as error:
@@ -98,7 +98,7 @@ def connect(address: str | None, workers: int) -> Any:
             _answers(address)
         with _importing_the_same():
             ray.init(address or "local", **quiet)
-    except Exception as error:  # of many kinds
+    except Exception as error:  # Ray raises many types
         reason = " ".join(str(error).split()) or type(error).__name__
         if "ersion mismatch" in reason:
             message = f"expected the Ray and Python of this machine on {address}, found: {reason[:300]}"
@@ -113,7 +113,7 @@ def connect(address: str | None, workers: int) -> Any:
 
 @contextmanager
 def _importing_the_same() -> Iterator[None]:
-    """Workers of a Ray that is started here find the modules that this process finds, as spawned ones do."""
+    """Let workers of a local Ray find the same modules as this process, as spawned workers do."""
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
     try:
@@ -126,7 +126,7 @@ def _importing_the_same() -> Iterator[None]:
 
 
 def _answers(address: str) -> None:
-    """Raises OSError where nobody listens: Ray itself would go on trying for many minutes."""
+    """Raises OSError if nothing listens at the address: Ray itself would keep trying for many minutes."""
     host, _, port = address.rpartition("/")[2].rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host, int(port)), timeout=REACH_S).close()
@@ -165,23 +165,23 @@ def _compare(host: str, expected: Mapping[str, str], found: Mapping[str, str]) -
 
 
 def identity(needs: Sequence[str]) -> dict[str, str]:
-    """What this machine computes with: versions, the hash of this package's code, and of each file needed."""
+    """Return what this machine computes with: versions, and hashes of the code and of each needed file."""
     found = {name: importlib.metadata.version(name) for name in _VERSIONS}
     found |= {"python": platform.python_version(), "code": code_hash()}
     for name in needs:
         try:
             with fsspec.open(name, "rb") as file:
                 found[name] = hashlib.sha256(file.read()).hexdigest()
-        except Exception as error:  # each filesystem has its own kinds
+        except Exception as error:  # each filesystem has its own exceptions
             found[name] = " ".join(str(error).split()) or type(error).__name__
     return found
 
 
 def code_hash() -> str:
-    """Of the Python files and the behaviour policies installed here, in hex."""
+    """Return the hash of the Python files and the behaviour policies installed here, in hex."""
     digest = hashlib.sha256()
     for package in _PACKAGES:
-        found = importlib.util.find_spec(package)  # not imported: dom2 stands above this package
+        found = importlib.util.find_spec(package)  # not imported: dom2 is a layer above this package
         if found is None or found.origin is None:
             continue
         folder = Path(found.origin).parent
@@ -196,7 +196,7 @@ def _alive(ray: Any) -> list[dict[str, Any]]:
 
 
 def _stop(ray: Any, running: Sequence[Any]) -> None:
-    """Interrupt jobs, as Ctrl-C would, and wait for those that save what they have."""
+    """Interrupt jobs, as Ctrl-C would, wait while they save, then kill the rest."""
     for force in (False, True):
         for reference in running:
             with suppress(Exception):
@@ -206,18 +206,18 @@ def _stop(ray: Any, running: Sequence[Any]) -> None:
 
 
 def _do(function: Callable[[Job], Result], job: Job) -> Result | UserError:
-    """On a worker: an error meant for the user is a result, so that it comes back as it is."""
+    """Run a job on a worker; a UserError is returned as a result, so that it arrives unchanged."""
     try:
         with one_thread():
             return function(job)
     except UserError as error:
         return error
-    except KeyboardInterrupt:  # perhaps in the middle of an import: nothing else may be done in this process
+    except KeyboardInterrupt:  # perhaps in the middle of an import: this process must not be reused
         os._exit(FAILED)
 
 
 def _without_gpu(function: Callable[[Job], Result], job: Job) -> Result | UserError:
-    """Of a job that asked for none: not every version of Ray hides the node's, whose first all would take."""
+    """Run a job with GPUs hidden: not every version of Ray hides them, and all jobs would take the first."""
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     return _do(function, job)
 

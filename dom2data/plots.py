@@ -1,4 +1,4 @@
-"""Pictures of a dataset."""
+"""Plots of a dataset."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from dom2data.errors import UserError
 
 
 def histogram(dataset: Dataset, file: Path, *, force: bool = False) -> None:
-    """Write the distribution of team returns, with the published references, to a PNG, SVG or PDF.
+    """Write a histogram of team returns, with the published references, as PNG, SVG or PDF.
 
-    Raises UserError when the format is another one, there is no such folder, or the file is there (without
+    Raises UserError for another format, when the folder does not exist, or when the file exists (without
     ``force``).
     """
     if file.suffix.lower() not in (".png", ".svg", ".pdf"):

@@ -1,8 +1,8 @@
-"""Reference returns, and the scores normalised by them.
+"""Reference returns, and scores normalised with them.
 
 PUBLISHED_RETURNS: mean and standard deviation of the return per episode in the published offline datasets
 (Pan et al. 2022, OMAR; statistics of agent 0 from the data cards of OG-MARL, Formanek et al. 2023).
-PUBLISHED: the returns to which the literature gives the scores 0 (random) and 100 (expert).
+PUBLISHED: the returns that correspond to scores 0 (random) and 100 (expert) in the literature.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ PUBLISHED_RETURNS: dict[str, dict[str, tuple[float, float]]] = {
 
 
 def references(env: str, reference: Reference = "published") -> dict[str, float]:
-    """Returns that score 0 (``random``) and 100 (``expert``): published ones, or those measured here.
+    """Return the returns of scores 0 (``random``) and 100 (``expert``): published, or measured here (own).
 
     Raises UserError when there are none for this environment.
     """
@@ -68,16 +68,16 @@ def references(env: str, reference: Reference = "published") -> dict[str, float]
 
 
 def between(value: Any, at: dict[str, float]) -> Any:
-    """100 (value - random) / (expert - random): 0 for random play, 100 for the expert."""
+    """Return 100 (value - random) / (expert - random): 0 for random play, 100 for the expert."""
     return (value - at["random"]) * (100.0 / (at["expert"] - at["random"]))
 
 
 def normalize(env: str, value: Any, reference: Reference = "published") -> Any:
-    """The score of a number, an array or a tensor of returns. Raises UserError like ``references``."""
+    """Return the score of a return, or of an array or tensor. Raises UserError like ``references``."""
     return between(value, references(env, reference))
 
 
 def denormalize(env: str, score: Any) -> Any:
-    """The return that ``normalize`` gives ``score``, by the published references."""
+    """Inverse of ``normalize`` with the published references. Raises UserError like ``references``."""
     at = references(env, "published")
     return at["random"] + score * ((at["expert"] - at["random"]) / 100.0)

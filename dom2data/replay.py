@@ -48,10 +48,10 @@ class Replayed:
 def replay(dataset: Dataset, share: float, env: str | None = None) -> Replayed:
     """Replay at least this share of the episodes, in whole cohorts, the same ones each time.
 
-    ``env``, ``module:make``, names a user's own environment; without it, code runs only if the user has named
-    it before. Raises UserError: code 2 if ``env`` is given for data of a built-in environment; code 3 when the
-    dataset cannot be replayed (code not named; imported data; another version of the environment), or when an
-    episode's length is not possible in the environment.
+    ``env``, ``module:make``, names a user's own environment; without it, code runs only if the user has
+    named it before. Raises UserError: code 2 if ``env`` is given for data of a built-in environment; code 3
+    when the dataset cannot be replayed (code not named; imported data; another version of the environment),
+    or when an episode's length is not possible in the environment.
     """
     if not 0.0 < share <= 1.0:
         raise UserError(f"expected to replay a share in (0%, 100%], found {100 * share:g}%")

@@ -1,7 +1,7 @@
-"""What a dataset that comes from elsewhere must look like before a byte of it is written here.
+"""Checks of a dataset from elsewhere, before a single byte of it is written here.
 
-A dataset's files follow from its manifest: the group's metadata, and of every array its metadata and its
-chunks. So a name is never taken from a stranger, only looked up, and nothing can be written anywhere else.
+The manifest determines a dataset's files: the group's metadata, and the metadata and chunks of every array.
+So names from elsewhere are only looked up, never used for writing, and no other files can be written.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from dom2data.store import schema
 from dom2data.store.layout import ArrayLayout, chunk_file, layout
 
 LARGEST = 1 << 31
-"""bytes of one decoded chunk (Blosc's own limit), and the most rows of one that are believed"""
+"""limit for the bytes of a decoded chunk (Blosc's own limit), and for the rows of a chunk"""
 EXPANSION = 1000
-"""decoded bytes for each byte stored; recorded data stays below 10, and a file of zeros is no dataset"""
+"""largest ratio of decoded to stored bytes; recorded data stays below 10, and all zeros is not a dataset"""
 SMALL = 1 << 26
-"""bytes that need no such ratio, and the largest manifest"""
+"""size in bytes up to which the ratio is not checked; also the limit for a manifest"""
 CODECS = ("bytes", "blosc", "crc32c")
 
 
 class Source(Protocol):
-    """The files of one dataset somewhere else, by their names below its ``data`` folder."""
+    """The files of one dataset stored elsewhere, by their names below its ``data`` folder."""
 
     @property
     def where(self) -> str: ...
@@ -41,9 +41,9 @@ class Source(Protocol):
 
 
 def accept(source: Source) -> dict[str, Any]:
-    """The manifest of a dataset elsewhere, if all that can be seen without its values is right.
+    """Check everything about a dataset elsewhere except its values, and return its manifest.
 
-    Raises UserError (code 3) for the first thing that is not.
+    Raises UserError (code 3) for the first problem.
     """
     manifest = described(source)
     _stored(source, layouts_of(manifest))
@@ -51,7 +51,7 @@ def accept(source: Source) -> dict[str, Any]:
 
 
 def described(source: Source) -> dict[str, Any]:
-    """The manifest alone, checked for what it says of itself. Raises UserError (code 3)."""
+    """Return the manifest, checked on its own. Raises UserError (code 3) for the first problem."""
     for name in (manifests.MARKER, manifests.FILE):
         if name not in source.sizes:
             refuse(source.where, f"a dataset with the file {name}", "none")
@@ -74,22 +74,22 @@ def described(source: Source) -> dict[str, Any]:
 
 
 def files(layouts: Mapping[str, ArrayLayout]) -> list[str]:
-    """The names of a dataset's files below ``data``, without manifest, marker and Minari's metadata."""
+    """Return a dataset's file names below ``data``, without manifest, marker and Minari's metadata."""
     return ["zarr.json", *(name for array in layouts for name in array_files(array, layouts[array]))]
 
 
 def array_files(name: str, array: ArrayLayout) -> list[str]:
-    """The metadata and the chunks of one array."""
+    """Return the names of an array's metadata and chunk files."""
     return [f"{name}/zarr.json", *(chunk_file(name, array, c) for c in range(array.n_chunks))]
 
 
 def layouts_of(manifest: Mapping[str, Any]) -> dict[str, ArrayLayout]:
-    """The layout of every array of a manifest."""
+    """Return the layout of every array in a manifest."""
     return {name: ArrayLayout.from_json(entry) for name, entry in manifest["arrays"].items()}
 
 
 def _consistent(where: str, manifest: dict[str, Any]) -> None:
-    """Look at everything that the manifest says, beyond what ``schema`` knows."""
+    """Check the manifest's contents, beyond what ``schema`` checks."""
     try:
         spec = EnvSpec.from_json(manifest["spec"])
         if not 0 < manifest["episodes"] <= manifest["steps"]:
@@ -110,7 +110,7 @@ def _consistent(where: str, manifest: dict[str, Any]) -> None:
 def _as_laid_out(
     where: str, spec: EnvSpec, manifest: Mapping[str, Any], layouts: Mapping[str, ArrayLayout]
 ) -> None:
-    """Every array as ``layout`` has it; further ones hold one number for each episode."""
+    """Check that arrays agree with ``layout``; additional ones must hold one number per episode."""
     block = layouts["returns"].chunk_rows
     if not 0 < block < LARGEST:
         refuse(where, "chunks of whole rows", str(block))
@@ -129,7 +129,7 @@ def _as_laid_out(
 
 
 def _stored(source: Source, layouts: Mapping[str, ArrayLayout]) -> None:
-    """The files are those that the manifest calls for, no more decoded than they can hold."""
+    """Check that the manifest's files exist, and that their decoded size is plausible."""
     chunks = sum(array.n_chunks for array in layouts.values())
     if chunks > len(source.sizes):
         refuse(source.where, f"{chunks:,} chunks", f"{len(source.sizes):,} files")
@@ -153,7 +153,7 @@ def _group(source: Source) -> None:
 
 
 def _metadata(source: Source, name: str, array: ArrayLayout) -> None:
-    """An array's own metadata says what the manifest says, and names no codec but ours."""
+    """Check that an array's own metadata agrees with the manifest and names only known codecs."""
     found = _json(source, f"{name}/zarr.json")
     try:
         codecs = [codec["name"] for codec in found["codecs"]]
@@ -185,6 +185,6 @@ def _json(source: Source, name: str) -> dict[str, Any]:
 
 
 def refuse(where: str, expected: str, found: str) -> NoReturn:
-    """Raise the UserError (code 3) of something that is not a dataset of ours."""
+    """Raise the UserError (code 3) for something that is not a valid dataset."""
     message = f"{where}: expected {expected}, found {found}; ask whoever made it, nothing was written"
     raise UserError(message, CHECK_FAILED)

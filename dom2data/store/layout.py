@@ -1,7 +1,7 @@
-"""Which arrays a dataset has, their shapes, and how they are cut into chunks.
+"""The arrays of a dataset, their shapes, and how they are cut into chunks.
 
-A block is a fixed number of whole episodes. Chunk b of every array but ``offsets`` holds exactly block b
-(when all episodes last the full horizon), so a block is written, hashed and resumed on its own.
+A block is a fixed number of whole episodes. Chunk b of every array except ``offsets`` holds exactly block b
+(if all episodes last the full horizon), so blocks are written, hashed and resumed independently.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _BLOCK_EPISODES = {25: 2_500, 1000: 50}
 
 
 def block_episodes(horizon: int) -> int:
-    """Episodes per block for a horizon in steps: about 50,000 steps, fixed for good (it enters the bytes)."""
+    """Return the episodes per block of about 50,000 steps. Never change this: content hashes depend on it."""
     return _BLOCK_EPISODES.get(horizon, max(1, 50_000 // horizon))
 
 
@@ -36,12 +36,12 @@ class ArrayLayout:
 
     @property
     def chunk_shape(self) -> tuple[int, ...]:
-        """Of a chunk as it is stored: chunks are not compressed, so one that is alone is not padded."""
+        """Shape of a stored chunk. Chunks are not compressed, so a single chunk is not padded."""
         return (max(1, min(self.chunk_rows, self.shape[0])), *self.shape[1:])
 
     @property
     def chunk_nbytes(self) -> int:
-        """Of a chunk as it is stored, without its checksum."""
+        """Bytes of a stored chunk, without its checksum."""
         return _ITEMSIZE[self.dtype] * math.prod(self.chunk_shape)
 
     @property
@@ -49,12 +49,12 @@ class ArrayLayout:
         return _ITEMSIZE[self.dtype] * math.prod(self.shape)
 
     def rows(self, chunk: int) -> slice:
-        """The rows that chunk number ``chunk`` holds."""
+        """Return the rows of chunk number ``chunk``."""
         start = chunk * self.chunk_rows
         return slice(start, min(start + self.chunk_rows, self.shape[0]))
 
     def chunk_key(self, chunk: int) -> str:
-        """Where a chunk lies below the array's folder."""
+        """Return the path of a chunk below the array's folder."""
         return "/".join(["c", str(chunk), *["0"] * (len(self.shape) - 1)])
 
     def to_json(self) -> dict[str, Any]:
@@ -66,12 +66,12 @@ class ArrayLayout:
 
 
 def chunk_file(name: str, array: ArrayLayout, chunk: int) -> str:
-    """Where a chunk of an array lies below ``data``."""
+    """Return the path of an array's chunk below ``data``."""
     return f"{name}/{array.chunk_key(chunk)}"
 
 
 def layout(spec: EnvSpec, episodes: int, steps: int, block: int | None = None) -> dict[str, ArrayLayout]:
-    """The arrays of a dataset of ``episodes`` episodes and ``steps`` steps in all.
+    """Return the arrays of a dataset with ``episodes`` episodes and ``steps`` steps in total.
 
     ``observations`` has T+1 rows per episode: step t of episode i is row ``t + i``.
     """
@@ -91,6 +91,6 @@ def layout(spec: EnvSpec, episodes: int, steps: int, block: int | None = None) -
 
 
 def laid_out(spec: EnvSpec, arrays: Mapping[str, Any]) -> dict[str, ArrayLayout]:
-    """How arrays will be stored; further ones are numbers of episodes, as ``source`` is."""
+    """Return how arrays will be stored; additional ones hold one number per episode, like ``source``."""
     found = layout(spec, len(arrays["offsets"]) - 1, len(arrays["actions"]))
     return found | {name: found["source"] for name in arrays if name not in found}

@@ -1,8 +1,8 @@
-"""Locks: above all, one writer per dataset id.
+"""Locks, above all to allow only one writer per dataset id.
 
-A lock is the operating system's, on an open file, so it goes with the process that held it, however that
-ended: there is no stale lock to clear. Who holds it is noted beside it, for the message alone; nobody relies
-on that note. (On a filesystem without such locks, filelock falls back to a file that names its owner.)
+A lock is an operating system lock on an open file, so it ends with the process that holds it, however that
+ends: there are no stale locks to clear. A note beside it names the holder, for the error message only;
+nothing relies on it. (On a filesystem without such locks, filelock falls back to a file naming its owner.)
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dom2data.errors import FAILED, UserError
 
 @contextmanager
 def held(file: Path, otherwise: str | Callable[[], str], timeout: float = 0.0) -> Iterator[None]:
-    """Hold a lock. Raises UserError (code 1) that says ``otherwise`` when another process holds it."""
+    """Hold a lock. Raises UserError (code 1) with the message ``otherwise`` if another process holds it."""
     from filelock import FileLock, Timeout
 
     lock = FileLock(file, timeout)
@@ -38,7 +38,7 @@ def held(file: Path, otherwise: str | Callable[[], str], timeout: float = 0.0) -
 def only_writer(dataset_id: str, base: Path) -> Iterator[None]:
     """Hold the lock of an id under a root.
 
-    Raises UserError (code 1) when another process holds it, saying which, or the root cannot be written.
+    Raises UserError (code 1) if another process holds it, naming that, or if the root is not writable.
     """
     file = base / ".dom2data" / "locks" / (dataset_id.replace("/", "--") + ".lock")
     note = file.with_suffix(".json")
@@ -57,7 +57,7 @@ def only_writer(dataset_id: str, base: Path) -> Iterator[None]:
             message = f"expected a writable root {base}, found: {error.strerror}; see --root"
             raise UserError(message, FAILED) from error
         try:
-            with suppress(OSError):  # a full disk is the writer's to report
+            with suppress(OSError):  # the writer itself reports a full disk
                 since = datetime.now(UTC).isoformat(timespec="seconds")
                 owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
                 note.write_text(json.dumps(owner))
@@ -72,4 +72,4 @@ def _owner(note: Path) -> str:
         owner = json.loads(note.read_text())
         return f" (pid {owner['pid']} on {owner['host']}, since {owner['since']})"
     except (OSError, ValueError, KeyError, TypeError):
-        return ""  # it is just about to write the note, or has just let go
+        return ""  # the holder has not written the note yet, or has just released the lock

@@ -1,4 +1,4 @@
-"""What a dataset says of itself: ``manifest.json``, its content hash, and the completion marker.
+"""A dataset's metadata: ``manifest.json``, the content hash, and the completion marker.
 
 The content hash is a tree over decoded values, so it does not depend on the compressor, the number of
 workers or the order of writing. With H = BLAKE2b-256 in hex and J = JSON with sorted keys, no spaces:
@@ -39,23 +39,23 @@ def digest(value: Any) -> str:
 
 
 def canonical(value: Any) -> bytes:
-    """JSON with sorted keys and no spaces: one byte string per value."""
+    """Encode as JSON with sorted keys and no spaces, so that equal values give equal bytes."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
 def leaves(array: ArrayLayout, values: NDArray[Any]) -> list[str]:
-    """The leaf hashes of an array in memory."""
+    """Return the leaf hashes (one per chunk) of an array in memory."""
     values = np.ascontiguousarray(values)
     return [digest(values[array.rows(chunk)].data) for chunk in range(array.n_chunks)]
 
 
 def array_hash(name: str, array: ArrayLayout, leaves: Sequence[str]) -> str:
-    """Of an array's name, layout and leaves, which are its chunks' hashes."""
+    """Return the hash of an array's name, layout and leaves (its chunks' hashes)."""
     return digest(canonical({"name": name, **array.to_json(), "leaves": list(leaves)}))
 
 
 def array_entries(layouts: Mapping[str, ArrayLayout], leaves: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """The manifest's ``arrays``: layout, leaves and hash of each."""
+    """Return the manifest's ``arrays``: layout, leaves and hash of each array."""
     return {
         name: array.to_json() | {"leaves": list(leaves[name]), "hash": array_hash(name, array, leaves[name])}
         for name, array in layouts.items()
@@ -63,13 +63,13 @@ def array_entries(layouts: Mapping[str, ArrayLayout], leaves: Mapping[str, Seque
 
 
 def content_hash(spec: EnvSpec, arrays: Mapping[str, Mapping[str, Any]]) -> str:
-    """The hash that two datasets share iff they hold the same values of the same environment."""
+    """Return the hash that two datasets share iff they hold the same values from the same environment."""
     hashes = {name: entry["hash"] for name, entry in arrays.items()}
     return digest(canonical({"spec": spec.to_json(), "arrays": hashes}))
 
 
 def hash_of_leaves(manifest: Mapping[str, Any]) -> str:
-    """The content hash that a manifest should have: what it says itself may be another's."""
+    """Compute the content hash from a manifest's leaves; the hash that it states may be wrong."""
     arrays = manifest["arrays"]
     layouts = {name: ArrayLayout.from_json(entry) for name, entry in arrays.items()}
     entries = array_entries(layouts, {name: entry["leaves"] for name, entry in arrays.items()})
@@ -79,16 +79,16 @@ def hash_of_leaves(manifest: Mapping[str, Any]) -> str:
 def write(data: Path, manifest: Mapping[str, Any]) -> None:
     """Write the manifest and Minari's metadata, flush them and the folders to disk, then write the marker.
 
-    Chunks have been flushed by their writers, at work in parallel: of a large dataset they are too many here.
+    Their writers have already flushed the chunks, in parallel: a large dataset has too many to flush here.
     """
     text = json.dumps(manifest, indent=1, sort_keys=True, allow_nan=False).encode()
-    if finding := schema.manifest(json.loads(text)):  # it may follow from files that anyone has written
+    if finding := schema.manifest(json.loads(text)):  # it may derive from untrusted files
         raise UserError(f"{manifest['id']}: {finding}; nothing was written", CHECK_FAILED)
     (data / FILE).write_bytes(text)
     (data / minari.FILE).write_text(json.dumps(minari_metadata(manifest), indent=1))
     for folder in (data, *(child for child in data.iterdir() if child.is_dir())):
         for path in folder.iterdir():
-            sync(path)  # metadata, and the folder of an array's chunks
+            sync(path)  # metadata, and the folders of chunks
         sync(folder)
     (data / MARKER).write_text(digest(text) + "\n")
     sync(data / MARKER)
@@ -96,15 +96,15 @@ def write(data: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def minari_metadata(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The ``metadata.json`` by which Minari lists and, with this package imported, opens the dataset."""
+    """Return the ``metadata.json`` with which Minari lists a dataset and, with this package, can open it."""
     return minari.metadata(manifest, "zarr", manifest["id"], manifest["size_bytes"])
 
 
 def read(data: Path) -> dict[str, Any]:
-    """The manifest of a complete dataset.
+    """Read the manifest of a complete dataset.
 
-    Raises UserError: code 2 when the folder cannot be read, 3 when the marker is missing, does not belong to
-    this manifest, the schema is another one, or a value is not of the kind that it should be.
+    Raises UserError: code 2 when the folder cannot be read, 3 when the marker is missing or belongs to
+    another manifest, the schema is another one, or a value has the wrong type.
     """
     try:
         complete = (data / MARKER).is_file()
@@ -129,21 +129,21 @@ def read(data: Path) -> dict[str, Any]:
         raise _refused(data, f"schema {SCHEMA}", repr(found))
     if marker(data) != digest(text):
         raise _refused(data, f"the {FILE} that {MARKER} was written for", "a different one")
-    finding = schema.manifest(manifest)  # its writer may be anyone
+    finding = schema.manifest(manifest)  # it may come from anyone
     if finding:
         raise UserError(f"{data}: {finding}; generate or fetch it again", CHECK_FAILED)
     return manifest
 
 
 def require_stored(data: Path, name: str, array: ArrayLayout) -> None:
-    """Raises UserError (code 3) when an array's files are too small for it, before memory is asked for."""
+    """Raises UserError (code 3) if an array's files are too small for it; call this before allocating it."""
     if finding := schema.stored(data / name, array):
         raise UserError(f"{data}: {finding}; generate or fetch it again", CHECK_FAILED)
 
 
 def require_named(manifest: Mapping[str, Any], dataset_id: str, where: str) -> None:
-    """Raises UserError (code 3) where a dataset lies under another name than its own: what is copied by its
-    id would be another one's."""
+    """Raises UserError (code 3) if a dataset's folder does not match its id: copying it by id would copy
+    another dataset."""
     if manifest["id"] != dataset_id:
         raise UserError(
             f"{where}: expected {dataset_id}, found {manifest['id']} in a folder that was renamed; "
@@ -153,15 +153,15 @@ def require_named(manifest: Mapping[str, Any], dataset_id: str, where: str) -> N
 
 
 def marker(data: Path) -> str:
-    """What the completion marker says now; another value than before: another dataset took its place."""
+    """Return the current completion marker; if it differs from before, the dataset has been replaced."""
     file = data / MARKER
     return file.read_text().strip() if file.is_file() else ""
 
 
 @contextmanager
 def unchanged(data: Path, marked: str) -> Iterator[None]:
-    """Raises UserError (code 1) if at the block's end ``data`` is another dataset than ``marker`` said: that
-    explains whatever else went wrong in between."""
+    """Raises UserError (code 1) if the marker of ``data`` is not ``marked`` at the end of the block: then the
+    dataset was replaced, which explains any other error in the block."""
     try:
         yield
     finally:
@@ -174,7 +174,7 @@ def _refused(data: Path, expected: str, found: str) -> UserError:
 
 
 def settle(chunk: Path) -> None:
-    """Wait until a chunk is on disk, with the folders that may have been made for it below ``c``."""
+    """Wait until a chunk is on disk, with the folders below ``c`` that may have been created for it."""
     sync(chunk)
     for folder in chunk.parents:
         if folder.name == "c":

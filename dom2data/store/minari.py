@@ -1,4 +1,4 @@
-"""``metadata.json``: what Minari knows of a dataset, whether its payload is our Zarr or Minari's own HDF5."""
+"""``metadata.json``: what Minari knows about a dataset, whether stored as our Zarr or as Minari's HDF5."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from dom2data.spec import EnvSpec
 
 FILE = "metadata.json"
 VERSION = "0.5.0"
-"""Minari's layout version: a newer stamp is refused by older releases, and nothing in the layout differs."""
+"""Minari's layout version. Older releases refuse a newer version, though the layout has not changed."""
 OWN = "dom2data"
-"""The key of ``metadata.json`` under which the HDF5 carries what an import needs to give the same dataset."""
+"""Key of ``metadata.json`` for what an import needs to restore the same dataset from the HDF5 copy."""
 
 
 def metadata(
     manifest: Mapping[str, Any], data_format: str, dataset_id: str, size_bytes: int
 ) -> dict[str, Any]:
-    """The keys that Minari reads, and the agents in their order (Minari itself sorts them by name)."""
+    """Return the keys that Minari reads, and the agents in order (Minari itself sorts them by name)."""
     spec = EnvSpec.from_json(manifest["spec"])
     own = manifest["references"].get("own") or {}
     scores = {"ref_min_score": own["random"], "ref_max_score": own["expert"]} if own else {}
@@ -46,7 +46,7 @@ def metadata(
 
 
 def other(data: Path) -> str | None:
-    """The format of a dataset of Minari's that is not one of ours; None where there is none."""
+    """Return the format if ``data`` is a Minari dataset that this package did not make, else None."""
     try:
         found = json.loads((data / FILE).read_text())
     except (OSError, ValueError):
@@ -56,7 +56,7 @@ def other(data: Path) -> str | None:
 
 
 def _environment(name: str) -> str | None:
-    """Gymnasium's JSON of the environment; None for one that this project cannot build."""
+    """Return Gymnasium's JSON for the environment; None if this project cannot build it."""
     from dom2data import envs
 
     if name not in envs.KNOWN and not envs.is_foreign(name):
@@ -67,7 +67,7 @@ def _environment(name: str) -> str | None:
 
 
 def _dict_space(spec: EnvSpec, sizes: Any, low: float, high: float) -> str:
-    """Minari's JSON of a Dict of float32 vectors, one for each agent."""
+    """Return Minari's JSON of a Dict space with a float32 vector per agent."""
     boxes = {
         agent: {
             "type": "Box",

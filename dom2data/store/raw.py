@@ -1,7 +1,7 @@
-"""Arrays whose chunks are their values and a checksum, read straight to where they belong.
+"""Fast reading of uncompressed arrays, whose chunks are plain values and a checksum, directly into place.
 
-Zarr reads such a chunk into a buffer, checks it, and copies it, one after another; a million steps take it
-several times as long as NumPy takes for the same bytes. What else Zarr can store is left to Zarr.
+Zarr reads such a chunk into a buffer, checks it, and then copies it. For a million steps this takes several
+times as long as NumPy needs for the same bytes. Any other encoding is left to Zarr.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from dom2data.store.layout import ArrayLayout
 
 PIECE = 1 << 20
-"""bytes read and then checked while they are still in the cache"""
+"""bytes to read at a time, so that they are checksummed while still in the CPU cache"""
 CHECKSUM = 4
 """bytes of the crc32c at the end of a chunk"""
 
 
 def is_raw(folder: Path, array: ArrayLayout) -> bool:
-    """Whether an array's metadata says that it is stored this way, with this layout."""
+    """Whether an array's metadata describes this encoding and this layout."""
     try:
         found = json.loads((folder / "zarr.json").read_bytes())
         codecs = [codec["name"] for codec in found["codecs"]]
@@ -38,14 +38,14 @@ def is_raw(folder: Path, array: ArrayLayout) -> bool:
 
 
 def read(folder: Path, array: ArrayLayout) -> NDArray[Any] | None:
-    """The whole array; None if a chunk is lost or damaged (``zarr.read_array`` finds out which)."""
+    """Read the whole array; None if a chunk is lost or damaged (``zarr.read_array`` finds out which)."""
     values: NDArray[Any] = np.empty(array.shape, np.dtype(array.dtype).newbyteorder("<"))
     intact = all(_fill(folder, array, chunk, values[array.rows(chunk)]) for chunk in range(array.n_chunks))
     return values if intact else None
 
 
 def read_chunk(folder: Path, array: ArrayLayout, chunk: int) -> NDArray[Any] | None:
-    """The rows of one chunk; None like ``read``."""
+    """Read the rows of one chunk; None if it is lost or damaged."""
     rows = array.rows(chunk)
     shape = (rows.stop - rows.start, *array.shape[1:])
     values: NDArray[Any] = np.empty(shape, np.dtype(array.dtype).newbyteorder("<"))
@@ -53,7 +53,7 @@ def read_chunk(folder: Path, array: ArrayLayout, chunk: int) -> NDArray[Any] | N
 
 
 def holds(folder: Path, array: ArrayLayout, chunk: int, values: NDArray[Any]) -> bool:
-    """Whether a chunk's file is whole and holds these values, to the bit."""
+    """Whether a chunk's file is intact and holds exactly these values, bit for bit."""
     found = read_chunk(folder, array, chunk)
     if found is None or found.nbytes != values.nbytes:
         return False
@@ -63,7 +63,7 @@ def holds(folder: Path, array: ArrayLayout, chunk: int, values: NDArray[Any]) ->
 
 
 def _fill(folder: Path, array: ArrayLayout, chunk: int, values: NDArray[Any]) -> bool:
-    """Fill a chunk's rows; whether its file is there, whole, and has the checksum it was written with."""
+    """Fill a chunk's rows; return whether its file exists, is complete, and has the right checksum."""
     rows = values.reshape(-1).view(np.uint8)
     padding = array.chunk_nbytes - rows.nbytes
     checksum = 0

@@ -1,7 +1,7 @@
-"""Datasets behind a URL that fsspec understands (``s3://``, ``memory://``, ``file://``, ...).
+"""Datasets at a URL that fsspec supports (``s3://``, ``memory://``, ``file://``, ...).
 
-Same files, same names as under a folder. Such a store has no rename and no lock: the marker is uploaded last
-and is the commit, and the note ``UPLOADING``, uploaded first, says whose files the unfinished ones are.
+Files and names are the same as in a folder. Such a store has neither rename nor lock. The marker, uploaded
+last, is the commit. The note ``UPLOADING``, uploaded first, says to which dataset unfinished files belong.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 UPLOADING = "UPLOADING"
 OBJECTS = {"s3", "s3a", "gs", "gcs", "az", "abfs", "adl", "oss", "hf", "memory"}
-"""protocols without folders: to ask for one costs a request, and may even create a bucket"""
+"""protocols without folders: creating one costs a request, and may even create a bucket"""
 
 
 class Place:
-    """A URL under which datasets lie. Raises UserError (code 2) when nothing here can speak its protocol."""
+    """A URL that holds datasets. Raises UserError (code 2) if its protocol is not supported here."""
 
     def __init__(self, url: str):
         import fsspec
@@ -50,12 +50,12 @@ class Place:
 
     @contextmanager
     def reached(self) -> Iterator[None]:
-        """Turn whatever a filesystem raises into one line (code 1)."""
+        """Turn any exception of the filesystem into a UserError (code 1)."""
         try:
             yield
         except UserError:
             raise
-        except Exception as error:  # each filesystem has its own kinds
+        except Exception as error:  # each filesystem has its own exceptions
             reason = (str(error) or type(error).__name__).split("\n")[0]
             raise UserError(
                 f"expected to reach {self.url}, found: {reason}; check address, credentials and network, "
@@ -67,7 +67,7 @@ class Place:
         return f"{self.path}/{dataset_id}/data"
 
     def existing(self) -> list[str]:
-        """Every id with a completion marker, in order of name."""
+        """Return every id with a completion marker, in name order."""
         with self.reached():
             self.fs.invalidate_cache()
             try:
@@ -81,7 +81,7 @@ class Place:
         )
 
     def source(self, dataset_id: str) -> Files:
-        """What lies there of one dataset."""
+        """Return the files of one dataset."""
         folder = self.folder(dataset_id)
         with self.reached():
             self.fs.invalidate_cache()
@@ -93,13 +93,13 @@ class Place:
         return Files(self, dataset_id, sizes)
 
     def resolve(self, name: str) -> str:
-        """The full id that ``name`` is short for. Raises UserError (code 2) when there is none."""
+        """Return the full id for ``name``. Raises UserError (code 2) when no dataset has this name."""
         space, short, _ = ids.split(name)
         versions = {}
         for known in self.existing():
             try:
                 version = ids.split(known)[2]
-            except UserError:  # someone's copy of a dataset, by a name that is none
+            except UserError:  # a copy of a dataset under a name that is not a valid id
                 continue
             if version is not None and ids.stands_for(name, known):
                 versions[version] = known
@@ -123,7 +123,7 @@ class Place:
 
 
 class Files:
-    """The files of a dataset at a place (``contents.Source``)."""
+    """The files of a dataset at a URL (``contents.Source``)."""
 
     def __init__(self, place: Place, dataset_id: str, sizes: Mapping[str, int]):
         self.place, self.dataset_id, self.sizes = place, dataset_id, dict(sizes)
@@ -138,16 +138,16 @@ class Files:
 def open(
     name: str, url: str
 ) -> tuple[dict[str, Any], Callable[[str], NDArray[Any]], Callable[[str, int], NDArray[Any]]]:
-    """What makes a ``Dataset`` behind a URL; a chunk is fetched when it is asked for, and not kept on disk.
+    """Return the arguments for a ``Dataset`` at a URL; chunks are fetched on demand and not kept on disk.
 
-    Raises UserError like ``dataset.open``, and with code 1 when the place cannot be reached.
+    Raises UserError like ``dataset.open``, and with code 1 when the URL cannot be reached.
     """
     source, manifest = Place(url).named(name)
     layouts = contents.layouts_of(manifest)
 
     @contextmanager
     def fetched(names: list[str]) -> Iterator[Path]:
-        """A folder with some of the files, for as long as they are read."""
+        """Yield a temporary folder with some of the files."""
         with tempfile.TemporaryDirectory(prefix="dom2data-") as folder:
             fetch(source, names, Path(folder))
             try:
@@ -172,7 +172,7 @@ def open(
 
 
 def fetch(source: Files, names: list[str], folder: Path) -> None:
-    """Copy files here, many at a time where the filesystem can; names come from a manifest's layout."""
+    """Download files, in parallel if the filesystem can; names come from a manifest's layout."""
     there = source.place.folder(source.dataset_id)
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -181,7 +181,7 @@ def fetch(source: Files, names: list[str], folder: Path) -> None:
 
 
 def manifests_of(url: str) -> tuple[list[dict[str, Any]], list[UserError]]:
-    """The manifests of the datasets under a URL, and why others were refused."""
+    """Return the manifests of the datasets under a URL, and the errors of the others."""
     place, found, refused = Place(url), [], []
     for dataset_id in place.existing():
         try:
@@ -196,13 +196,13 @@ def manifests_of(url: str) -> tuple[list[dict[str, Any]], list[UserError]]:
 def upload(
     here: contents.Source, manifest: Mapping[str, Any], url: str, force: bool, progress: Progress
 ) -> None:
-    """Copy a dataset's files to a place: the note first, the marker last.
+    """Upload a dataset's files: the note ``UPLOADING`` first, the marker last.
 
-    After an interruption the same call sends what is missing; nothing is sent where the same recipe and
-    content, made at another time, are there; what has lost a file, and with ``force`` whatever is there, is
-    sent again.
-    Raises UserError: code 2 when another dataset of this id is there and ``force`` is false, 1 when the
-    place cannot be reached or lost something.
+    After an interruption, the same call sends what is missing. Nothing is sent if a dataset with the same
+    recipe and content, even from another time, exists there. A dataset that has lost a file is sent again;
+    ``force`` replaces any.
+    Raises UserError: code 2 when another dataset with this id exists there and ``force`` is false, 1 when
+    the URL cannot be reached or has lost something.
     """
     place = Place(url)
     source = place.source(manifest["id"])
@@ -216,7 +216,7 @@ def upload(
     begun = UPLOADING in source.sizes and source.read(UPLOADING) == mine
     with place.reached():
         if not begun:
-            # The marker goes first: from here on there is no dataset until the new marker is there.
+            # Remove the marker first: from here on there is no dataset until the new marker is written.
             for name in sorted(source.sizes, key=lambda name: name != manifests.MARKER):
                 place.fs.rm_file(f"{there}/{name}")
             write(place, mine, f"{there}/{UPLOADING}")
@@ -233,7 +233,7 @@ def upload(
 
 
 def accepted(source: Files) -> dict[str, Any] | None:
-    """The manifest of a dataset at a place; None where something about it is not right."""
+    """Return the manifest of a dataset at a URL; None if any check fails."""
     try:
         return contents.accept(source)
     except UserError as error:
@@ -256,14 +256,14 @@ def _put(place: Place, here: contents.Source, name: str, folder: str) -> None:
 
 
 def write(place: Place, content: bytes, target: str) -> None:
-    """Write one object, with the folders above it where the place has folders."""
+    """Write one object, creating its folders if the protocol has folders."""
     if place.url.partition("://")[0] not in OBJECTS:
         place.fs.makedirs(target.rpartition("/")[0], exist_ok=True)
     place.fs.pipe_file(target, content)
 
 
 def _all_there(place: Place, dataset_id: str, sizes: Mapping[str, int]) -> None:
-    """Raises UserError (code 1) before the commit if the place does not hold what was sent."""
+    """Raises UserError (code 1), before the commit, if a sent file is missing or has another size."""
     found = place.source(dataset_id).sizes
     for name, size in sizes.items():
         if found.get(name) != size:

@@ -1,8 +1,8 @@
-"""A stage behind a URL: blocks go straight to where the dataset will be, from wherever they are made.
+"""A stage at a URL: workers send blocks directly to the place where the dataset will be.
 
-Such a store has no rename and no lock. What lies under ``<url>/<id>/data`` is a dataset once the marker is
-there, which goes last; until then ``<url>/.dom2data/stage/<id>`` holds the recipe and a note for every
-finished block, as in a folder. Two writers of one recipe write the same bytes; one of another is refused.
+Such a store has no rename and no lock. The files under ``<url>/<id>/data`` become a dataset with the marker,
+which is written last. Until then ``<url>/.dom2data/stage/<id>`` holds the recipe and a note per finished
+block, as in a folder. Two writers with the same recipe write the same bytes; another recipe is refused.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from dom2data.store.stage import Leaves
 
 @dataclass(frozen=True)
 class RemoteStage:
-    """The unfinished dataset of one id under a URL; the counterpart of ``stage.Stage``."""
+    """The unfinished dataset of one id at a URL; the counterpart of ``stage.Stage``."""
 
     dataset_id: str
     base: str
@@ -46,14 +46,14 @@ class RemoteStage:
 
     @property
     def needs(self) -> list[str]:
-        """What anyone must reach who is to write a block."""
+        """Files that every writer of blocks must be able to read."""
         return [f"{self.base.rstrip('/')}/.dom2data/stage/{self.dataset_id}/recipe.json"]
 
     def check(self, recipe: Mapping[str, Any], force: bool) -> None:
-        """Make sure that this recipe may be written here; with ``force``, discard what is in the way.
+        """Check that this recipe may be written here; with ``force``, discard what conflicts with it.
 
-        Raises UserError when a dataset of this id exists, or an unfinished one of another recipe or made by
-        an upload.
+        Raises UserError if a dataset with this id exists, or an unfinished one that has another recipe or
+        belongs to an upload.
         """
         there = self.place.source(self.dataset_id)
         if not force and there.complete:
@@ -70,7 +70,7 @@ class RemoteStage:
             self.discard()
 
     def discard(self) -> None:
-        """Remove all that is there of this id: the marker first, without which the rest is no dataset."""
+        """Remove everything of this id; the marker goes first, because without it the rest is no dataset."""
         place, data = self.place, self.data
         with place.reached():
             for name in sorted(place.source(self.dataset_id).sizes, key=lambda n: n != manifests.MARKER):
@@ -80,10 +80,9 @@ class RemoteStage:
                     place.fs.rm_file(name)
 
     def begin(self, recipe: Mapping[str, Any], create: Callable[[Path], None]) -> dict[int, Leaves]:
-        """The finished blocks of a stage of this recipe; ``create(data)`` makes the arrays' metadata.
+        """Return the finished blocks; ``create(data)`` makes the arrays' metadata.
 
-        What the place has lost is made again: of the metadata here, and a block of which it lost a chunk is
-        none.
+        Lost metadata are sent again. A block that has lost a chunk is not finished, so it is made again.
         """
         place, begun = self.place, self.recipe() is not None
         if not begun:
@@ -111,7 +110,7 @@ class RemoteStage:
     def write_block(
         self, layouts: Mapping[str, ArrayLayout], block: int, arrays: Mapping[str, NDArray[Any]]
     ) -> Leaves:
-        """Send one chunk of every array given, and then the note that the block is finished."""
+        """Send a block: one chunk of every given array, and then the note that it is finished."""
         with tempfile.TemporaryDirectory(prefix="dom2data-") as folder:
             data, mine = Path(folder), {name: layouts[name] for name in arrays}
             zarr.create(data, mine)
@@ -125,13 +124,13 @@ class RemoteStage:
         return leaves
 
     def intact(self, layouts: Mapping[str, ArrayLayout], block: int, leaves: Leaves) -> bool:
-        """A note follows its chunks, and an object is whole or absent; ``commit`` looks at all of them."""
+        """Whether the note is complete: chunks are sent before it, and ``commit`` checks that all exist."""
         return set(leaves) == set(layouts) - {"offsets"}
 
     def write_arrays(
         self, layouts: Mapping[str, ArrayLayout], values: Mapping[str, NDArray[Any]]
     ) -> dict[str, list[str]]:
-        """Send whole arrays; their leaves by name."""
+        """Send whole arrays; return their leaves by name."""
         mine = {name: layouts[name] for name in values}
         with tempfile.TemporaryDirectory(prefix="dom2data-") as folder:
             zarr.create(Path(folder), mine)
@@ -141,20 +140,20 @@ class RemoteStage:
         return leaves
 
     def read(self, name: str, array: ArrayLayout) -> NDArray[Any]:
-        """A whole array, all of it sent."""
+        """Read a whole array, which must be completely sent."""
         source = self.place.source(self.dataset_id)
         with tempfile.TemporaryDirectory(prefix="dom2data-") as folder:
             remote.fetch(source, contents.array_files(name, array), Path(folder))
             return np.array(zarr.read_array(Path(folder), name, array))
 
     def size(self) -> int:
-        """Bytes of all files of the arrays."""
+        """Return the total size in bytes of the arrays' files."""
         return sum(self.place.source(self.dataset_id).sizes.values())
 
     def commit(self, manifest: Mapping[str, Any]) -> None:
-        """Look whether every chunk is there, write the manifest, and the marker last.
+        """Check that every chunk exists, write the manifest, and write the marker last.
 
-        Raises UserError (code 1) when the place has lost something, which the same command makes again.
+        Raises UserError (code 1) if a file is lost; the same command then makes it again.
         """
         self._require_all(contents.layouts_of(manifest))
         with tempfile.TemporaryDirectory(prefix="dom2data-") as folder:
@@ -186,7 +185,7 @@ class RemoteStage:
             )
 
     def _send(self, folder: Path) -> None:
-        """Copy every file of a folder to its place."""
+        """Upload every file of a local folder."""
         place = self.place
         with place.reached():
             for file in sorted(folder.rglob("*")):
@@ -196,14 +195,14 @@ class RemoteStage:
                     )
 
     def recipe(self) -> dict[str, Any] | None:
-        """The recipe of what was begun here."""
+        """Return the recipe of the stage, or None if there is no stage."""
         place, name = self.place, f"{self.notes}/recipe.json"
         with place.reached():
             place.fs.invalidate_cache()
             return json.loads(place.fs.cat_file(name)) if place.fs.exists(name) else None
 
     def _blocks(self) -> list[str]:
-        """The notes of finished blocks."""
+        """Return the names of the notes of finished blocks."""
         place = self.place
         with place.reached():
             place.fs.invalidate_cache()

@@ -1,5 +1,5 @@
-"""Is a JSON document what this project writes? The first thing that is not, as a sentence; values are checked
-by ``verify``. A file from elsewhere may say anything, and every later line relies on this."""
+"""Check that a JSON document has the form that this project writes, and describe the first problem. A file
+from elsewhere may contain anything, and all later code relies on these checks; ``verify`` checks values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dom2data.store.layout import ArrayLayout
 
 Check = Callable[[Any], bool]
 DEFLATE = 1032
-"""No deflated byte holds more than this many (RFC 1951: 258 bytes for 2 bits); a larger claim is a lie."""
+"""Most decoded bytes per deflated byte (RFC 1951: 258 bytes for 2 bits); a larger claim is false."""
 _LARGEST = 2**31  # agents, sizes, a horizon: far more than any real one, small enough to multiply
 
 
@@ -24,7 +24,7 @@ def _text(value: Any) -> bool:
 
 
 def _hash(value: Any) -> bool:
-    """It becomes the name of a folder, and a seed."""
+    """Must be strict: the hash becomes the name of a folder, and a seed."""
     return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 
@@ -42,7 +42,7 @@ def _count(value: Any) -> bool:
 
 
 def _size(value: Any) -> bool:
-    """Of a dataset, in steps or bytes: it may be larger than any memory."""
+    """A dataset's size in steps or bytes, which may exceed any memory."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**53
 
 
@@ -135,7 +135,7 @@ def _short(value: Any) -> str:
 
 
 def spec(value: Any) -> str | None:
-    """What is wrong with the JSON of an ``EnvSpec``."""
+    """Return what is wrong with the JSON of an ``EnvSpec``, or None."""
     finding = _fields("the spec", value, _SPEC)
     if finding:
         return finding
@@ -149,7 +149,7 @@ def spec(value: Any) -> str | None:
 
 
 def manifest(value: Any) -> str | None:
-    """What is wrong with the JSON of a manifest: its keys and their types, the spec's, and the arrays'."""
+    """Return what is wrong with the JSON of a manifest (keys and types, also in its parts), or None."""
     finding = _fields("the manifest", value, _MANIFEST) or spec(value.get("spec"))
     return (
         finding
@@ -169,7 +169,7 @@ def _parents(parents: list[Any]) -> str | None:
 
 def _arrays(arrays: dict[str, Any]) -> str | None:
     for name, entry in arrays.items():
-        if not (name.isidentifier() and name.isascii()):  # it becomes the name of a folder
+        if not (name.isidentifier() and name.isascii()):  # becomes the name of a folder
             return f"expected plain names of arrays, found {name!r}"
         if finding := _fields(f"array {name!r}", entry, _ARRAY):
             return finding
@@ -193,7 +193,7 @@ def _returns(value: dict[str, Any], agents: list[str]) -> str | None:
 
 
 def stored(folder: Path, array: ArrayLayout) -> str | None:
-    """Before memory is asked for: whether the chunk files in ``folder`` may hold an array."""
+    """Return why the chunk files in ``folder`` cannot hold an array, or None; call it before allocating."""
     files = [folder / array.chunk_key(chunk) for chunk in range(array.n_chunks)]
     size = sum(file.stat().st_size for file in files if file.is_file())
     if array.nbytes > size * DEFLATE:

@@ -1,7 +1,7 @@
-"""Where a dataset grows before it is one: ``<root>/.dom2data/stage/<id>``, committed by one rename.
+"""The staging folder of an unfinished dataset: ``<root>/.dom2data/stage/<id>``, committed by one rename.
 
 A stage holds ``recipe.json`` (written once its arrays exist), ``blocks/<b>.json`` with the leaf hashes of
-every finished block (written after its chunks), and ``dataset/data``, which becomes the dataset.
+each finished block (written after its chunks), and ``dataset/data``, which becomes the dataset.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ Leaves = dict[str, str]
 
 @dataclass(frozen=True)
 class Stage:
-    """The unfinished dataset of one id, or a shard of it; only the holder of the lock has one."""
+    """The unfinished dataset of one id, or a shard of it; only the holder of the lock may use it."""
 
     dataset_id: str
     base: Path
     shard: str = ""
-    """such as ``3-of-8``; a shard is never committed, ``shards.merge`` adopts its blocks"""
+    """such as ``3-of-8``; a shard is never committed: ``shards.merge`` takes over its blocks"""
 
     @property
     def folder(self) -> Path:
@@ -57,10 +57,10 @@ class Stage:
         return self.folder / "replaced"
 
     def check(self, recipe: Mapping[str, Any], force: bool, otherwise: str = "--out names another") -> None:
-        """Make sure that this recipe may be written here; with ``force``, discard what another one began.
+        """Check that this recipe may be written here; with ``force``, discard a stage of another recipe.
 
-        Raises UserError, which says what else can be done (``otherwise``), when a dataset of this id exists,
-        and when an unfinished one of another recipe does.
+        Raises UserError if a dataset with this id exists (the message ends with the alternative
+        ``otherwise``), or an unfinished one of another recipe.
         """
         if self.target.exists() and not force:
             raise UserError(
@@ -77,12 +77,12 @@ class Stage:
             self.discard()
 
     def discard(self) -> None:
-        """Forget what was begun: the recipe first, without which the rest counts for nothing."""
+        """Remove the stage; the recipe goes first, because without it the rest is ignored."""
         (self.folder / "recipe.json").unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def begin(self, recipe: Mapping[str, Any], create: Callable[[Path], None]) -> dict[int, Leaves]:
-        """The finished blocks of a stage of this recipe; a new one is made with ``create(data)``."""
+        """Return the finished blocks; a new stage is first set up for this recipe with ``create(data)``."""
         if self.recipe() is None:
             self.discard()
             (self.folder / "blocks").mkdir(parents=True)
@@ -93,30 +93,30 @@ class Stage:
         return self.blocks()
 
     def blocks(self) -> dict[int, Leaves]:
-        """The notes of finished blocks."""
+        """Return the leaf hashes of the blocks noted as finished."""
         noted = {int(p.stem): read_note(p) for p in (self.folder / "blocks").glob("*.json")}
         return {block: leaves for block, leaves in noted.items() if leaves is not None}
 
     def _clean(self) -> None:
-        """Remove what a killed writer left among the arrays: files half written, an uncommitted manifest."""
+        """Remove what a killed writer left among the arrays: partial files, an uncommitted manifest."""
         for name in (manifests.MARKER, manifests.FILE, minari.FILE):
             (self.data / name).unlink(missing_ok=True)
         for file in self.data.rglob("*.partial"):
             file.unlink()
 
     def recipe(self) -> dict[str, Any] | None:
-        """The recipe of what was begun here."""
+        """Return the recipe of the stage, or None if there is no stage."""
         return read_note(self.folder / "recipe.json")
 
     @property
     def needs(self) -> list[str]:
-        """What anyone must see who is to write a block."""
+        """Files that every writer of blocks must be able to read."""
         return [str(self.folder / "recipe.json")]
 
     def write_block(
         self, layouts: Mapping[str, ArrayLayout], block: int, arrays: Mapping[str, NDArray[Any]]
     ) -> Leaves:
-        """Write one chunk of every array given, each where it belongs, and note that it is finished."""
+        """Write a block: one chunk of every given array, and then the note that it is finished."""
         leaves = {
             name: zarr.write_chunk(self.data, name, layouts[name], block, arrays[name]) for name in arrays
         }
@@ -124,11 +124,11 @@ class Stage:
         return leaves
 
     def record(self, block: int, leaves: Leaves) -> None:
-        """Note that all chunks of a block are written and checked."""
+        """Record that all chunks of a block are written and checked."""
         write_note(self.folder / "blocks" / f"{block}.json", leaves)
 
     def intact(self, layouts: Mapping[str, ArrayLayout], block: int, leaves: Leaves) -> bool:
-        """Whether a block noted as finished is really there (a power cut may have lost its bytes)."""
+        """Whether the chunks of a block noted as finished are undamaged (a power cut may have lost data)."""
         try:
             for name, leaf in leaves.items():
                 zarr.read_chunk(self.data, name, layouts[name], block, leaf)
@@ -139,19 +139,19 @@ class Stage:
     def write_arrays(
         self, layouts: Mapping[str, ArrayLayout], values: Mapping[str, NDArray[Any]]
     ) -> dict[str, list[str]]:
-        """Write whole arrays; their leaves by name."""
+        """Write whole arrays; return their leaves by name."""
         return zarr.write_arrays(self.data, layouts, values)
 
     def read(self, name: str, array: ArrayLayout) -> NDArray[Any]:
-        """A whole array, all of it written."""
+        """Read a whole array, which must be completely written."""
         return zarr.read_array(self.data, name, array)
 
     def size(self) -> int:
-        """Bytes of all files of the arrays."""
+        """Return the total size in bytes of the arrays' files."""
         return sum(file.stat().st_size for file in self.data.rglob("*") if file.is_file())
 
     def require_space(self, nbytes: int) -> None:
-        """Raises UserError (code 1) when arrays of ``nbytes``, less what is here of them, find no room."""
+        """Raises UserError (code 1) if the disk lacks room for ``nbytes``, less what is already stored."""
         missing, free = nbytes - self.size(), shutil.disk_usage(self.base).free
         if free < missing:
             raise UserError(
@@ -161,7 +161,7 @@ class Stage:
             )
 
     def commit(self, manifest: Mapping[str, Any]) -> None:
-        """Write the manifest and the marker, and move the dataset into place; a replaced one goes last."""
+        """Write manifest and marker, and move the dataset into place; a replaced one is removed last."""
         manifests.write(self.data, manifest)
         self.target.parent.mkdir(parents=True, exist_ok=True)
         if self.target.exists():
@@ -171,7 +171,7 @@ class Stage:
         self.discard()
 
     def recover(self) -> None:
-        """Undo a commit that stopped between its renames, or clear up after one that stopped at its end."""
+        """Undo a commit that was interrupted between its renames, or clean up after one that was complete."""
         if self._replaced.exists() and not self.target.exists():
             os.replace(self._replaced, self.target)
         if not self.data.exists():
@@ -179,15 +179,15 @@ class Stage:
 
 
 def shards_folder(dataset_id: str, base: Path) -> Path:
-    """Where the shards of an id lie under a root."""
+    """Return the folder for the shards of an id under a root."""
     return base / ".dom2data" / "shards" / dataset_id
 
 
 @contextmanager
 def open_stage(dataset_id: str, base: Path, shard: str = "") -> Iterator[Stage]:
-    """The stage of an id, or of a shard of it, under its lock.
+    """Open the stage of an id, or of a shard of it, and hold its lock.
 
-    Raises UserError (code 1) when another process holds the lock, the root cannot be written, or its disk is
+    Raises UserError (code 1) when another process holds the lock, the root is not writable, or its disk is
     full.
     """
     with only_writer(f"{dataset_id}--shard-{shard}" if shard else dataset_id, base):
@@ -202,7 +202,7 @@ def open_stage(dataset_id: str, base: Path, shard: str = "") -> Iterator[Stage]:
 
 @contextmanager
 def full_disk(dataset_id: str, base: Path | str) -> Iterator[None]:
-    """Turn "no space left" into a UserError (code 1) that says what is kept."""
+    """Turn "no space left" into a UserError (code 1) that says that nothing is lost."""
     try:
         yield
     except OSError as error:
@@ -216,7 +216,7 @@ def full_disk(dataset_id: str, base: Path | str) -> Iterator[None]:
 
 
 def read_note(path: Path) -> Any:
-    """What ``write_note`` wrote; None where there is nothing, or what a power cut has left of it."""
+    """Read what ``write_note`` wrote; None if the file is missing, or damaged by a power cut."""
     try:
         return json.loads(path.read_text())
     except (FileNotFoundError, ValueError):
@@ -224,6 +224,6 @@ def read_note(path: Path) -> Any:
 
 
 def write_note(path: Path, value: Any) -> None:
-    """Write JSON so that the file is either whole or absent."""
+    """Write JSON atomically: the file is either complete or unchanged."""
     with replacing(path) as partial:
         partial.write_text(json.dumps(value, sort_keys=True))

@@ -1,7 +1,7 @@
-"""The arrays themselves, as Zarr v3: one chunk per block, not compressed, with a crc32c.
+"""Array storage as Zarr v3: one chunk per block, not compressed, with a crc32c checksum.
 
-Noisy float32 shrinks by a fifth at best, and takes ten times as long to load; a missing chunk is looked for,
-because Zarr reads one as zeros.
+Compressing noisy float32 saves a fifth at best, and loading then takes ten times as long. Missing chunks are
+detected explicitly, because Zarr reads them as zeros.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dom2data.store.manifest import digest, settle
 
 
 def create(data: Path, layouts: Mapping[str, ArrayLayout]) -> None:
-    """Create the group and its arrays, at their final shapes, without a chunk; what was there goes."""
+    """Create the group and its arrays with their final shapes, without chunks; replaces an existing group."""
     group = zarr.create_group(store=data, overwrite=True)
     for name, array in layouts.items():
         group.create_array(
@@ -45,7 +45,7 @@ def write_chunk(data: Path, name: str, array: ArrayLayout, chunk: int, values: N
     if values.shape != (rows.stop - rows.start, *array.shape[1:]) or values.dtype != array.dtype:
         raise ValueError(f"{name}: expected {array}, found a chunk of {values.dtype}{values.shape}")
     values = np.ascontiguousarray(values)
-    # A chunk of zeros is written like any other, so that one that is absent is one that was lost.
+    # Write chunks of zeros, too, so that a missing chunk always means a lost one.
     zarr.open_array(data / name, mode="r+").with_config({"write_empty_chunks": True})[rows] = values
     settle(data / chunk_file(name, array, chunk))
     if not raw.holds(data / name, array, chunk, values):
@@ -56,7 +56,7 @@ def write_chunk(data: Path, name: str, array: ArrayLayout, chunk: int, values: N
 def write_arrays(
     data: Path, layouts: Mapping[str, ArrayLayout], values: Mapping[str, NDArray[Any]]
 ) -> dict[str, list[str]]:
-    """Write every chunk of the arrays in ``values``; returns their leaves by name."""
+    """Write every chunk of the arrays in ``values``; return their leaves by name."""
     return {
         name: [write_chunk(data, name, array, c, values[name][array.rows(c)]) for c in range(array.n_chunks)]
         for name, array in layouts.items()
@@ -67,9 +67,9 @@ def write_arrays(
 def read_array(
     data: Path, name: str, array: ArrayLayout, leaves: Sequence[str] | None = None
 ) -> NDArray[Any]:
-    """A whole array, with the leaf hashes that its chunks must have if they are given.
+    """Read a whole array, and check the chunks against ``leaves`` if given.
 
-    Raises UserError (code 3), naming array and chunk, for one that is lost, damaged, or of another hash.
+    Raises UserError (code 3), naming array and chunk, for a chunk that is lost, damaged, or has another hash.
     """
     values = _read_array(data, name, array)
     if leaves is not None:
@@ -86,14 +86,14 @@ def _read_array(data: Path, name: str, array: ArrayLayout) -> NDArray[Any]:
         try:
             return np.asarray(source[:])
         except (ValueError, RuntimeError, OSError):
-            pass  # the loop below finds out which chunk it was
+            pass  # the code below finds out which chunk it was
     return np.concatenate([_read_chunk(source, data, name, array, c) for c in range(array.n_chunks)])
 
 
 def read_chunk(data: Path, name: str, array: ArrayLayout, chunk: int, leaf: str | None) -> NDArray[Any]:
-    """The rows of one chunk, with the leaf hash that they must have if one is given.
+    """Read the rows of one chunk, and check them against the hash ``leaf`` if given.
 
-    Raises UserError (code 3) like ``read_array``, and for another hash.
+    Raises UserError (code 3) like ``read_array``.
     """
     values = raw.read_chunk(data / name, array, chunk) if raw.is_raw(data / name, array) else None
     if values is None:

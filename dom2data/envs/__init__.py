@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 AnEnv = TypeVar("AnEnv", bound="VectorEnv")
 
 NAMES = ("tag", "world", "spread", "halfcheetah")
-"""The four tasks of the published datasets, all of them with behaviour policies."""
+"""The four tasks of the published datasets, for which behaviour policies are shipped."""
 
-# Name -> (module, options); imported when first used, because numba and MuJoCo take half a second.
+# Name -> (module, options); imported on first use, because numba and MuJoCo take half a second.
 _PARTICLE: dict[str, tuple[str, dict[str, Any]]] = {
     "tag": ("dom2data.envs.tag", {}),
     "world": ("dom2data.envs.world", {}),
@@ -38,17 +38,17 @@ _HALFCHEETAH: dict[str, dict[str, Any]] = {
     "halfcheetah-mamujoco": {"obs_style": "mamujoco_v1"},
 }
 VARIANTS = tuple(name for name in (*_PARTICLE, *_HALFCHEETAH) if name not in NAMES)
-"""Further tasks on the same simulators."""
+"""Variants of these tasks on the same simulators."""
 KNOWN = (*NAMES, *VARIANTS)
 
 
 def task(name: str) -> str:
-    """The task that a variant is one of (halfcheetah-mamujoco: halfcheetah); any other name as it is."""
+    """Return the task of a variant (halfcheetah-mamujoco: halfcheetah); any other name is unchanged."""
     return next(each for each in NAMES if name.startswith(f"{each}-")) if name in VARIANTS else name
 
 
 def is_foreign(name: str) -> bool:
-    """Whether this is a user's own environment, ``module:make``; its episodes may end before the horizon."""
+    """Whether ``name`` is a user's own environment, ``module:make``, whose episodes may end early."""
     return ":" in name
 
 
@@ -68,7 +68,7 @@ def _prey_id(name: str, scenario: Scenario) -> str:
 
 
 def spec(name: str) -> EnvSpec:
-    """The standard environment's spec.
+    """Return the spec of the standard environment.
 
     Raises ValueError for an unknown name, and UserError like ``foreign.spec`` for a user's own.
     """
@@ -99,10 +99,10 @@ def make(
 def make(
     name: str, num_envs: int = 1, shift: str | None = None, seed: Any = 0, prey: Policy | None = None
 ) -> VectorEnv:
-    """E rows of an environment, with its frozen prey or with ``prey``.
+    """Make E rows of an environment, with its frozen prey or with ``prey``.
 
-    With a ``shift`` of the table in ``dom2data.envs.shifts`` they are ``Shifted``; ``parameters`` say what is
-    drawn for them. Raises ValueError for an unknown name, or a shift that this environment does not have.
+    With a ``shift`` from the table in ``dom2data.envs.shifts``, returns a ``Shifted``, whose ``parameters``
+    are those drawn. Raises ValueError for an unknown name, or a shift that does not apply.
     """
     env = _standard(name, num_envs, seed, prey)
     if shift in (None, "none"):
@@ -142,7 +142,7 @@ def _standard(
 
 
 def close(env: VectorEnv) -> None:
-    """Close a user's own environments, also under a shift; ours hold nothing open."""
+    """Close a user's own environments, also under a shift; built-in ones need no closing."""
     env = getattr(env, "env", env)
     if hasattr(env, "close"):
         env.close()
@@ -150,7 +150,7 @@ def close(env: VectorEnv) -> None:
 
 @contextmanager
 def closing(env: AnEnv) -> Iterator[AnEnv]:
-    """``env`` itself, closed in the end."""
+    """Yield ``env`` and close it at the end."""
     try:
         yield env
     finally:
@@ -158,7 +158,7 @@ def closing(env: AnEnv) -> Iterator[AnEnv]:
 
 
 def unguarded(name: str, num_envs: int = 1, seed: Any = 0) -> ParticleEnv:
-    """The environment without a prey of its own: ``step`` must be given the prey's actions."""
+    """Make the environment without its own prey: ``step`` must be given the prey's actions."""
     from dom2data.envs.particle import ParticleEnv
 
     return ParticleEnv(_scenario(name), num_envs, seed, None, "none")

@@ -1,15 +1,15 @@
 """A user's own PettingZoo environment, named ``my_module:make`` or ``path/to/file.py:make``.
 
-The name is that of a callable without arguments that returns a ``pettingzoo.ParallelEnv``. What the rest of
-the project needs is read off it (docs/your-environment.md):
+The name refers to a callable without arguments that returns a ``pettingzoo.ParallelEnv``. What the rest of
+the project needs is read from that (docs/your-environment.md):
 
-* agents: ``possible_agents``, all of them present after ``reset``. One that leaves before the others is shown
-  zeros from then on, earns nothing, and what it does has no effect.
+* agents: ``possible_agents``, all of them present after ``reset``. An agent that leaves before the others
+  then observes zeros and earns nothing, and its actions have no effect.
 * observations: Boxes of floats, flattened; shorter ones are padded with zeros to the widest.
 * actions: Boxes of floats of one size with finite bounds, mapped from [-1, 1].
-* ``horizon``, or ``max_cycles``: the longest episode in steps; what lasts longer is truncated there.
-* ``shared_reward`` (optional): all agents present always get the same reward. It is the team's, and so also
-  that of agents that have left.
+* ``horizon``, or ``max_cycles``: the longest episode in steps; longer ones are truncated there.
+* ``shared_reward`` (optional): all present agents always get the same reward. It is the team's, so agents
+  that have left get it, too.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ _HINTS = {
 
 
 def load(name: str) -> tuple[ModuleType, Callable[[], Any]]:
-    """The module and the callable that a name means; modules are also looked for in the current folder.
+    """Return the module and the callable that ``name`` refers to; also searches the current folder.
 
-    Raises UserError when there is no such module or file, importing it fails, or nothing in it has that name.
+    Raises UserError when the module or file does not exist, its import fails, or it has no such callable.
     """
     source, _, attribute = name.rpartition(":")
     try:
@@ -83,17 +83,17 @@ def _module_of(path: Path) -> ModuleType:
 
 
 def _digest(module: ModuleType) -> str:
-    """16 hexadecimal digits of the hash of a module's file, none where there is no file."""
+    """Return 16 hexadecimal digits of the hash of a module's file; empty without a file."""
     file = Path(getattr(module, "__file__", None) or "")
     return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else ""
 
 
 _imported = cache(_digest)
-"""That of the file which was imported: until Python ends its code runs, whatever becomes of the file."""
+"""Digest of the file as imported: its code runs until Python ends, even if the file changes."""
 
 
 def require_unedited(name: str) -> None:
-    """Raises UserError where the file that a name means is no longer the one that was imported here."""
+    """Raises UserError if the file that ``name`` refers to has changed since it was imported."""
     module, _ = load(name)
     if _digest(module) != _imported(module):
         raise UserError(
@@ -103,7 +103,7 @@ def require_unedited(name: str) -> None:
 
 
 def build(name: str) -> ParallelEnv:
-    """One environment. Raises UserError like ``load``, and when calling it does not return a ParallelEnv."""
+    """Make one environment. Raises UserError like ``load``, and if the callable returns no ParallelEnv."""
     _, make = load(name)
     try:
         env = make()
@@ -119,7 +119,7 @@ def build(name: str) -> ParallelEnv:
 
 @contextmanager
 def opened(name: str) -> Iterator[ParallelEnv]:
-    """``build``, closed in the end. Raises UserError also when closing it fails."""
+    """Yield an environment of ``build`` and close it at the end. Raises UserError also if closing fails."""
     env = build(name)
     try:
         yield env
@@ -131,7 +131,7 @@ def opened(name: str) -> Iterator[ParallelEnv]:
 
 
 def problems(env: ParallelEnv) -> Iterator[str]:
-    """What in an environment's declarations keeps it from being used, one line each."""
+    """Yield a line for each problem in an environment's declarations that prevents its use."""
     agents = list(getattr(env, "possible_agents", None) or ())
     if not agents:
         yield "expected possible_agents, found none; list every agent there"
@@ -155,10 +155,10 @@ def problems(env: ParallelEnv) -> Iterator[str]:
 
 
 def spec(name: str, env: ParallelEnv | None = None) -> EnvSpec:
-    """The spec of an environment (of ``env``, if it is built already).
+    """Return the spec of an environment (of ``env``, if already built).
 
-    Raises UserError with the first of its ``problems`` and, where nothing is built yet, like
-    ``require_unedited``: what runs goes on with the code that it began with.
+    Raises UserError with the first of its ``problems`` and, if ``env`` is None, like ``require_unedited``:
+    environments already running continue with the code they started with.
     """
     if env is None:
         require_unedited(name)
@@ -195,10 +195,10 @@ def spec(name: str, env: ParallelEnv | None = None) -> EnvSpec:
 class ForeignEnv:
     """E separate environments of one name (``dom2data.spec.VectorEnv``).
 
-    Every episode begins with ``reset(seed=...)``, and none before it is asked for: the first of a row is that
-    of a fresh instance. A row whose episode is over keeps its last observation and its flags, and earns
-    nothing, until it is reset. Raises UserError (code 1), naming seed and step, when an environment raises,
-    or returns numbers that are not finite.
+    Every episode starts with ``reset(seed=...)``, and only on request: a row's first episode is that of a new
+    instance. After its episode, a row keeps its last observation and its flags, with rewards of zero, until
+    it is reset. Raises UserError (code 1), naming seed and step, when an environment raises, or returns
+    numbers that are not finite.
     """
 
     def __init__(self, name: str, num_envs: int = 1, seed: Any = 0):
@@ -215,7 +215,7 @@ class ForeignEnv:
         self._rng = np.random.default_rng(seed)
 
     def reset(self, seed: Any = None, mask: Bool | None = None) -> Float32:
-        """New episodes in the rows of ``mask`` [E] (all by default); returns obs [E, N, O]."""
+        """Start new episodes in the rows of ``mask`` [E] (default: all); return obs [E, N, O]."""
         if seed is not None:
             self._rng = np.random.default_rng(seed)
         for row in range(self.num_envs) if mask is None else np.flatnonzero(mask).tolist():
@@ -229,18 +229,18 @@ class ForeignEnv:
         return self.observe()
 
     def step(self, actions: Float32) -> Step:
-        """Advance the rows that are not over by actions [E, N, A] in [-1, 1]; the array is not modified."""
+        """Advance unfinished rows by actions [E, N, A] in [-1, 1]; the array is not modified."""
         rewards = np.zeros((self.num_envs, self.spec.n_agents), np.float32)
         for row in np.flatnonzero(~(self._terminated | self._truncated)).tolist():
             rewards[row] = self._step(row, actions[row])
         return Step(self.observe(), rewards, self._terminated.copy(), self._truncated.copy())
 
     def observe(self) -> Float32:
-        """A copy of the present observations [E, N, O]."""
+        """Return a copy of the current observations [E, N, O]."""
         return self._obs.copy()
 
     def close(self) -> None:
-        """Close all of them. Raises UserError (code 1) where one fails."""
+        """Close all environments. Raises UserError (code 1) if one fails to close."""
         self._opened.close()
 
     def _step(self, row: int, actions: Float32) -> Float32:
@@ -280,12 +280,12 @@ class ForeignEnv:
                 if values.shape != (width,) or not np.isfinite(values).all():
                     raise self._failure(row, f"{width} finite numbers observed by {agent}", f"{values}")
                 self._obs[row, i, :width] = values
-            elif agent in present:  # of one that ends, critics bootstrap from what it observes last
+            elif agent in present:  # also at its end, because critics bootstrap from the last observation
                 when = "who is present" if agent in self._envs[row].agents else "also at its end"
                 raise self._failure(row, f"what {agent} observes, {when}", "nothing")
 
     def _call(self, row: int, function: Callable[[], Any], parts: int) -> tuple[Any, ...]:
-        """What reset or step returns, which has so many parts."""
+        """Call reset or step and return the result, which must have this number of parts."""
         try:
             found = function()
         except Exception as error:
@@ -305,7 +305,7 @@ class ForeignEnv:
 
 
 def rescaled(action: Float32, space: Box) -> NDArray[Any]:
-    """An action in [-1, 1] as one of ``space`` (a new array); itself where the bounds are -1 and 1."""
+    """Map an action from [-1, 1] to ``space``, as a new array; unchanged if the bounds are -1 and 1."""
     action = action.reshape(space.shape).astype(space.dtype)
     if (space.low == -1.0).all() and (space.high == 1.0).all():
         return action
@@ -313,13 +313,13 @@ def rescaled(action: Float32, space: Box) -> NDArray[Any]:
 
 
 def _declared(env: ParallelEnv, *names: str) -> Any:
-    """The first of these attributes that the environment, or the innermost one, has."""
+    """Return the first of these attributes that the environment, or the innermost one, has."""
     found = [getattr(owner, name, None) for name in names for owner in (env, env.unwrapped)]
     return next((value for value in found if value is not None), None)
 
 
 def _floats(values: Any) -> Float32:
-    """Values as floats, or a NaN where they are none, such as rows of several lengths."""
+    """Convert values to floats; a NaN if that fails, e.g. for rows of different lengths."""
     try:
         return np.asarray(values, np.float32)
     except (TypeError, ValueError):

@@ -1,10 +1,10 @@
-"""HalfCheetah driven by two agents, one per leg (2x3), on MuJoCo, many rows at once.
+"""HalfCheetah controlled by two agents, one per leg (2x3), on MuJoCo, with many rows in a batch.
 
-Model, reset and reward are those of gymnasium's HalfCheetah-v5, and a row follows it bit for bit. That is why
-the rows are a ``mujoco.batch.Batch`` and not calls of ``mujoco.rollout``: a rollout takes the solver's warm
-start but does not give back the one it ends with, so steps taken one call at a time drift from gymnasium's by
-1e-13 each, and a cheetah is chaotic. Action order and, by default, observations are those of the published
-offline datasets.
+Model, reset and reward are those of gymnasium's HalfCheetah-v5, and a row follows it bit for bit. Therefore
+the rows are a ``mujoco.batch.Batch`` rather than calls of ``mujoco.rollout``: a rollout accepts the solver's
+warm start but does not return the final one, so stepping with single calls would drift from gymnasium by
+1e-13 per step, and the system is chaotic. Action order and, by default, observations are those of the
+published offline datasets.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ RESET_NOISE = 0.1
 CONTROL_COST = 0.1
 HORIZON = 1000
 NQ = 9
-"""Positions, and as many velocities: root x, root z, root angle, then back and front thigh, shin, foot."""
-# The published code lists an agent's joints by name (foot, shin, thigh), its actions in actuator order.
+"""Number of positions, and of velocities: root x, z and angle, then back and front thigh, shin, foot."""
+# The published code orders an agent's joints by name (foot, shin, thigh), but its actions by actuator.
 _JOINTS = ((5, 4, 3), (8, 7, 6))
 _NEIGHBOUR = (6, 3)  # the other agent's thigh, one joint away
-_ROOT = (1, 2)  # root x is left out: the reward depends on its speed alone
+_ROOT = (1, 2)  # without root x: the reward depends only on its velocity
 
 
 @cache
 def xml() -> Path:
-    """The model file, as installed with gymnasium."""
+    """Return the model file installed with gymnasium."""
     return Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets" / "half_cheetah.xml"
 
 
@@ -54,8 +54,8 @@ _silence = threading.Lock()
 
 @contextmanager
 def silent() -> Iterator[None]:
-    """Keep MuJoCo from printing and logging that the model file has a deprecated attribute."""
-    with _silence:  # MuJoCo has one handler for all threads
+    """Suppress MuJoCo's warning about a deprecated attribute in the model file."""
+    with _silence:  # MuJoCo has a single handler for all threads
         handler = mujoco.get_mju_user_warning()
         mujoco.set_mju_user_warning(lambda text: None)
         try:
@@ -66,16 +66,16 @@ def silent() -> Iterator[None]:
 
 @cache
 def standard_model() -> mujoco.MjModel:
-    """The compiled model; shifted ones are edited copies of it."""
+    """Return the compiled model; shifts edit copies of it."""
     with silent():
         model = mujoco.MjModel.from_xml_path(str(xml()))
-    # MuJoCo would put a diverged cheetah back to its start without a word.
+    # By default, MuJoCo silently resets a diverged state.
     model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_AUTORESET
     return model
 
 
 def facts(obs_style: ObsStyle) -> dict[str, Any]:
-    """What the numbers depend on."""
+    """Return the facts that the numbers depend on."""
     return {
         "model": hashlib.sha256(xml().read_bytes()).hexdigest()[:16],
         "mujoco": mujoco.__version__,
@@ -88,7 +88,7 @@ def facts(obs_style: ObsStyle) -> dict[str, Any]:
 
 
 def spec(env_id: str = "halfcheetah", obs_style: ObsStyle = "omar") -> EnvSpec:
-    """The task as the two agents see it."""
+    """Return the spec of the two-agent task."""
     return EnvSpec(
         env_id=env_id,
         agent_names=("back", "front"),
@@ -105,8 +105,8 @@ def spec(env_id: str = "halfcheetah", obs_style: ObsStyle = "omar") -> EnvSpec:
 class HalfCheetahEnv:
     """E rows of 2-agent HalfCheetah (``dom2data.spec.VectorEnv``).
 
-    ``models`` are the rows' models, the standard one by default; a shifted environment replaces items of the
-    list before an episode. ``threads`` changes the speed and nothing else.
+    ``models`` lists the model of each row, by default the standard one; shifts replace items of the list
+    before an episode. ``threads`` only affects speed.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class HalfCheetahEnv:
         self.models: list[mujoco.MjModel] = [model] * num_envs
         self._running = list(self.models)
         self._batch = Batch(model, num_envs, min(threads, num_envs))
-        # Live views of the rows' states: a write is the row's state at its next step.
+        # Live views of the rows' states: what is written there is used by the next step.
         self._qpos, self._qvel, self._ctrl = map(self._batch.bind, ("qpos", "qvel", "ctrl"))
         self._time = np.zeros(num_envs, np.int64)
         self._seed = seed
@@ -137,7 +137,7 @@ class HalfCheetahEnv:
         return self._qpos.copy(), self._qvel.copy()
 
     def load_state(self, qpos: Float64, qvel: Float64, mask: Bool | None = None) -> Float32:
-        """Start new episodes in the R rows of ``mask`` [E] (all by default); returns obs [E, N, O].
+        """Start new episodes in the R rows of ``mask`` [E] (default: all); return obs [E, N, O].
 
         Positions and velocities are [R, 9], in gymnasium's order.
         """
@@ -148,7 +148,7 @@ class HalfCheetahEnv:
         return self.observe()
 
     def reset(self, seed: Any = None, mask: Bool | None = None) -> Float32:
-        """New episodes in the rows of ``mask`` [E] (all by default); returns obs [E, N, O]."""
+        """Start new episodes in the rows of ``mask`` [E] (default: all); return obs [E, N, O]."""
         if seed is not None:
             self._seed, self._rng = seed, np.random.default_rng(seed)
         mask = np.ones(self.num_envs, bool) if mask is None else mask
@@ -157,7 +157,7 @@ class HalfCheetahEnv:
         return self.load_state(qpos, RESET_NOISE * self._rng.standard_normal(shape), mask)
 
     def step(self, actions: Float32) -> Step:
-        """Torques in [-1, 1] (beyond, MuJoCo clips), actions [E, 2, 3], for five physics steps of 0.01 s.
+        """Apply actions [E, 2, 3], torques in [-1, 1] (clipped by MuJoCo), for five physics steps of 0.01 s.
 
         Raises UserError (code 1), naming seed and step, when MuJoCo diverges.
         """
@@ -180,10 +180,10 @@ class HalfCheetahEnv:
         )
 
     def observe(self) -> Float32:
-        """Observations [E, 2, O] of the present state.
+        """Return observations [E, 2, O] of the current state.
 
-        omar: position and velocity of each of the leg's joints, foot first. mamujoco_v1: these, the position
-        of the other leg's thigh, the torso's height and angle, and the velocities of its three joints.
+        omar: position and velocity of each joint of the agent's leg, foot first. mamujoco_v1: in addition,
+        the position of the other leg's thigh, the torso's height and angle, and the three root velocities.
         """
         position, velocity = self._qpos, self._qvel
         obs = np.empty((self.num_envs, 2, OBS_DIMS[self.obs_style]), np.float32)
@@ -197,7 +197,7 @@ class HalfCheetahEnv:
         return obs
 
     def _check(self) -> None:
-        """Every way to diverge raises a warning of MuJoCo; reset clears a row's."""
+        """Raise UserError if a row has diverged: MuJoCo then sets a warning, which reset clears."""
         warned = self._batch.warning[:, :, 1]
         if warned.any():
             row = int(np.flatnonzero(warned.any(axis=1))[0])

@@ -1,7 +1,7 @@
-"""The Gymnasium view of an environment: one row, dictionaries by agent name, the team's reward.
+"""Gymnasium interface of an environment: one row, dictionaries by agent name, the team's reward.
 
-Minari recovers it from a dataset (``recover_environment``), which needs an entry point that can be imported
-and a name that JSON can hold: ``gymnasium_spec`` gives both.
+Minari recovers the environment from a dataset (``recover_environment``). This needs an importable entry point
+and JSON arguments, which ``gymnasium_spec`` provides.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ ByAgent = dict[str, NDArray[np.float32]]
 
 
 def observation_space(spec: EnvSpec) -> spaces.Dict[Any]:
-    """A vector of each agent's own size; the dictionary is in alphabetical order, as everywhere in Minari."""
+    """Return a Dict with a vector of each agent's own size, in alphabetical order, as always in Minari."""
     sizes = zip(spec.agent_names, spec.obs_dims, strict=True)
     return spaces.Dict({agent: spaces.Box(-np.inf, np.inf, (size,), np.float32) for agent, size in sizes})
 
 
 def action_space(spec: EnvSpec) -> spaces.Dict[Any]:
-    """A bounded vector for each agent."""
+    """Return a Dict with a bounded vector per agent."""
     bounds = (spec.act_low, spec.act_high, (spec.act_dim,), np.float32)
     return spaces.Dict({agent: spaces.Box(*bounds) for agent in spec.agent_names})
 
 
 def gymnasium_spec(name: str) -> GymnasiumSpec:
-    """What ``gymnasium.make`` needs to build ``JointEnv(name)``; no time limit is added to its own."""
+    """Return what ``gymnasium.make`` needs to build ``JointEnv(name)``, without an additional time limit."""
     short = re.sub(r"\W+", "-", name).strip("-")
     return GymnasiumSpec(
         id=f"dom2/{short}-v0", entry_point="dom2data.envs.joint:JointEnv", kwargs={"name": name}
@@ -44,8 +44,8 @@ def gymnasium_spec(name: str) -> GymnasiumSpec:
 class JointEnv(gymnasium.Env[Any, Any]):
     """``gymnasium.Env`` over one row of ``dom2data.envs.make(name)``.
 
-    The reward is the team's (the first agent's where it is shared, else the mean); ``info["rewards"]`` [N]
-    holds each agent's, in the order of ``spec.agent_names`` of the environment.
+    The reward is the team's (the first agent's if it is shared, else the mean); ``info["rewards"]`` [N]
+    holds each agent's, in the order of the environment's ``spec.agent_names``.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012 (gymnasium's name and kind)
@@ -53,7 +53,7 @@ class JointEnv(gymnasium.Env[Any, Any]):
     def __init__(self, name: str, render_mode: str | None = None):
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"expected a render_mode (None or rgb_array), found {render_mode!r}")
-        named.environment(name)  # Minari takes the name from the data
+        named.environment(name)  # the name may come from a dataset, through Minari
         self.name, self.render_mode = name, render_mode
         self._env: VectorEnv = envs.make(name, seed=None)
         self._row = 0
@@ -64,11 +64,11 @@ class JointEnv(gymnasium.Env[Any, Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[ByAgent, dict[str, Any]]:
-        """A new episode; without a ``seed`` it follows from the last one given, or else from nothing known.
+        """Start an episode; without a ``seed``, continue the random stream of the last seed, if any.
 
-        Stored episodes were begun many at a time from one seed. ``options`` say which of them this is:
-        ``spawn_key`` of the SeedSequence, ``rows`` begun together, and the ``row``. With the ``seed`` and the
-        ``options`` stored with an episode, and its actions, that episode comes out again.
+        Stored episodes were started in batches from one seed. ``options`` identify the episode in its batch:
+        ``spawn_key`` of the SeedSequence, number of ``rows``, and the ``row``. The ``seed`` and ``options``
+        stored with an episode, and its actions, reproduce that episode.
         """
         super().reset(seed=seed)
         how = options or {}
@@ -83,7 +83,7 @@ class JointEnv(gymnasium.Env[Any, Any]):
         return self._by_agent(started), {"rewards": np.zeros(self.team_spec.n_agents, np.float32)}
 
     def step(self, action: ByAgent) -> tuple[ByAgent, float, bool, bool, dict[str, Any]]:
-        """Gymnasium's five values. Raises KeyError when an agent's action is missing."""
+        """Return Gymnasium's five values. Raises KeyError when an agent's action is missing."""
         spec = self.team_spec
         joint = np.zeros((self._env.num_envs, spec.n_agents, spec.act_dim), np.float32)
         joint[self._row] = np.stack([action[agent] for agent in spec.agent_names])
@@ -93,13 +93,13 @@ class JointEnv(gymnasium.Env[Any, Any]):
         return self._by_agent(step.obs), float(spec.team(rewards)), *ended, {"rewards": rewards}
 
     def render(self) -> NDArray[np.uint8] | None:
-        """The present state as uint8 [height, width, 3]; None without a render mode."""
+        """Return the current state as uint8 [height, width, 3]; None without a render mode."""
         from dom2data.envs.render import draw
 
         return draw(self._env, self._row) if self.render_mode == "rgb_array" else None
 
     def close(self) -> None:
-        """Close a user's own environment; ours hold nothing open."""
+        """Close a user's own environment; built-in ones need no closing."""
         envs.close(self._env)
 
     def _by_agent(self, obs: NDArray[np.float32]) -> ByAgent:

@@ -1,4 +1,4 @@
-"""The PettingZoo view of an environment: one row, dictionaries by agent name."""
+"""PettingZoo interface of an environment: one row, dictionaries by agent name."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ParallelView(ParallelEnv):
     """``pettingzoo.ParallelEnv`` over one row of ``dom2data.envs.make(name)``.
 
     Observations are float32 vectors, actions float32 vectors in [-1, 1]^A; the frozen prey is part of the
-    environment, not an agent. Episodes end for all agents at once; ours by their time limit (truncation).
+    environment, not an agent. Episodes end for all agents at once; in built-in ones by truncation only.
     ``render_mode="rgb_array"`` makes ``render()`` return uint8 [400, 400, 3].
     """
 
@@ -46,15 +46,15 @@ class ParallelView(ParallelEnv):
         return self.action_spaces[agent]
 
     def reset(self, seed: int | None = None, options: Dict | None = None) -> tuple[Dict, Dict]:
-        """Observations and empty infos of a new episode; ``options`` are ignored.
+        """Start an episode; return observations and empty infos. ``options`` are ignored.
 
-        Without a ``seed`` it follows from the last one given, if there was one, else from nothing known.
+        Without a ``seed``, continue the random stream of the last seed, if any.
         """
         self.agents = list(self.possible_agents)
         return self._by_agent(self._env.reset(seed)[0]), {agent: {} for agent in self.agents}
 
     def step(self, actions: Dict) -> tuple[Dict, Dict, Dict, Dict, Dict]:
-        """PettingZoo's five dictionaries.
+        """Return PettingZoo's five dictionaries.
 
         Raises KeyError when an agent's action is missing, ValueError outside an episode.
         """
@@ -75,15 +75,15 @@ class ParallelView(ParallelEnv):
         )
 
     def render(self) -> NDArray[np.uint8] | None:
-        """The present state as uint8 [400, 400, 3]; None without a render mode."""
+        """Return the current state as uint8 [400, 400, 3]; None without a render mode."""
         return draw(self._env, 0) if self.render_mode == "rgb_array" else None
 
     def state(self) -> NDArray[np.float32]:
-        """All agents' observations as one vector."""
+        """Return all agents' observations as one vector."""
         return self._env.observe()[0].reshape(-1)
 
     def close(self) -> None:
-        """Close a user's own environment; ours hold nothing open."""
+        """Close a user's own environment; built-in ones need no closing."""
         envs.close(self._env)
 
     def _by_agent(self, obs: NDArray[np.float32], agents: list[str] | None = None) -> Dict:

@@ -1,4 +1,4 @@
-"""Batched environments of particles: a task is a ``Scenario`` of constants and two compiled kernels."""
+"""Batched particle environments: a task is a ``Scenario``, made of constants and two compiled kernels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dom2data.spec import Bool, EnvSpec, Float32, Step
 class Scenario:
     """One particle task. P agents (the prey, if any, last), L landmarks; lengths in arena units.
 
-    ``gain`` is the force per unit of action; ``max_speed`` is infinite where speed is not capped.
+    ``gain`` is the force per unit of action; ``max_speed`` is infinite if speed is not capped.
     ``observe(pos, vel, landmarks, obs, prey_obs)`` and ``reward(pos, landmarks, rewards, prey_rewards)``
     are compiled kernels that fill their last two arguments for all E rows.
     """
@@ -43,9 +43,9 @@ class Scenario:
     horizon: int = 25
 
     def spec(self, prey_id: str) -> EnvSpec:
-        """The task as learning agents see it; ``prey_id`` names the prey's weights in the fingerprint."""
+        """Return the spec for the learning agents; ``prey_id`` identifies the prey's weights."""
         described = {k: v for k, v in vars(self).items() if k not in ("env_id", "observe", "reward")}
-        # JSON has no infinity: a speed without a cap is null.
+        # JSON has no infinity: a speed that is not capped is null.
         described["max_speed"] = tuple(v if math.isfinite(v) else None for v in self.max_speed)
         return EnvSpec(
             env_id=self.env_id,
@@ -63,7 +63,7 @@ class Scenario:
 class ParticleEnv:
     """E rows of one scenario (``dom2data.spec.VectorEnv``).
 
-    ``prey`` acts whenever ``step`` is given no prey actions.
+    ``prey`` acts if ``step`` is given no prey actions.
     """
 
     def __init__(self, scenario: Scenario, num_envs: int, seed: Any, prey: Act | None, prey_id: str):
@@ -74,10 +74,10 @@ class ParticleEnv:
         self._agent_vel = np.zeros((num_envs, n_agents, 2))
         self.landmark_pos = np.zeros((num_envs, len(scenario.landmark_sizes), 2))
         self._time = np.zeros(num_envs, np.int64)
-        # Colliding landmarks come first in every scenario, so the kernel needs no mask.
+        # In every scenario, colliding landmarks come first, so the kernel needs no mask.
         colliding = [s for s, c in zip(scenario.landmark_sizes, scenario.landmark_collides, strict=True) if c]
         self._sizes = np.array([*scenario.sizes, *colliding])
-        # Per row, like the landmarks, so that a shifted environment can change them in single episodes.
+        # Per row, like the landmarks, so that shifts can change them for single episodes.
         self.gain = np.tile(np.array(scenario.gain), (num_envs, 1))
         self.max_speed = np.tile(np.array(scenario.max_speed), (num_envs, 1))
         self._n_prey = n_agents - n_learn
@@ -93,7 +93,7 @@ class ParticleEnv:
         return self._agent_pos.copy(), self._agent_vel.copy(), self.landmark_pos.copy()
 
     def load_state(self, agent_pos: Float64, agent_vel: Float64, landmark_pos: Float64) -> Float32:
-        """Start new episodes from given positions and velocities; returns obs [E,N,O]."""
+        """Start new episodes from given positions and velocities; return obs [E,N,O]."""
         self._agent_pos[...], self._agent_vel[...], self.landmark_pos[...] = (
             agent_pos,
             agent_vel,
@@ -103,7 +103,7 @@ class ParticleEnv:
         return self.observe()
 
     def reset(self, seed: Any = None, mask: Bool | None = None) -> Float32:
-        """New episodes in the rows of ``mask`` [E] (all by default); returns obs [E,N,O]."""
+        """Start new episodes in the rows of ``mask`` [E] (default: all); return obs [E,N,O]."""
         if seed is not None:
             self._rng = np.random.default_rng(seed)
         rows = np.flatnonzero(np.ones(self.num_envs, bool) if mask is None else mask)
@@ -120,7 +120,7 @@ class ParticleEnv:
         return self.observe()
 
     def observe(self) -> Float32:
-        """Observations of the learning agents [E,N,O]; also refreshes ``prey_obs`` [E,1,O']."""
+        """Return the learning agents' observations [E,N,O]; also update ``prey_obs`` [E,1,O']."""
         obs = np.empty((self.num_envs, self.spec.n_agents, self.spec.obs_dim), np.float32)
         self.scenario.observe(self._agent_pos, self._agent_vel, self.landmark_pos, obs, self.prey_obs)
         return obs

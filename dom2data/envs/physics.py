@@ -1,8 +1,8 @@
 """Compiled 2-D particle physics of the published offline datasets (OMAR's variant of MPE).
 
-The variant differs from MPE2 in three ways that change every number: velocity is damped, then pushed, then
-capped, and only then moves the particle; the action is multiplied by the acceleration twice; and the action
-is a force in [-1, 1]^2.
+The variant differs from MPE2 in three ways that change every number: velocity is damped, accelerated and
+capped before it moves the particle; the action is multiplied by the acceleration twice; and the action is a
+force in [-1, 1]^2.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ PHYSICS = {
 }
 
 _TOGETHER = 256
-"""rows whose positions and forces stay in the cache while every pair of bodies is looked at"""
+"""rows processed together, so that positions and forces stay in the CPU cache for all pairs of bodies"""
 
 
 @cache
 def advancer(n_learn: int, n_prey: int, n_landmarks: int) -> Callable[..., None]:
-    """The step of a world of so many agents, prey and colliding landmarks, compiled for these numbers.
+    """Return the step function, compiled for these numbers of agents, prey and colliding landmarks.
 
-    ``advance(pos, vel, landmarks, actions, prey_actions, gain, max_speed, sizes)`` moves all E rows, in
-    place: pos, vel [E,P,2], agents before prey; landmarks [E,L,2], colliding ones first; gain, max_speed
-    [E,P]; sizes [P+C], of agents and of colliding landmarks.
+    ``advance(pos, vel, landmarks, actions, prey_actions, gain, max_speed, sizes)`` moves all E rows in place:
+    pos, vel [E,P,2], agents before prey; landmarks [E,L,2], colliding ones first; gain, max_speed [E,P];
+    sizes [P+C], of agents and of colliding landmarks.
 
     Two bodies closer than the sum of their sizes repel with a force of
     100 k log(1 + exp((d_min - d) / k)), k = 1e-3, along the line between them.
@@ -61,7 +61,7 @@ def advancer(n_learn: int, n_prey: int, n_landmarks: int) -> Callable[..., None]
         max_speed: Float64,
         sizes: Float64,
     ) -> None:
-        # Bodies before rows: what is done to all rows of a pair is done to several at once.
+        # Bodies come first and rows last, so that operations on all rows of a pair are vectorised.
         x, y = np.empty((n_bodies, _TOGETHER)), np.empty((n_bodies, _TOGETHER))
         force = np.empty((_TOGETHER, n_agents, 2))
         near, touching = np.empty(_TOGETHER, np.bool_), np.empty(_TOGETHER + 1, np.int64)
@@ -109,12 +109,12 @@ def _closer(
     near: NDArray[np.bool_],
     found: NDArray[np.int64],
 ) -> int:
-    """Fill ``found`` with those of the first ``rows`` in which two bodies are closer than that; how many."""
+    """Fill ``found`` with those of the first ``rows`` whose bodies are closer than ``distance``; how many."""
     for i in range(len(x)):
         dx, dy = x[i] - other_x[i], y[i] - other_y[i]
         near[i] = dx * dx + dy * dy < distance * distance
     count = 0
-    for i in range(rows):  # without a branch, which would be guessed wrong too often
+    for i in range(rows):  # without a branch, which would be mispredicted too often
         found[count] = i
         count += near[i]
     return count
@@ -122,13 +122,13 @@ def _closer(
 
 @njit(inline="always", error_model="numpy")
 def _repulsion(distance: float, reach: float) -> float:
-    """Its force divided by the distance."""
+    """Return the repulsive force divided by the distance."""
     return CONTACT_FORCE * CONTACT_MARGIN * _softplus((reach - distance) / CONTACT_MARGIN) / distance
 
 
 @njit(inline="always", error_model="numpy")
 def _softplus(x: float) -> float:
-    """log(1 + exp(x)); far from 0 its terms are too small to round to anything but the larger one."""
+    """Return log(1 + exp(x)), in a form without overflow; far from 0 the smaller term rounds away."""
     if x > 34.0:
         return x
     if x > 0.0:
@@ -138,7 +138,7 @@ def _softplus(x: float) -> float:
 
 @compiled(nogil=True, error_model="numpy")
 def _move(pos: Float64, vel: Float64, force: Float64, max_speed: Float64) -> None:
-    """One step of all particles [E,P,2] in place, each by its force and with its largest speed [E,P]."""
+    """Move all particles [E,P,2] by one step in place, given their forces and largest speeds [E,P]."""
     particles = max_speed.size
     p, v, f = pos.reshape(particles, 2), vel.reshape(particles, 2), force.reshape(particles, 2)
     cap = max_speed.reshape(particles)
@@ -164,9 +164,8 @@ def look_around(
     n_landmarks: int,
     row: Float32,
 ) -> int:
-    """Begin agent a's observation: its velocity and position, then landmarks and other agents relative to it.
-
-    Returns the index after the last entry filled. Of numbers that are constants the loops are unrolled.
+    """Fill the start of agent a's observation: its velocity and position, then landmarks and other agents
+    relative to it. Return the index after the last entry. Loops are unrolled if the numbers are constants.
     """
     x, y = pos[e, a, 0], pos[e, a, 1]
     row[0], row[1], row[2], row[3] = vel[e, a, 0], vel[e, a, 1], x, y

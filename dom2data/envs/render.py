@@ -1,4 +1,4 @@
-"""Pictures of environments, drawn without a graphics driver."""
+"""Render environments without a graphics driver."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dom2data.envs.shifts import Shifted
 Picture = NDArray[np.uint8]
 """[400, 400, 3]"""
 SIZE = 400
-_SMOOTH = 2  # drawn this much larger and scaled down, for smooth edges
+_SMOOTH = 2  # factor to draw larger before scaling down, for smooth edges
 _PIXELS = SIZE * _SMOOTH
 _PAPER, _INK, _EDGE, _ROCK, _OPEN = "#fbfaf7", "#55524b", "#d8d4ca", "#8d99a6", "#a3c993"
 _LEARNER, _PREY, _TOUCH = "#c8503c", "#2f8f5b", "#f2b705"
@@ -26,7 +26,7 @@ _LEGS = {"b": _LEARNER, "f": "#3f6fb0"}
 
 @singledispatch
 def draw(env: Any, row: int) -> Picture:
-    """One row as uint8 [400, 400, 3]. Raises TypeError for an environment that has no picture here."""
+    """Draw one row as uint8 [400, 400, 3]. Raises TypeError for an environment that cannot be drawn."""
     name = getattr(env, "name", type(env).__name__)  # a user's own
     raise TypeError(f"expected an environment of this project, found {name}: it has no picture")
 
@@ -38,10 +38,10 @@ def _shifted(env: Shifted, row: int) -> Picture:
 
 @draw.register
 def _particles(env: ParticleEnv, row: int) -> Picture:
-    """From above: learners red, prey green (ringed when touched), rocks grey, other landmarks light green."""
+    """Top view: learners red, prey green (ringed when touched), rocks grey, other landmarks light green."""
     agents, _, landmarks = (array[row] for array in env.state)
     scenario = env.scenario
-    half_width = 1.6 * scenario.agent_range  # agents may leave the square that they start in
+    half_width = 1.6 * scenario.agent_range  # agents may leave the square in which they start
     image, pen = _canvas()
     scale = _PIXELS / (2 * half_width)
 
@@ -67,7 +67,7 @@ def _particles(env: ParticleEnv, row: int) -> Picture:
 
 @draw.register
 def _cheetah(env: HalfCheetahEnv, row: int) -> Picture:
-    """From the side, following the torso: the back agent's leg red, the front agent's blue."""
+    """Side view, following the torso: the back agent's leg red, the front agent's blue."""
     model = env.models[row]
     data = mujoco.MjData(model)
     data.qpos[:] = env.state[0][row]

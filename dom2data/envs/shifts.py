@@ -1,8 +1,8 @@
-"""Shifted environments: what an environment may do otherwise in an evaluation than it did in the data.
+"""Shifted environments: changes of the environment between the data and an evaluation.
 
-A ``Shift`` is a handful of functions, ``Shifted`` an environment that they are applied to, ``SHIFTS`` the
-table of those that have a name. Sources: DOM2, section 5, for the speed of particles, for HalfCheetah's
-``random`` and ``extreme`` (after Packer et al. 2018) and, in its Figure 1, for the dismissed landmarks.
+A ``Shift`` is a small set of functions, ``Shifted`` an environment with a shift applied, and ``SHIFTS`` the
+table of named shifts. Sources: DOM2, section 5, for the speed of particles and for HalfCheetah's ``random``
+and ``extreme`` (after Packer et al. 2018); DOM2, Figure 1, for the dismissed landmarks.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ Parameters = dict[str, NDArray[Any]]
 """Name -> values [episodes, ...]."""
 Rng = np.random.Generator
 
-_STREAM = 0x5817F7  # the child of a reset's seed that the shift's own randomness follows from
+_STREAM = 0x5817F7  # spawn key, below a reset's seed, of the shift's own randomness
 
 
 @dataclass(frozen=True)
 class Shift:
-    """One change of an environment; what is left out stays as it is.
+    """One change of an environment; functions that are not given change nothing.
 
-    ``constants`` are JSON values that say what is drawn from where. ``draw(rng, n)`` gives the parameters of
-    n episodes, ``apply(env, rows, drawn)`` writes them into these rows after their reset. ``act`` and ``see``
-    map actions [E, N, A] and observations [E, N, O], given the parameters of all rows.
+    ``constants`` are JSON values that describe the distribution of the parameters. ``draw(rng, n)`` draws the
+    parameters of n episodes; ``apply(env, rows, drawn)`` writes them into these rows after their reset.
+    ``act`` and ``see`` map actions [E, N, A] and observations [E, N, O], given the parameters of all rows.
     """
 
     name: str
@@ -46,16 +46,16 @@ class Shift:
     act: Callable[[Float32, Parameters], Float32] = lambda actions, parameters: actions
     see: Callable[[Float32, Parameters, Rng], Float32] = lambda obs, parameters, rng: obs
     prey: Callable[[ParticleEnv, Rng], Float32] | None = None
-    """The actions [E, 1, 2] of the prey, instead of its own."""
+    """Returns the actions [E, 1, 2] of the prey, in place of its own policy."""
     delay: int = 0
-    """Steps by which actions come late; until then they are zero."""
+    """Number of steps by which actions are delayed; until then they are zero."""
 
 
 class Shifted:
     """E rows of ``env`` under a shift (``dom2data.spec.VectorEnv``).
 
-    ``parameters`` hold what was drawn for each row's present episode, [E, ...] by name. They come from a
-    stream of their own: initial states are those of the standard environment for the same seed.
+    ``parameters`` hold what was drawn for each row's current episode, [E, ...] by name. They have a separate
+    random stream, so initial states are those of the standard environment with the same seed.
     """
 
     def __init__(self, env: VectorEnv, shift: Shift, seed: Any = 0):
@@ -70,7 +70,7 @@ class Shifted:
         self.reset(seed)
 
     def reset(self, seed: int | np.random.SeedSequence | None = None, mask: Bool | None = None) -> Float32:
-        """New episodes with new parameters in the rows of ``mask`` [E]; returns obs [E, N, O]."""
+        """Start new episodes with new parameters in the rows of ``mask`` [E]; return obs [E, N, O]."""
         if seed is not None:
             self._draws, self._noise = _streams(seed)
         obs = self.env.reset(seed, mask)
@@ -85,7 +85,7 @@ class Shifted:
         return self.observe()
 
     def step(self, actions: Float32) -> Step:
-        """Advance all rows by actions [E, N, A] as the shift lets them through."""
+        """Advance all rows by actions [E, N, A], after the shift has modified them."""
         queue = np.concatenate((self._late, np.asarray(actions, np.float32)[None]))
         self._late = queue[1:]
         acting = self.shift.act(queue[0], self.parameters)
@@ -97,12 +97,12 @@ class Shifted:
         return step._replace(obs=self.observe())
 
     def observe(self) -> Float32:
-        """The present observations [E, N, O], those that ``reset`` or ``step`` returned."""
+        """Return the current observations [E, N, O], as last returned by ``reset`` or ``step``."""
         return self._obs.copy()
 
 
 def _streams(seed: Any) -> list[Rng]:
-    """Generators for the parameters of episodes and for what is drawn within them."""
+    """Return generators for the parameters of episodes, and for the draws within episodes."""
     root = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
     own = np.random.SeedSequence(root.entropy, spawn_key=(*root.spawn_key, _STREAM))
     return [np.random.default_rng(child) for child in own.spawn(2)]
@@ -113,9 +113,9 @@ V_MIN = {"tag": 0.4, "world": 0.5, "spread": 0.3}
 
 
 def speed(spec: EnvSpec, v_min: float | None = None) -> Shift:
-    """v ~ U[v_min, 1] for each agent and episode scales its top speed; in spread, without one, its force.
+    """Scale each agent's top speed by v ~ U[v_min, 1] per episode; in spread, without top speed, its force.
 
-    Raises ValueError where the environment has no ``v_min`` of its own and none is given.
+    Raises ValueError if the environment has no default ``v_min`` and none is given.
     """
     v_min = V_MIN.get(envs.task(spec.env_id)) if v_min is None else v_min
     if v_min is None:
@@ -134,10 +134,10 @@ def speed(spec: EnvSpec, v_min: float | None = None) -> Shift:
 
 
 def dismiss(spec: EnvSpec, count: int = 3) -> Shift:
-    """In each episode ``count`` landmarks, drawn at random, are infinitely far away and so pay nothing.
+    """Move ``count`` random landmarks infinitely far away in each episode, so that they pay nothing.
 
-    The paper does not say what a policy sees of them. Here they show as 0, 0: as a landmark that the observer
-    already sits on, which gives it no reason to move and occurs in the data.
+    The paper does not say how a policy observes them. Here they appear at (0, 0), like a landmark that the
+    observer already occupies: this gives it no reason to move, and occurs in the data.
     """
     total = len(spec.facts["landmark_sizes"])
 
@@ -157,7 +157,7 @@ def dismiss(spec: EnvSpec, count: int = 3) -> Shift:
 
 
 def offline(spec: EnvSpec, count: int = 1) -> Shift:
-    """In each episode ``count`` agents, drawn at random, have no power: their actions become zero."""
+    """Set the actions of ``count`` random agents to zero in each episode."""
 
     def draw(rng: Rng, n: int) -> Parameters:
         return {"power": rng.permuted(np.tile(np.arange(spec.n_agents) >= count, (n, 1)), axis=1).astype(int)}
@@ -169,7 +169,7 @@ def offline(spec: EnvSpec, count: int = 1) -> Shift:
 
 
 def prey(spec: EnvSpec, epsilon: float, name: str = "prey") -> Shift:
-    """At each step the prey, with probability ``epsilon``, acts uniformly instead of by its own policy."""
+    """Let the prey act uniformly, with probability ``epsilon`` at each step, instead of by its policy."""
 
     def act(env: ParticleEnv, rng: Rng) -> Float32:
         assert env.prey is not None
@@ -181,8 +181,8 @@ def prey(spec: EnvSpec, epsilon: float, name: str = "prey") -> Shift:
 
 
 def noise(spec: EnvSpec, sigma: float = 0.1) -> Shift:
-    """Gaussian noise on every entry of every observation; agents see it, rewards and physics do not."""
-    real = np.arange(spec.obs_dim) < np.array(spec.obs_dims)[:, None]  # not on the padding of narrower agents
+    """Add Gaussian noise to every entry of every observation; rewards and physics are not affected."""
+    real = np.arange(spec.obs_dim) < np.array(spec.obs_dims)[:, None]  # padding gets no noise
 
     def see(obs: Float32, parameters: Parameters, rng: Rng) -> Float32:
         return obs + np.float32(sigma) * rng.standard_normal(obs.shape, np.float32) * real
@@ -191,7 +191,7 @@ def noise(spec: EnvSpec, sigma: float = 0.1) -> Shift:
 
 
 def delay(spec: EnvSpec, steps: int = 1) -> Shift:
-    """Actions are applied ``steps`` steps late; the first ones are zero."""
+    """Apply actions ``steps`` steps late; the first ones are zero."""
     return Shift("delay", {"steps": steps}, delay=steps)
 
 
@@ -206,7 +206,7 @@ class Named:
     """A row of the table of shifts."""
 
     envs: tuple[str, ...]
-    """environments, or tasks with all their variants; none: every environment, users' own too"""
+    """environments, or tasks with all their variants; empty: every environment, including users' own"""
     description: str
     build: Callable[[EnvSpec], Shift]
 
@@ -248,12 +248,12 @@ SHIFTS: dict[str, Named] = {
 
 
 def applying(env: str) -> tuple[str, ...]:
-    """Names of the shifts that an environment has."""
+    """Return the names of the shifts that apply to an environment."""
     return tuple(name for name, shift in SHIFTS.items() if shift.applies(env))
 
 
 def named(name: str, env: str, spec: EnvSpec) -> Shift:
-    """A shift of the table for an environment. Raises ValueError where it has none of that name."""
+    """Build a named shift for an environment. Raises ValueError if no shift of that name applies to it."""
     if name not in applying(env):
         raise ValueError(f"expected a shift of {env} (none, {', '.join(applying(env))}), found {name!r}")
     return SHIFTS[name].build(spec)

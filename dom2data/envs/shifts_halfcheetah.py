@@ -1,10 +1,10 @@
-"""HalfCheetah with another power, friction and torso density in each episode, after Packer et al. 2018.
+"""HalfCheetah with different power, friction and torso density in each episode, after Packer et al. 2018.
 
-Their values are those of another simulator, whose defaults are power 0.9, friction 0.8 and density 1000.
-Mode ``relative`` scales the standard model by value / default; ``absolute`` puts the values into it as they
-are. The model file lets the compiler scale all masses to a total of 14 (``settotalmass``), so a density
-changed there would only move mass between bodies: the compiled torso is changed, and ``absolute`` does not
-scale.
+Their values belong to another simulator, whose defaults are power 0.9, friction 0.8 and density 1000. Mode
+``relative`` scales the standard model by value / default; ``absolute`` uses the values themselves. The model
+file makes the compiler scale all masses to a total of 14 (``settotalmass``), so changing a density there
+would only move mass between bodies. Therefore the compiled torso is changed, and ``absolute`` uses a model
+without this scaling.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dom2data.spec import EnvSpec
 Mode = Literal["relative", "absolute"]
 Intervals = tuple[tuple[float, float], ...]
 
-# Packer et al. 2018, the released environments: half-open intervals, drawn independently at each reset.
+# Packer et al. 2018, released environments: half-open intervals; drawn independently at each reset.
 RANGES: dict[str, dict[str, Intervals]] = {
     "random": {
         "power": ((0.7, 1.1),),
@@ -38,7 +38,7 @@ RANGES: dict[str, dict[str, Intervals]] = {
         "density": ((500.0, 750.0), (1250.0, 1500.0)),
     },
 }
-# What leaves the base model as it is: their defaults, or the values in the model file.
+# Values that leave the base model unchanged: their defaults, or the values in the model file.
 NEUTRAL: dict[str, dict[str, float]] = {
     "relative": {"power": 0.9, "friction": 0.8, "density": 1000.0},
     "absolute": {"power": 1.0, "friction": 0.4, "density": 1000.0},
@@ -47,7 +47,7 @@ NEUTRAL: dict[str, dict[str, float]] = {
 
 @cache
 def unscaled_model() -> mujoco.MjModel:
-    """The standard model without ``settotalmass``: 21.2 kg instead of 14."""
+    """Return the standard model without ``settotalmass``: 21.2 kg instead of 14."""
     spec = mujoco.MjSpec.from_file(str(halfcheetah.xml()))
     spec.compiler.settotalmass = -1.0
     model = spec.compile()
@@ -56,23 +56,23 @@ def unscaled_model() -> mujoco.MjModel:
 
 
 def edited(power: float, friction: float, density: float, mode: Mode = "relative") -> mujoco.MjModel:
-    """A copy of the base model with these values. Raises ValueError for an unknown mode."""
+    """Return a copy of the mode's base model with these values. Raises ValueError for an unknown mode."""
     if mode not in get_args(Mode):
         raise ValueError(f"expected a mode ({', '.join(get_args(Mode))}), found {mode!r}")
     at = NEUTRAL[mode]
     base = halfcheetah.standard_model() if mode == "relative" else unscaled_model()
     model = copy.copy(base)
     model.actuator_gear[:, 0] *= power / at["power"]
-    model.geom_friction[:, 0] *= friction / at["friction"]  # sliding; torsion and rolling stay
-    torso = model.body("torso").id  # carries the geoms of torso and head
+    model.geom_friction[:, 0] *= friction / at["friction"]  # sliding friction only
+    torso = model.body("torso").id  # has the geoms of torso and head
     model.body_mass[torso] *= density / at["density"]
     model.body_inertia[torso] *= density / at["density"]
-    mujoco.mj_setConst(model, mujoco.MjData(model))  # what the compiler derives from masses
+    mujoco.mj_setConst(model, mujoco.MjData(model))  # recompute what derives from masses
     return model
 
 
 def uniform(rng: Rng, intervals: Intervals, n: int) -> NDArray[np.float64]:
-    """n uniform draws from a union of disjoint intervals, ascending."""
+    """Draw n values uniformly from a union of disjoint, ascending intervals."""
     low, high = np.array(intervals).T
     before = np.concatenate(([0.0], np.cumsum(high - low)))
     u = rng.uniform(0.0, before[-1], n)
@@ -83,7 +83,7 @@ def uniform(rng: Rng, intervals: Intervals, n: int) -> NDArray[np.float64]:
 def packer(
     spec: EnvSpec, level: str, mode: str = "relative", ranges: dict[str, Intervals] | None = None
 ) -> Shift:
-    """Each episode has its own model, its values drawn from ``ranges`` (those of ``level`` by default)."""
+    """Give each episode its own model, with values drawn from ``ranges`` (by default those of ``level``)."""
     chosen = RANGES[level] if ranges is None else ranges
 
     def draw(rng: Rng, n: int) -> Parameters:

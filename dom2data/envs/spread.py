@@ -1,6 +1,6 @@
 """Spread (cooperative navigation) as in the published offline datasets: three agents, three landmarks.
 
-Variants have four to ten agents, as the published code allows, or six landmarks (DOM2, Figure 1).
+Variants have four to ten agents, which the published code supports, or six landmarks (DOM2, Figure 1).
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ SIZE = 0.15
 
 @cache
 def kernels(n_agents: int, n_landmarks: int) -> tuple[Callable[..., None], Callable[..., None]]:
-    """``observe`` and ``reward``, compiled for these numbers."""
+    """Return ``observe`` and ``reward``, compiled for these numbers."""
 
     @compiled(nogil=True)
     def observe(pos: Float64, vel: Float64, landmarks: Float64, obs: Float32, prey_obs: Float32) -> None:
         """(4 + 2 L + 4 (N - 1)): velocity, position, landmarks and other agents relative to the observer, 0.
 
-        The zeros are the other agents' messages, two each, which the published code observes and nobody
-        sends.
+        The zeros stand for the other agents' messages, two entries each, which the published code includes
+        although nobody sends any.
         """
         for e in range(pos.shape[0]):
             for a in range(n_agents):
@@ -38,7 +38,7 @@ def kernels(n_agents: int, n_landmarks: int) -> tuple[Callable[..., None], Calla
 
     @compiled(nogil=True, error_model="numpy")
     def reward(pos: Float64, landmarks: Float64, rewards: Float32, prey_rewards: Float32) -> None:
-        """A landmark pays everybody min(1 / distance of its nearest agent, 10); a touching agent costs 5."""
+        """Each landmark pays everybody min(1 / distance of its nearest agent, 10); each contact costs 5."""
         for e in range(pos.shape[0]):
             shared = 0.0
             for b in range(n_landmarks):
@@ -59,7 +59,7 @@ def kernels(n_agents: int, n_landmarks: int) -> tuple[Callable[..., None], Calla
 
 
 def scenario(env_id: str = "spread", n_agents: int = 3, n_landmarks: int = 3) -> Scenario:
-    """Spread; with more than three agents the arena is twice as wide, as in the published code."""
+    """Return the task; with more than three agents the arena is twice as wide, as in the published code."""
     half_width = 1.0 if n_agents <= 3 else 2.0
     observe, reward = kernels(n_agents, n_landmarks)
     return Scenario(

@@ -1,4 +1,4 @@
-"""Tag (predator and prey) as in the published offline datasets: three predators learn, one prey is frozen."""
+"""Tag (predator-prey) as in the published offline datasets: three learning predators and a frozen prey."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PREDATOR_SIZE, PREY_SIZE = 0.075, 0.05
 def observe(pos: Float64, vel: Float64, landmarks: Float64, obs: Float32, prey_obs: Float32) -> None:
     """Predator (16): velocity, position, landmarks, other predators, prey, prey's velocity. Prey: 14.
 
-    Everything but the velocities and the own position is relative to the observer.
+    Everything except velocities and the observer's own position is relative to the observer.
     """
     for e in range(pos.shape[0]):
         for a in range(PREDATORS + 1):
@@ -30,7 +30,7 @@ def observe(pos: Float64, vel: Float64, landmarks: Float64, obs: Float32, prey_o
 
 @njit(inline="always")
 def bound(x: float) -> float:
-    """The prey's penalty for a coordinate near or outside the arena's edge."""
+    """Return the prey's penalty for a coordinate near or beyond the edge of the arena."""
     if x < 0.9:
         return 0.0
     return 10.0 * (x - 0.9) if x < 1.0 else min(np.exp(2.0 * x - 2.0), 10.0)
@@ -40,7 +40,7 @@ def bound(x: float) -> float:
 def reward(pos: Float64, landmarks: Float64, rewards: Float32, prey_rewards: Float32) -> None:
     """Predators share 10 per touching predator - 0.1 x the sum of their distances to the prey.
 
-    The prey gets the opposite, less ``bound`` of each coordinate.
+    The prey gets the negative of it, minus ``bound`` of each coordinate.
     """
     prey = PREDATORS
     reach = PREDATOR_SIZE + PREY_SIZE
@@ -78,5 +78,5 @@ _SCENARIO = Scenario(
 
 
 def scenario() -> Scenario:
-    """The task, in its one version."""
+    """Return the task."""
     return _SCENARIO

@@ -27,7 +27,7 @@ def observe(pos: Float64, vel: Float64, landmarks: Float64, obs: Float32, prey_o
     """Predator (24): velocity, position, landmarks, other agents, prey's velocity, forests. Prey: 22.
 
     Landmarks and agents are relative to the observer; a forest's entry is 1 inside it and -1 outside. The
-    prey sees no velocity but its own. Forests hide nobody: in the published code every agent sees through.
+    prey sees only its own velocity. Forests hide nobody: in the published code, agents see through them.
     """
     prey = PREDATORS
     for e in range(pos.shape[0]):
@@ -48,8 +48,8 @@ def observe(pos: Float64, vel: Float64, landmarks: Float64, obs: Float32, prey_o
 def reward(pos: Float64, landmarks: Float64, rewards: Float32, prey_rewards: Float32) -> None:
     """Predators share 5 per touching predator - 0.1 x the sum of their distances to the prey.
 
-    The prey gets the opposite, less twice ``bound`` of each coordinate, plus 2 per touched food and 0.05 x
-    the distance to the nearest food (the sign is the published code's).
+    The prey gets the negative of it, minus twice ``bound`` of each coordinate, plus 2 per touched food and
+    0.05 x the distance to the nearest food (with the sign of the published code).
     """
     prey = PREDATORS
     for e in range(pos.shape[0]):
@@ -91,5 +91,5 @@ _SCENARIO = Scenario(
 
 
 def scenario() -> Scenario:
-    """The task, in its one version."""
+    """Return the task."""
     return _SCENARIO

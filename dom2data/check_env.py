@@ -1,7 +1,7 @@
-"""What is wrong with a PettingZoo environment, before any data are made in it.
+"""Find problems of a PettingZoo environment before generating data in it.
 
-Each check gives its findings as ``expected ..., found ...; what to do``. ``check`` stops after the static
-ones when they find something, because nothing can be played then.
+Each check reports findings as ``expected ..., found ...; what to do``. ``check`` stops after the static
+checks if they find something, because then no episode can be played.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ _API_CYCLES = 100
 
 
 def check(name: str, episodes: int = 5, seed: int = 0) -> tuple[dict[str, Any], list[str]]:
-    """Facts about the environment of that name, and one line for each kind of thing that is wrong.
+    """Return facts about an environment, and a line for each kind of problem.
 
-    Raises UserError when the name leads nowhere (see ``foreign.load``) or to a file that was edited since it
-    was imported, ValueError for an unknown one.
+    Raises UserError if the name cannot be imported (see ``foreign.load``) or its file was edited since its
+    import, and ValueError for an unknown name.
     """
     named.remember(name)
     spec: EnvSpec | None = None
@@ -79,7 +79,7 @@ def _opened(name: str) -> contextlib.AbstractContextManager[ParallelEnv]:
 
 
 def api(name: str) -> Iterator[str]:
-    """PettingZoo's own test of the interface."""
+    """Run PettingZoo's own test of the interface."""
     from pettingzoo.test import parallel_api_test
 
     try:
@@ -94,12 +94,12 @@ def api(name: str) -> Iterator[str]:
 
 
 def _line(error: BaseException) -> str:
-    """The source line that raised, for assertions without a message."""
+    """Return the source line that raised, for assertions without a message."""
     return f"`{traceback.extract_tb(error.__traceback__)[-1].line}`"
 
 
 class Trial:
-    """Episodes of uniform actions in one environment; ``findings`` has the first line of each kind."""
+    """Episodes of uniform actions in one environment; ``findings`` has the first finding of each kind."""
 
     def __init__(self, env: ParallelEnv, spec: EnvSpec, seed: int):
         self.env, self.spec, self.seed = env, spec, seed
@@ -119,7 +119,7 @@ class Trial:
         return sum(self.lengths) / self._seconds if self._seconds else 0.0
 
     def play(self) -> None:
-        """One episode, begun by ``reset(seed)``."""
+        """Play one episode, started by ``reset(seed=...)``."""
         number, t, began = len(self.lengths), 0, time.perf_counter()
         try:
             observations, infos = self.env.reset(seed=self.seed + number)
@@ -218,8 +218,8 @@ def _odd(array: NDArray[Any]) -> int:
 
 
 def determinism(name: str, spec: EnvSpec, seed: int) -> Iterator[str]:
-    """The same seed and actions give the same observations, rewards and ends in two new instances, and then
-    in one that has played and a new one; another seed begins otherwise.
+    """Check that equal seeds and actions give equal observations, rewards and ends in two new instances, then
+    in a used and a new one, and that another seed gives another start.
     """
     hint = "draw everything from a generator that reset(seed) makes"
     rounds = (
@@ -239,14 +239,14 @@ def determinism(name: str, spec: EnvSpec, seed: int) -> Iterator[str]:
 
 
 class Recorded:
-    """An instance that plays the same actions whenever it is given the same seed."""
+    """An instance that plays the same actions for the same seed."""
 
     def __init__(self, env: ParallelEnv, spec: EnvSpec):
         self.env, self.spec = env, spec
         self.spaces = [self.env.action_space(agent) for agent in self.env.possible_agents]
 
     def differs(self, other: Recorded, seed: int) -> int | None:
-        """The first step at which this and another instance are not equal, or only one of them goes on."""
+        """Return the first step at which two instances differ or only one continues; None if they agree."""
         for t, (mine, its) in enumerate(zip_longest(self.episode(seed), other.episode(seed))):
             if mine is None or its is None or not _equal(mine, its):
                 return t
@@ -256,7 +256,7 @@ class Recorded:
         return _equal(next(self.episode(seed)), next(self.episode(another)))
 
     def episode(self, seed: int) -> Iterator[tuple[dict[Any, Any], ...]]:
-        """Observations after the reset, then observations, rewards and both kinds of ends of each step."""
+        """Yield the observations of the reset, then observations, rewards and both kinds of ends per step."""
         rng = np.random.default_rng(seed)
         observations, _ = self.env.reset(seed=seed)
         yield (_copied(observations),)
@@ -275,7 +275,7 @@ def _copied(values: dict[Any, Any]) -> dict[Any, Any]:
 
 
 def _equal(one: tuple[dict[Any, Any], ...], other: tuple[dict[Any, Any], ...]) -> bool:
-    """A NaN equals a NaN: that it is none is another finding."""
+    """Compare results; NaN equals NaN, because NaNs are reported by another check."""
     return all(
         a.keys() == b.keys() and all(np.array_equal(a[k], b[k], a[k].dtype.kind == "f") for k in a)
         for a, b in zip(one, other, strict=True)

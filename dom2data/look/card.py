@@ -1,7 +1,7 @@
 """A dataset's card: README.md for people, croissant.json for machines, and the table of episodes.
 
-The licence and the creator are the publisher's to choose and may change while the bytes stay, so they are in
-the card and not in the manifest.
+The publisher chooses licence and creator, and may change them while the data stay the same. So they belong
+to the card and not to the manifest.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ def write(
     url: str | None = None,
     force: bool = False,
 ) -> list[Path]:
-    """Write the three files and return them. ``license`` is an SPDX identifier, ``url`` where they will be.
+    """Write the three files; return their paths. ``license`` is an SPDX identifier, ``url`` their later URL.
 
-    Raises UserError: code 2 when one of them is there and ``force`` is false, or when data made elsewhere is
-    given no licence; 3 when the dataset does not verify.
+    Raises UserError: code 2 when a file exists and ``force`` is false, or when data made elsewhere have no
+    licence; 3 when the dataset does not verify.
     """
     files = [folder / name for name in (README, METADATA, croissant.TABLE)]
     for file in files:
@@ -60,7 +60,7 @@ def write(
 
 
 def say(dataset: Dataset, license: str | None, creator: str | None, url: str | None) -> Words:
-    """The sentences of a card. Raises UserError (code 2) for data made elsewhere without a licence."""
+    """Return the texts of a card. Raises UserError (code 2) for data made elsewhere without a licence."""
     manifest = dataset.manifest
     recipes = [origin["recipe"] or {} for origin in ancestors(manifest)]
     made_here = all("quality" in recipe and "operation" not in recipe for recipe in recipes)
@@ -85,7 +85,7 @@ def say(dataset: Dataset, license: str | None, creator: str | None, url: str | N
 
 
 def citation(manifest: dict[str, Any], creator: str | None, url: str | None) -> str:
-    """BibTeX."""
+    """Return the BibTeX entry."""
     key = re.sub(r"\W", "-", manifest["id"])
     fields = {
         "title": manifest["id"],
@@ -99,7 +99,7 @@ def citation(manifest: dict[str, Any], creator: str | None, url: str | None) -> 
 
 
 def episodes(dataset: Dataset) -> str:
-    """The table as CSV, with the columns of ``croissant.columns``."""
+    """Return the table of episodes as CSV, with the columns of ``croissant.columns``."""
     names = dataset.manifest.get("sources") or []
     source = [
         str(names[k]) if 0 <= k < len(names) else f"source {k}" for k in dataset.array("source").tolist()
@@ -116,7 +116,7 @@ def episodes(dataset: Dataset) -> str:
 
 
 def archived(dataset: Dataset, base: Path) -> File:
-    """Name, size and SHA-256 of the zip file that ``dom2data export`` writes, always with the same bytes."""
+    """Return name, size and SHA-256 of the zip file from ``dom2data export``, always with the same bytes."""
     name = f"{dataset.id.rpartition('/')[2]}.zip"
     with tempfile.TemporaryDirectory(prefix="dom2data-") as folder:
         file = share.pack(dataset, base, Path(folder, name))
@@ -125,7 +125,7 @@ def archived(dataset: Dataset, base: Path) -> File:
 
 
 def readme(dataset: Dataset, base: Path, words: Words, archive: File) -> str:
-    """The card as Markdown, with the YAML header of the Hugging Face Hub."""
+    """Return the card as Markdown, with the YAML header for the Hugging Face Hub."""
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     template = jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     return template.get_template("card.md").render(

@@ -1,8 +1,8 @@
-"""How much of what could be there a dataset holds, in numbers that do not saturate for continuous actions.
+"""Coverage measures for datasets, which do not saturate for continuous actions.
 
-The share of distinct state-action pairs is 1 for every continuous dataset and says nothing. These three do:
-the effective share of the action box, the effective number of dimensions that observations vary in, and how
-far a step is from the nearest step of another episode.
+The fraction of distinct state-action pairs is 1 for every continuous dataset, so it says nothing. These three
+are informative: the effective share of the action box, the effective number of dimensions in which
+observations vary, and the distance of a step to the nearest step of another episode.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from numpy.typing import NDArray
 from dom2data.dataset import Dataset
 
 CELLS = 400
-"""about as many cells the action box is cut into"""
+"""approximate number of cells that the action box is divided into"""
 STEPS, QUERIES, REFERENCE = 200_000, 1_000, 20_000
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """Of one agent."""
+    """The measures for one agent."""
 
     actions: float
     """exp(entropy over the cells of the action box) / number of cells: 1 is uniform, 1/cells one point"""
     dimensions: float
     """participation ratio (sum l)^2 / sum l^2 of the eigenvalues l of the observations' correlation matrix
-    (a dimension that never changes is left out)"""
+    (constant dimensions are left out)"""
     novelty: float
     """median distance of a step (observation and action, each dimension divided by its standard deviation) to
-    the nearest of ``REFERENCE`` steps of other episodes, divided by the median distance of two steps: 0 for
-    copies. The number of steps is fixed, so that datasets of different sizes compare."""
+    the nearest of ``REFERENCE`` steps that is in another episode, divided by the median distance of two
+    steps; 0 for copies. The number of steps is fixed, so that datasets of different sizes are comparable."""
 
 
 def coverage(dataset: Dataset, seed: int = 0) -> dict[str, Coverage]:
-    """Every agent's, by name, from at most ``STEPS`` steps drawn by ``seed``."""
+    """Return every agent's coverage, by name, from at most ``STEPS`` steps drawn by ``seed``."""
     rng = np.random.default_rng(np.random.SeedSequence(seed))
     rows = sampled(len(dataset), STEPS, rng)
     episode = np.searchsorted(dataset.offsets, rows, side="right") - 1
@@ -53,15 +53,15 @@ def coverage(dataset: Dataset, seed: int = 0) -> dict[str, Coverage]:
 
 
 def sampled(n: int, most: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """At most ``most`` of n row numbers, ascending."""
+    """Draw at most ``most`` of n row numbers; ascending."""
     return np.arange(n) if n <= most else np.sort(rng.choice(n, most, replace=False))
 
 
 def effective_share(actions: NDArray[Any], low: float, high: float) -> float:
-    """Actions [S, A]: exp(entropy) of their cells in [low, high]^A, divided by the number of cells."""
+    """Return exp(entropy) of the cells in [low, high]^A of actions [S, A], divided by the number of cells."""
     width = actions.shape[1]
     bins = max(2, int(CELLS ** (1 / width)))
-    shared = min(width, 12)  # of more dimensions, no dataset fills the cells: the first ones
+    shared = min(width, 12)  # use only the first dimensions: no dataset fills the cells of more
     cells = np.clip(((actions[:, :shared] - low) / (high - low) * bins).astype(np.int64), 0, bins - 1)
     _, counts = np.unique(cells @ bins ** np.arange(shared), return_counts=True)
     p = counts / counts.sum()
@@ -69,7 +69,7 @@ def effective_share(actions: NDArray[Any], low: float, high: float) -> float:
 
 
 def effective_dimensions(values: NDArray[Any]) -> float:
-    """The participation ratio of values [S, D]; 0 where nothing changes."""
+    """Return the participation ratio of values [S, D]; 0 if all are constant."""
     moving = values[:, values.std(axis=0) > 0]
     if moving.shape[1] == 0:
         return 0.0
@@ -80,9 +80,9 @@ def effective_dimensions(values: NDArray[Any]) -> float:
 
 
 def novelty(values: NDArray[Any], episode: NDArray[Any], rng: np.random.Generator) -> float:
-    """Of values [S, D] of the episodes [S]; 0 where all are equal or there is one episode."""
+    """Return the novelty of values [S, D], in ``episode`` [S]; 0 if all are equal or in one episode."""
     scale = values.std(axis=0)
-    # Centred, because the squares of large numbers leave float32 no digits for their differences.
+    # Centre first: squares of large numbers would leave float32 no digits for differences.
     values = ((values - values.mean(axis=0)) / np.where(scale > 0, scale, 1.0)).astype(np.float32)
     reference = sampled(len(values), REFERENCE, rng)
     queries = sampled(len(values), QUERIES, rng)

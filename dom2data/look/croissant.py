@@ -1,7 +1,7 @@
 """Croissant 1.0 metadata with the RAI vocabulary 1.0, as JSON-LD, from a manifest.
 
-The format is MLCommons' (https://docs.mlcommons.org/croissant). Its record set is the table ``episodes.csv``,
-which is written beside it; the arrays themselves are in the archive that ``dom2data export`` writes.
+The format is defined by MLCommons (https://docs.mlcommons.org/croissant). The record set is the table
+``episodes.csv``, written beside it; the arrays are in the archive that ``dom2data export`` writes.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ TABLE, ARCHIVE, FILES = "episodes.csv", "archive", "arrays"
 
 @dataclass(frozen=True)
 class File:
-    """A file that the metadata speaks of."""
+    """A file that the metadata describes."""
 
     name: str
     nbytes: int
@@ -66,7 +66,7 @@ class File:
 
 @dataclass(frozen=True)
 class Words:
-    """What a card says that a manifest does not hold."""
+    """The texts of a card that are not in the manifest."""
 
     description: str
     license: str
@@ -78,7 +78,7 @@ class Words:
 
 
 def document(dataset: Dataset, words: Words, table: File, archive: File) -> dict[str, Any]:
-    """The JSON-LD document."""
+    """Return the JSON-LD document."""
     manifest, short = dataset.manifest, dataset.id.rpartition("/")[2]
     base = f"{words.url.rstrip('/')}/" if words.url else ""
     found: dict[str, Any] = {
@@ -126,7 +126,7 @@ def document(dataset: Dataset, words: Words, table: File, archive: File) -> dict
 
 
 def file_object(name: str, file: File, base: str, encoding: str, description: str) -> dict[str, Any]:
-    """A file of the card, at ``base``."""
+    """Return the entry of a file of the card, at ``base``."""
     return {
         "@type": "cr:FileObject",
         "@id": name,
@@ -140,7 +140,7 @@ def file_object(name: str, file: File, base: str, encoding: str, description: st
 
 
 def columns(agents: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Of the table: name -> (type, description)."""
+    """Return the columns of the table: name -> (type, description)."""
     return {
         "episode": ("sc:Integer", "Number of the episode, from 0."),
         "steps": ("sc:Integer", "Its length in steps."),
@@ -153,7 +153,7 @@ def columns(agents: Sequence[str]) -> dict[str, tuple[str, str]]:
 
 
 def records(agents: Sequence[str]) -> dict[str, Any]:
-    """Where the table of episodes has each of its columns."""
+    """Return the record set: the fields of the table of episodes and their columns."""
     fields = [
         {
             "@type": "cr:Field",
@@ -176,7 +176,7 @@ def records(agents: Sequence[str]) -> dict[str, Any]:
 
 
 def responsible(dataset: Dataset, words: Words) -> Mapping[str, Any]:
-    """The RAI fields. All are statements that the manifest supports; none is a place-holder."""
+    """Return the RAI fields. The manifest supports all statements; none is a placeholder."""
     manifest, spec = dataset.manifest, dataset.spec
     facts = f"{len(dataset):,} steps in {dataset.n_episodes:,} episodes of {dataset.env}"
     recipes = [origin["recipe"] or {} for origin in ancestors(manifest)]

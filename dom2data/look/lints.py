@@ -1,4 +1,4 @@
-"""What is often wrong with recorded data: copies, actions at their bounds, numbers that never change."""
+"""Frequent problems of recorded data: duplicates, actions at their bounds, constant observations."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from dom2data.dataset import Dataset
 
 @dataclass(frozen=True)
 class Lints:
-    """Counts and shares over a whole dataset."""
+    """Counts and fractions over a whole dataset."""
 
     duplicate_episodes: int
     """episodes whose observations and actions equal those of an earlier one"""
     duplicate_starts: int
-    """episodes that begin as an earlier one: the same seed twice"""
+    """episodes with the same first observation as an earlier one: a repeated seed"""
     duplicate_steps: int
     """steps whose joint observation and action equal those of an earlier one"""
     clipped: dict[str, float]
-    """by agent, the share of action components that lie on a bound"""
+    """by agent, the fraction of action components at a bound"""
     constant: dict[str, list[int]]
-    """by agent, the dimensions of its observation that never change"""
+    """by agent, the constant dimensions of its observation"""
 
 
 def lints(dataset: Dataset) -> Lints:
-    """Look at every number. A copy is found by a 64-bit hash (wrong with chance 1e-7 for 10^6 steps)."""
+    """Check the whole dataset. Copies are found by 64-bit hashes (error probability 1e-7 for 10^6 steps)."""
     spec = dataset.spec
     observations, actions = dataset.array("observations"), dataset.array("actions")
     episode = np.repeat(np.arange(dataset.n_episodes), dataset.lengths)
@@ -50,12 +50,12 @@ def lints(dataset: Dataset) -> Lints:
 
 
 def copies(keys: NDArray[np.uint64]) -> int:
-    """How many keys have come before."""
+    """Return how many keys equal an earlier one."""
     return len(keys) - len(np.unique(keys))
 
 
 def hashes(array: NDArray[Any]) -> NDArray[np.uint64]:
-    """A 64-bit hash of every row of a float32 array [rows, ...]; 0.0 and -0.0 count as different."""
+    """Return a 64-bit hash of every row of a float32 array [rows, ...]; 0.0 and -0.0 count as different."""
     words = np.ascontiguousarray(array).view(np.uint32).reshape(len(array), -1)
     found = np.zeros(len(array), np.uint64)
     for column in range(words.shape[1]):
@@ -64,7 +64,7 @@ def hashes(array: NDArray[Any]) -> NDArray[np.uint64]:
 
 
 def mixed(one: NDArray[np.uint64], other: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """A hash of two numbers that depends on their order."""
+    """Return a hash of two numbers that depends on their order."""
     return scattered(one * np.uint64(0x9E3779B97F4A7C15) + other)
 
 

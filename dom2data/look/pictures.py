@@ -1,4 +1,4 @@
-"""Figures and images as data URIs, so that a page needs no other file."""
+"""Figures and images as data URIs, so that a page needs no other files."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 PAGES = Path(__file__).parent
-"""Templates, and what the pages of both commands share: ``page.css``."""
-RED, BLUE = "#c8503c", "#4878a8"  # the agents, as in their pictures; the data
+"""Folder of the templates, and of ``page.css``, which the pages of both commands share."""
+RED, BLUE = "#c8503c", "#4878a8"  # for the agents, as in renderings, and for the data
 
 
 def canvas(width: float = 4.8, height: float = 2.8) -> tuple[Figure, Axes]:
-    """A small figure for one picture, in inches, without pyplot's global state."""
+    """Return a small figure with one plot; sizes in inches; without pyplot's global state."""
     figure = blank(width, height)
     axes = figure.add_subplot()
     plain(axes)
@@ -28,27 +28,27 @@ def canvas(width: float = 4.8, height: float = 2.8) -> tuple[Figure, Axes]:
 
 
 def blank(width: float, height: float) -> Figure:
-    """A figure without axes."""
+    """Return a figure without axes."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasSVG(figure)
     return figure
 
 
 def plain(axes: Axes) -> None:
-    """Less ink."""
+    """Simplify the style of axes."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8)
 
 
 def svg(figure: Figure) -> str:
-    """A figure as a data URI; the same bytes whenever it is drawn."""
+    """Return a figure as a data URI; equal figures give equal bytes."""
     file = io.BytesIO()
     figure.savefig(file, format="svg", metadata={"Date": None})
     return uri("image/svg+xml", file.getvalue())
 
 
 def gif(pictures: Sequence[NDArray[np.uint8]], milliseconds: int) -> bytes:
-    """An endless animation of pictures [H, W, 3], so long each."""
+    """Return a looping GIF of pictures [H, W, 3], each shown for this many milliseconds."""
     few = [Image.fromarray(picture).quantize(64) for picture in pictures]
     file = io.BytesIO()
     few[0].save(file, "GIF", save_all=True, append_images=few[1:], duration=milliseconds, loop=0)
@@ -56,12 +56,12 @@ def gif(pictures: Sequence[NDArray[np.uint8]], milliseconds: int) -> bytes:
 
 
 def png(image: Image.Image) -> str:
-    """An image as a data URI."""
+    """Return an image as a data URI."""
     file = io.BytesIO()
     image.save(file, "PNG", optimize=True)
     return uri("image/png", file.getvalue())
 
 
 def uri(kind: str, content: bytes) -> str:
-    """A data URI of this content, of a MIME type."""
+    """Return a data URI with this content and the MIME type ``kind``."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"

@@ -1,4 +1,4 @@
-"""An episode of a dataset as an animation, drawn from what is stored."""
+"""Render an episode of a dataset as an animation, from the stored data."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from dom2data.look import scenes
 from dom2data.look.pictures import gif
 
 MOST = 200
-"""frames of a video, unless another stride is asked for"""
+"""about the most frames of a video, unless a stride is given"""
 SUFFIXES = (".gif", ".mp4")
 _INK = "#55524b"
 
 
 def frames(dataset: Dataset, episode: int, stride: int | None = None) -> list[Picture]:
-    """Pictures of an episode, every ``stride`` steps and at its end, with the step and the return so far.
+    """Draw an episode every ``stride`` steps and at its end, with the step and the return so far.
 
-    Raises UserError: code 2 where there is no such episode or this environment cannot be drawn, 3 where what
-    is stored is not what the environment would show.
+    Raises UserError: code 2 if the episode does not exist or the environment cannot be drawn, 3 if the stored
+    data disagree with the environment.
     """
     if not 0 <= episode < dataset.n_episodes:
         raise UserError(f"expected an episode in 0..{dataset.n_episodes - 1}, found {episode}")
@@ -53,7 +53,7 @@ def frames(dataset: Dataset, episode: int, stride: int | None = None) -> list[Pi
 
 
 def shown(length: int, stride: int | None) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """The times 0..length that become frames."""
+    """Return the times in 0..length that become frames. Raises UserError for a stride below 1."""
     if stride is not None and stride < 1:
         raise UserError(f"expected a stride of 1 step or more, found {stride}")
     step = stride or -(-(length + 1) // MOST)
@@ -67,9 +67,9 @@ def captioned(picture: Picture, text: str) -> Picture:
 
 
 def write(pictures: Sequence[Picture], path: Path, fps: int, force: bool = False) -> None:
-    """Write a GIF or, where imageio and its ffmpeg are installed, an MP4.
+    """Write a GIF or, if imageio with ffmpeg is installed, an MP4.
 
-    Raises UserError: code 2 for another suffix, a file in the way or no folder, 1 without ffmpeg.
+    Raises UserError: code 2 for another suffix, an existing file or a missing folder, 1 without ffmpeg.
     """
     check(path, force)
     with new_file.replacing(path) as partial:

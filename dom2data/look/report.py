@@ -1,4 +1,4 @@
-"""One HTML file about a dataset, everything inlined: returns, actions, coverage, states, lints, episodes."""
+"""A self-contained HTML page about a dataset: returns, actions, coverage, states, lints, episodes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dom2data.look import coverage, lints, scenes
 from dom2data.look.pictures import BLUE, RED, blank, canvas, gif, plain, png, svg, uri
 
 QUANTILES = (0.05, 0.5, 0.95)
-"""of the returns: the episodes that are shown"""
+"""quantiles of the returns at which episodes are shown"""
 STATES = 200_000
 _STILLS = 5
 _COLOURS = (BLUE, RED, "#2f8f5b", "#f2b705", "#8d6cab", "#55524b")
@@ -27,7 +27,7 @@ _LANDMARKS = "landmarks"
 
 @dataclass(frozen=True)
 class Shown:
-    """An episode as an animation, and as stills for paper."""
+    """An episode as an animation, and as still images for printing."""
 
     title: str
     animation: str
@@ -35,7 +35,7 @@ class Shown:
 
 
 def write(dataset: Dataset, base: Path | str, path: Path, *, force: bool = False, seed: int = 0) -> None:
-    """Write the page. ``base`` is where the dataset lies; ``seed`` draws the steps of the larger figures.
+    """Write the page. ``base`` is the dataset's root; ``seed`` is for sampling steps for the larger figures.
 
     Raises UserError (code 2) when ``path`` exists and ``force`` is false, or has no folder.
     """
@@ -67,13 +67,13 @@ def write(dataset: Dataset, base: Path | str, path: Path, *, force: bool = False
 
 
 def labels(dataset: Dataset) -> list[tuple[str, NDArray[np.bool_]]]:
-    """(name, mask [episodes]) of each policy that recorded episodes."""
+    """Return (name, mask [episodes]) for each policy that recorded episodes."""
     source, names = dataset.array("source"), dataset.manifest.get("sources") or []
     return [(str(names[k]) if 0 <= k < len(names) else f"source {k}", source == k) for k in np.unique(source)]
 
 
 def by_source(dataset: Dataset) -> list[dict[str, Any]]:
-    """Number of episodes and their returns, by policy."""
+    """Return the number of episodes and statistics of their returns, by policy."""
     rows = []
     for name, mine in labels(dataset):
         returns = dataset.returns[mine].astype(np.float64)
@@ -84,7 +84,7 @@ def by_source(dataset: Dataset) -> list[dict[str, Any]]:
 
 
 def returns_histogram(dataset: Dataset) -> str:
-    """Team returns, the policies stacked; dotted lines are published references that are near."""
+    """Plot team returns, stacked by policy; dotted lines are published references nearby."""
     figure, axes = canvas()
     named = labels(dataset)
     axes.hist(
@@ -108,12 +108,12 @@ def returns_histogram(dataset: Dataset) -> str:
 
 
 def edges(values: NDArray[Any]) -> list[float]:
-    """Of a histogram of 50 bins, also where all values are equal."""
+    """Return the edges of 50 histogram bins, also if all values are equal."""
     return np.linspace(float(values.min()), float(values.max()) + 1e-6, 51).tolist()
 
 
 def order(dataset: Dataset) -> str:
-    """Means of 200 runs of episodes, one after another: learning shows as a slope, blocks as steps."""
+    """Plot mean returns of 200 consecutive groups of episodes: learning shows as a slope, blocks as steps."""
     figure, axes = canvas()
     parts = np.array_split(dataset.returns.astype(np.float64), min(200, dataset.n_episodes))
     starts = np.cumsum([0] + [len(part) for part in parts])[:-1]
@@ -123,7 +123,7 @@ def order(dataset: Dataset) -> str:
 
 
 def agents_histogram(dataset: Dataset) -> str:
-    """Every agent's returns, as outlines; of a shared reward one for all."""
+    """Plot every agent's returns as outlines; a single one for a shared reward."""
     figure, axes = canvas()
     names = dataset.spec.agent_names
     for i, name in enumerate(["each agent (shared)"] if dataset.spec.reward == "shared" else names):
@@ -142,7 +142,7 @@ def agents_histogram(dataset: Dataset) -> str:
 
 
 def action_marginals(dataset: Dataset) -> str:
-    """A histogram for every agent and action dimension, over the whole action box."""
+    """Plot a histogram per agent and action dimension, over the whole action range."""
     spec, actions = dataset.spec, dataset.array("actions")
     columns = min(spec.act_dim, 12)
     figure = blank(1.6 * columns + 0.6, 1.1 * spec.n_agents + 0.5)
@@ -164,7 +164,7 @@ def action_marginals(dataset: Dataset) -> str:
 
 
 def states(dataset: Dataset, rng: np.random.Generator) -> tuple[str, str]:
-    """(what is shown, picture): where particles were, or the observations' first two principal components."""
+    """Return (caption, picture): particle positions, or two principal components of the observations."""
     scenario = scenes.particles(dataset)
     rows = coverage.sampled(len(dataset.array("observations")), STATES, rng)
     observations = dataset.array("observations")[rows]
@@ -184,7 +184,7 @@ def states(dataset: Dataset, rng: np.random.Generator) -> tuple[str, str]:
 
 
 def components(values: NDArray[Any]) -> NDArray[np.float64]:
-    """Values [S, D] on their first two principal components [S, 2], each dimension scaled to variance 1."""
+    """Project values [S, D], scaled to variance 1, onto their first two principal components [S, 2]."""
     scale = values.std(axis=0)
     values = (values - values.mean(axis=0)) / np.where(scale > 0, scale, 1.0)
     _, vectors = np.linalg.eigh(np.cov(values, rowvar=False).reshape(values.shape[1], -1))
@@ -193,7 +193,7 @@ def components(values: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def heat(planes: dict[str, NDArray[Any]], edge: float | None) -> str:
-    """A panel for each cloud of points [S, 2]; ``edge`` is the half width shown, None fits the points."""
+    """Plot a panel per cloud of points [S, 2]; ``edge`` is the half width shown; None fits the points."""
     columns = min(5, len(planes))
     lines = -(-len(planes) // columns)
     figure = blank(1.9 * columns, 2.0 * lines)
@@ -217,7 +217,7 @@ def heat(planes: dict[str, NDArray[Any]], edge: float | None) -> str:
 
 
 def animations(dataset: Dataset) -> tuple[list[Shown], str]:
-    """The episodes at ``QUANTILES`` of the returns; or none, and why."""
+    """Return the episodes at ``QUANTILES`` of the returns and ""; or none and the reason."""
     from dom2data.look import play
 
     ranked = np.argsort(dataset.returns, kind="stable")

@@ -1,7 +1,7 @@
-"""Where everything was: the state of an environment, from what a dataset stores.
+"""Reconstruct environment states from the data in a dataset.
 
-The observations of the particle tasks hold all positions, so they are enough, also for data made elsewhere.
-HalfCheetah's hold the joints and not the torso; there the episode is played again from its recorded seed.
+Observations of the particle tasks contain all positions, so they suffice, also for imported data.
+HalfCheetah's contain the joints but not the torso, so its episodes are replayed from their recorded seeds.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 Float64 = NDArray[np.float64]
 TOLERANCE = 1e-4
-"""how far the observations of a state read from observations may be from these"""
+"""largest allowed difference between stored observations and those of the reconstructed state"""
 
 
 def particles(dataset: Dataset) -> Scenario | None:
-    """The particle task that this data is of; None where it is of something else."""
+    """Return the particle task that the data come from; None if they come from something else."""
     name = dataset.env
     if envs.task(name) == "halfcheetah" or name not in envs.KNOWN:
         return None
@@ -35,9 +35,9 @@ def particles(dataset: Dataset) -> Scenario | None:
 
 
 def positions(scenario: Scenario, observations: NDArray[Any]) -> tuple[Float64, Float64]:
-    """Agents [R, P, 2], the prey last, and landmarks [R, L, 2] of observations [R, N, O].
+    """Return the positions of agents [R, P, 2], prey last, and landmarks [R, L, 2] in observations [R, N, O].
 
-    An observation begins with velocity and position, then landmarks and the other agents, relative to it.
+    An observation starts with velocity and position, then landmarks and other agents relative to the agent.
     """
     obs = observations.astype(np.float64)
     n_learn, n_landmarks = len(scenario.agent_names), len(scenario.landmark_sizes)
@@ -50,7 +50,7 @@ def positions(scenario: Scenario, observations: NDArray[Any]) -> tuple[Float64, 
 
 
 def velocities(scenario: Scenario, observations: NDArray[Any]) -> Float64:
-    """Of the agents [R, P, 2]; predators see the prey's behind the positions."""
+    """Return the agents' velocities [R, P, 2]; predators observe the prey's, after the positions."""
     obs = observations.astype(np.float64)
     n_learn, n_landmarks = len(scenario.agent_names), len(scenario.landmark_sizes)
     if len(scenario.sizes) == n_learn:
@@ -60,9 +60,9 @@ def velocities(scenario: Scenario, observations: NDArray[Any]) -> Float64:
 
 
 def particle_rows(dataset: Dataset, observations: NDArray[Any]) -> ParticleEnv:
-    """An environment whose rows are the states of observations [R, N, O].
+    """Return an environment whose rows have the states of observations [R, N, O].
 
-    Raises UserError (code 3) where its own observations of them would be others: a state that is not there.
+    Raises UserError (code 3) if the observations of these states differ from those given.
     """
     env = envs.unguarded(dataset.env, num_envs=len(observations))
     agents, landmarks = positions(env.scenario, observations)
@@ -78,9 +78,9 @@ def particle_rows(dataset: Dataset, observations: NDArray[Any]) -> ParticleEnv:
 
 
 def cheetahs(dataset: Dataset, episode: int, times: NDArray[np.int64]) -> HalfCheetahEnv:
-    """HalfCheetah with the states of an episode at ``times`` [R] as rows, played again from its seed.
+    """Return HalfCheetah with an episode's states at ``times`` [R] as rows, replayed from its seed.
 
-    Raises UserError (code 3) where the data cannot be replayed or what happens is not what is stored.
+    Raises UserError (code 3) if the data cannot be replayed, or the replay differs from the stored data.
     """
     from dom2data.replay import cohort_of
 

@@ -1,6 +1,6 @@
-"""Other people's formats, one module each: ``read(path, **options)`` and ``write(dataset, path, **options)``.
+"""Other formats, one module each: ``read(path, **options)`` and ``write(dataset, path, **options)``.
 
-Either may be missing where it makes no sense. A module's docstring gives the layout and its source.
+Either may be missing if it makes no sense. A module's docstring describes the layout and its source.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ FORMATS = {
     "safetensors": "dom2data.convert.safetensors",
     "npz": "dom2data.convert.npz",
 }
-"""Name -> module, imported when first used."""
+"""Name -> module, imported on first use."""
 
 
 def module(name: str) -> ModuleType:
-    """The module of a format. Raises UserError for an unknown name or a missing optional package."""
+    """Return the module of a format. Raises UserError for an unknown name or a missing optional package."""
     if name not in FORMATS:
         raise UserError(f"expected a format ({', '.join(FORMATS)}), found {name!r}")
     try:

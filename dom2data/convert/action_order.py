@@ -1,8 +1,8 @@
-"""Do an agent's actions come in the order that its environment expects? Told from what they do.
+"""Check from their effects whether an agent's actions are in the order that its environment expects.
 
-Published HalfCheetah files disagree on it (some list a leg's joints from the foot up, some from the thigh
-down), and nothing but the numbers shows it. An action is a force, and drives one velocity more than the
-others: the right order is the one in which every action drives its own.
+Published HalfCheetah files differ in this (some list a leg's joints from the foot up, some from the thigh
+down), and only the numbers show it. An action is a force that affects one velocity more than the others; in
+the right order, every action drives its own velocity.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from dom2data.convert.ingest import refused
 
 VELOCITIES = {"tag": (0, 1), "world": (0, 1), "spread": (0, 1), "halfcheetah": (5, 3, 1)}
-"""Of each action, the column of its agent's observation that holds the velocity it drives."""
-_STEPS = 20_000  # enough to see it, in a fraction of a second
+"""For each action, the column of its agent's observation with the velocity that it drives."""
+_STEPS = 20_000  # enough for the check, which takes a fraction of a second
 _FEWEST = 200
 
 
 def check_action_order(env: str, arrays: Mapping[str, NDArray[Any]]) -> tuple[str, ...]:
-    """What was found, as a note. Raises UserError (code 3) when another order explains the motion better."""
+    """Return the finding as a note. Raises UserError (code 3) if another order explains the motion better."""
     columns = VELOCITIES.get(env)
     steps = min(len(arrays["actions"]), _STEPS)
     if columns is None or steps < _FEWEST:
@@ -44,9 +44,9 @@ def check_action_order(env: str, arrays: Mapping[str, NDArray[Any]]) -> tuple[st
 
 
 def _effects(actions: NDArray[Any], obs: NDArray[Any], change: NDArray[Any]) -> NDArray[Any]:
-    """[A, A]: how much each action adds to each change of velocity, as a share of all actions' effect on it.
+    """Return [A, A]: each action's effect on each change of velocity, relative to that of all actions.
 
-    Least squares on actions and observations together, because a policy's actions follow what is observed.
+    Least squares on actions and observations together, because a policy's actions depend on observations.
     """
     known = np.concatenate([actions, obs], axis=1, dtype=np.float64)
     wanted = change - change.mean(axis=0, dtype=np.float64)

@@ -1,13 +1,13 @@
-"""D4RL-style HDF5, which much single-agent code reads.
+"""D4RL-style HDF5, which much single-agent code can read.
 
 Layout (Fu et al., "D4RL: Datasets for Deep Data-Driven Reinforcement Learning", 2020)::
 
     observations, next_observations [S, O]   actions [S, A]   rewards, terminals, timeouts [S]
 
-``timeouts`` are missing from some files, ``next_observations`` from many. With several agents our writer
-puts their observations side by side (agent after agent), and so the actions; rewards are the team's, and
+``timeouts`` are missing from some files, ``next_observations`` from many. For several agents our writer
+concatenates their observations, agent after agent, and likewise their actions; rewards are the team's, and
 ``infos/agent_rewards`` [S, N] are each agent's. It adds the attribute ``dom2``. Arrays [S, N, O] with an
-axis of agents are read, too; ``agents=N`` cuts the side-by-side ones of files without our attribute.
+agent axis are read, too; ``agents=N`` splits concatenated arrays of files without our attribute.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dom2data.dataset import Dataset
 
 
 def write(dataset: Dataset, path: Path, *, force: bool = False) -> Path:
-    """Write the file ``path``; returns it."""
+    """Write the file ``path`` and return it."""
     found, following, last, terminal = rows.of(dataset)
     steps = len(dataset)
     arrays = {
@@ -50,7 +50,7 @@ def read(
     clip: bool = False,
     final: str = "drop",
 ) -> Imported:
-    """``horizon`` cuts files without timeouts. Raises UserError: code 3 when the file is not as described."""
+    """Read a file; ``horizon`` cuts files without timeouts. Raises UserError (code 3) for another layout."""
     with files.hdf5(path) as file:
         names = ("observations", "actions", "rewards", "terminals", "timeouts", "next_observations")
         there = set(files.hdf5_names(file))
@@ -71,7 +71,7 @@ def read(
         _split("next_observations", found["next_observations"], n) if "next_observations" in found else None
     )
     rewards = found["rewards"].reshape(steps, -1)
-    if rewards.shape[1] == 1:  # the team's, and so each agent's
+    if rewards.shape[1] == 1:  # the team's reward, used for every agent
         rewards = np.broadcast_to(rewards, (steps, actions.shape[1]))
     terminal = rows.flags("terminals", found["terminals"].reshape(-1))
     ends, notes = _ends(terminal, found.get("timeouts"), obs, following, horizon)
@@ -87,7 +87,7 @@ def _agents_of(env: str | None) -> int:
 
 
 def _split(name: str, array: np.ndarray, n: int) -> np.ndarray:
-    """[S, N * X] -> [S, N, X]; an array that has an axis of agents stays as it is."""
+    """Reshape [S, N * X] to [S, N, X]; an array with an agent axis is returned unchanged."""
     if array.ndim == 3:
         return array
     if array.ndim != 2 or n < 1 or array.shape[1] % n:
@@ -102,7 +102,7 @@ def _ends(
     following: np.ndarray | None,
     horizon: int | None,
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """[S]: terminals and timeouts; without timeouts, every horizon, or where observations do not continue."""
+    """Return episode ends [S] (without timeouts: at the horizon, or where observations jump), and notes."""
     if timeouts is not None:
         return terminal | rows.flags("timeouts", timeouts.reshape(-1)), ()
     if horizon:

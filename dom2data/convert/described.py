@@ -1,5 +1,5 @@
-"""What the numbers of a foreign file mean: from an environment's name, from the note that our own writers
-leave beside the numbers, or else from the numbers alone."""
+"""Determine what the numbers in a foreign file mean: from an environment's name, from the note that our own
+writers add to the file, or else from the numbers alone."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from dom2data.spec import Bool, EnvSpec
 from dom2data.store import schema
 
 NOTE = "dom2"
-"""name of the note in formats that have names"""
+"""name of the note in formats with named entries"""
 FILE = "dom2.json"
-"""and in formats that are folders"""
+"""file name of the note in formats that are folders"""
 
 
 @dataclass(frozen=True)
 class Described:
-    """The spec and where it is from."""
+    """The spec of the data, and where it comes from."""
 
     spec: EnvSpec
     env: str
     quality: str | None = None
     sources: tuple[str, ...] = ()
     exported: Mapping[str, Any] = field(default_factory=dict)
-    """id and hash of the dataset that our own writer wrote"""
+    """id and hash of the dataset that our own writer exported"""
     says: str = ""
 
     def imported(
@@ -46,7 +46,7 @@ class Described:
         used: Mapping[str, Path],
         options: dict[str, Any],
     ) -> Imported:
-        """Arrays in the store's shape that are this, read from the files ``used`` with these options."""
+        """Make an ``Imported`` from arrays in the store's shapes, read from ``used`` with these options."""
         origin = {"format": format_, "files": files.sha256(used), "options": options}
         origin |= {"exported": dict(self.exported)} if self.exported else {}
         says = (self.says, *notes)
@@ -54,13 +54,13 @@ class Described:
 
 
 Holds = Literal["both", "terminations", "ends"]
-"""What a format tells of an episode's end: both flags, whether it terminated (all others met a time limit),
-or nothing but that it is one (``rows.terminated_by`` then guesses)."""
+"""What a format records about an episode's end: both flags, only whether it terminated (all others were
+truncated), or only that it ended (``rows.terminated_by`` then guesses)."""
 
 
 def note(dataset: Dataset, holds: Holds = "both") -> str:
-    """The JSON that our writers leave beside the numbers: spec, names, what was exported, and the flags of
-    the episodes' ends where the format, which ``holds`` so much of them, would not give them back."""
+    """Return the JSON note that our writers add: spec, names, id and hash of the exported dataset, and the
+    episodes' end flags, if these cannot be recovered from what the format ``holds``."""
     terminated, truncated = dataset.array("terminated"), dataset.array("truncated")
     guessed = dataset.lengths < dataset.lengths.max()
     lost = (truncated == terminated).any() or (holds == "ends" and (terminated != guessed).any())
@@ -78,12 +78,12 @@ def note(dataset: Dataset, holds: Holds = "both") -> str:
 
 
 def _packed(flags: Bool) -> str:
-    """Eight flags to a byte, as hexadecimal digits."""
+    """Pack eight flags per byte, as hexadecimal digits."""
     return np.packbits(flags).tobytes().hex()
 
 
 def ends(text: str | bytes | None, episodes: int) -> tuple[Bool, Bool] | None:
-    """The flags ``terminated`` and ``truncated`` [Ep] that a note has, if it has them of so many episodes.
+    """Return the flags ``terminated`` and ``truncated`` [Ep] in a note, if it has them for ``episodes``.
 
     Raises UserError (code 3) when they are not what ``note`` writes.
     """
@@ -106,7 +106,7 @@ def ends(text: str | bytes | None, episodes: int) -> tuple[Bool, Bool] | None:
 
 
 def from_note(text: str | bytes) -> Described:
-    """What a note says. Raises UserError (code 3) when it is not one."""
+    """Read a note. Raises UserError (code 3) if it is invalid."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -127,7 +127,7 @@ def from_note(text: str | bytes) -> Described:
 
 
 def from_env(name: str) -> Described:
-    """The spec of an environment. Raises UserError (code 2) when there is none of that name."""
+    """Return the spec of an environment. Raises UserError (code 2) for an unknown name."""
     named.remember(name)
     try:
         spec = envs.spec(name)
@@ -140,7 +140,7 @@ def from_env(name: str) -> Described:
 def from_numbers(
     format_: str, observations: Sequence[int], actions: NDArray[Any], rewards: NDArray[Any], horizon: int
 ) -> Described:
-    """Agents by number, bounds of [-1, 1], rewards shared if they are equal; ``observations`` are widths."""
+    """Assume numbered agents, action bounds [-1, 1], shared rewards if equal; ``observations`` are widths."""
     spec = EnvSpec(
         env_id="unknown",
         agent_names=tuple(f"agent_{i}" for i in range(actions.shape[1])),

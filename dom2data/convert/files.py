@@ -1,7 +1,7 @@
-"""Files from elsewhere, opened with suspicion.
+"""Safe reading of untrusted files.
 
-Nothing is unpickled, no link is followed out of a file, and no memory is asked for before the file has been
-seen to hold that much. Everything else raises UserError with code 3.
+Nothing is unpickled, no link out of a file is followed, and no memory is allocated before checking that the
+file can hold that much. Anything else raises UserError with code 3.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import h5py
 
 
-_LARGE = 60_000  # HDF5's older layouts have no place for an attribute of more than 64 kB
+_LARGE = 60_000  # HDF5's older layouts do not support attributes of more than 64 kB
 _BAD_HEADER = (
     ValueError,
     KeyError,
@@ -42,7 +42,7 @@ _BAD_HEADER = (
 
 
 def require(path: Path, kind: str) -> Path:
-    """``path`` itself. Raises UserError (code 2) unless it is a ``kind``: "file" or "folder"."""
+    """Return ``path``. Raises UserError (code 2) unless it is a ``kind``: "file" or "folder"."""
     if not (path.is_file() if kind == "file" else path.is_dir()):
         found = "a folder" if path.is_dir() else "a file" if path.is_file() else "nothing"
         raise UserError(f"expected a {kind} at {path}, found {found}; see docs/formats.md for the layouts")
@@ -50,7 +50,7 @@ def require(path: Path, kind: str) -> Path:
 
 
 def sha256(paths: Mapping[str, Path]) -> dict[str, str]:
-    """The SHA-256 of files, by the name under which they are recorded."""
+    """Return the SHA-256 of files, by the name under which they are recorded."""
     found = {}
     for name, path in paths.items():
         with path.open("rb") as file:
@@ -59,7 +59,7 @@ def sha256(paths: Mapping[str, Path]) -> dict[str, str]:
 
 
 def affordable(what: str, shape: tuple[int, ...], itemsize: int, stored: int) -> None:
-    """Raises UserError (code 3) when ``stored`` bytes cannot hold the array, or this machine cannot."""
+    """Raises UserError (code 3) if ``stored`` bytes cannot hold an array, or the machine's memory cannot."""
     nbytes = math.prod(shape) * itemsize
     if any(n < 0 for n in shape) or nbytes > stored * schema.DEFLATE:
         raise refused(f"{what}: expected {shape} to be in the file, found {stored:,} bytes")
@@ -69,18 +69,18 @@ def affordable(what: str, shape: tuple[int, ...], itemsize: int, stored: int) ->
 
 
 def numeric(what: str, dtype: np.dtype[Any]) -> None:
-    """Raises UserError (code 3) unless it is a plain bool, integer or float."""
+    """Raises UserError (code 3) unless the dtype is a plain bool, integer or float."""
     if dtype.kind not in "biuf" or dtype.subdtype is not None:
         raise refused(f"{what}: expected numbers, found dtype {dtype}")
 
 
 def optional(path: Path) -> bytes | None:
-    """What is in a file, if it is there."""
+    """Return the contents of a file, or None if it does not exist."""
     return path.read_bytes() if path.is_file() else None
 
 
 def npy(path: Path) -> NDArray[Any]:
-    """An array of numbers in a ``.npy`` file, mapped and not read. Raises UserError (code 3)."""
+    """Memory-map an array of numbers in a ``.npy`` file. Raises UserError (code 3)."""
     require(path, "file")
     with path.open("rb") as file:
         shape, fortran, dtype = _npy_header(path.name, file)
@@ -94,7 +94,7 @@ def _npy_header(what: str, file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.d
     try:
         version = np.lib.format.read_magic(file)
         read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-        with warnings.catch_warnings(action="ignore"):  # of headers that Python 2 wrote
+        with warnings.catch_warnings(action="ignore"):  # about headers written by Python 2
             shape, fortran, dtype = read[version](file)
     except _BAD_HEADER as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -106,7 +106,7 @@ def _npy_header(what: str, file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.d
 
 
 def npz(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of numbers in an ``.npz`` file, by name. Raises UserError (code 3)."""
+    """Read the arrays of numbers in an ``.npz`` file, by name. Raises UserError (code 3)."""
     require(path, "file")
     try:
         with zipfile.ZipFile(path) as archive:
@@ -139,7 +139,7 @@ def _npz_array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> NDArray[Any]
 
 @contextmanager
 def hdf5(path: Path) -> Iterator[h5py.File]:
-    """An HDF5 file, to be read through ``hdf5_array``. Raises UserError (code 3)."""
+    """Open an HDF5 file, to be read through ``hdf5_array``. Raises UserError (code 3)."""
     import h5py
 
     require(path, "file")
@@ -152,7 +152,7 @@ def hdf5(path: Path) -> Iterator[h5py.File]:
 
 
 def write_hdf5(path: Path, arrays: Mapping[str, NDArray[Any]], attributes: Mapping[str, str]) -> None:
-    """A new HDF5 file of compressed arrays."""
+    """Write a new HDF5 file of compressed arrays."""
     import h5py
 
     large = any(len(text) > _LARGE for text in attributes.values())
@@ -163,7 +163,7 @@ def write_hdf5(path: Path, arrays: Mapping[str, NDArray[Any]], attributes: Mappi
 
 
 def hdf5_names(group: h5py.Group) -> list[str]:
-    """The names of what is in a group. Raises UserError (code 3) at a link that leads elsewhere."""
+    """Return the names in a group. Raises UserError (code 3) for a link that leads elsewhere."""
     import h5py
 
     for name in group:
@@ -174,7 +174,7 @@ def hdf5_names(group: h5py.Group) -> list[str]:
 
 
 def hdf5_group(group: h5py.Group, name: str) -> h5py.Group:
-    """A group in a group. Raises UserError (code 3) when there is none."""
+    """Return a group in a group. Raises UserError (code 3) when it does not exist."""
     import h5py
 
     if name not in hdf5_names(group) or not isinstance(group[name], h5py.Group):
@@ -183,13 +183,13 @@ def hdf5_group(group: h5py.Group, name: str) -> h5py.Group:
 
 
 def hdf5_note(file: h5py.File, name: str) -> str | None:
-    """A text attribute of the file, if it is there."""
+    """Return a text attribute of the file, or None if it does not exist."""
     value = file.attrs.get(name)
     return value if isinstance(value, str) else None
 
 
 def hdf5_array(group: h5py.Group, name: str) -> NDArray[Any]:
-    """One array of numbers. Raises UserError (code 3) when it is none, or its bytes are not in this file."""
+    """Read an array of numbers. Raises UserError (code 3) if there is none, or its bytes are elsewhere."""
     import h5py
 
     if name not in hdf5_names(group) or not isinstance(group[name], h5py.Dataset):

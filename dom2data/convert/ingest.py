@@ -1,4 +1,4 @@
-"""Data made elsewhere become a dataset: check, stage, write, publish with where they come from."""
+"""Turn data made elsewhere into a dataset: check, stage, write, publish, recording their origin."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from dom2data.store.layout import laid_out
 
 _DERIVED = ("returns", "agent_returns")
 MOST_SOURCES = 100_000
-"""policies that episodes are told to be of: lists of all of them are made"""
+"""largest number of policies in ``source``, because lists of all of them are made"""
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What a reader found, in this project's words.
+    """What a reader found, in this project's terms.
 
     ``arrays``: observations [S+Ep, N, O], actions [S, N, A], rewards [S, N] float32; offsets [Ep+1] int64;
-    terminated, truncated [Ep] bool; optionally source and further ones [Ep] int64, such as parent_episode.
+    terminated, truncated [Ep] bool; optionally source and other [Ep] int64 arrays, such as parent_episode.
     Returns are computed.
     """
 
     spec: EnvSpec
     arrays: Mapping[str, NDArray[Any]]
     notes: tuple[str, ...]
-    """what was changed or assumed, a sentence each"""
+    """what was changed or assumed, one sentence each"""
     origin: dict[str, Any]
-    """recorded as the recipe: format, file names with their sha256, options"""
+    """recorded in the recipe: format, file names with their SHA-256, options"""
     env: str | None = None
     """the short name of the environment [spec.env_id]"""
     quality: str | None = None
@@ -47,10 +47,10 @@ class Imported:
 
 
 def ingest(found: Imported, dataset_id: str, base: Path, force: bool = False) -> Dataset:
-    """Write what was imported as a dataset of that id under ``base``.
+    """Write imported data as a dataset with this id under ``base``.
 
-    Raises UserError: code 3, before anything is written, when the data are not what they should be; else
-    like ``generate``.
+    Raises UserError: code 3, before anything is written, when the data are invalid; otherwise like
+    ``generate``.
     """
     started = time.perf_counter()
     arrays = checked(found.spec, found.arrays)
@@ -71,7 +71,7 @@ def ingest(found: Imported, dataset_id: str, base: Path, force: bool = False) ->
 
 
 def checked(spec: EnvSpec, found: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """The arrays, ``source`` among them. Raises UserError (code 3) with the first finding."""
+    """Check the arrays and return them with ``source``. Raises UserError (code 3) with the first finding."""
     arrays = dict(found)
     episodes, steps = len(arrays["offsets"]) - 1, len(arrays["actions"])
     arrays.setdefault("source", np.zeros(max(episodes, 0), np.int64))
@@ -110,7 +110,7 @@ def _shared(spec: EnvSpec, rewards: NDArray[Any]) -> str | None:
 
 
 def as_float32(name: str, values: NDArray[Any]) -> tuple[NDArray[np.float32], str]:
-    """The values, and a note if they are others now; what becomes infinite is refused later."""
+    """Convert to float32; return also a note if that changed values. Infinite ones are refused later."""
     with np.errstate(over="ignore", invalid="ignore"):
         found = np.ascontiguousarray(values, np.float32)
     rounded = values.dtype != np.float32 and (found != values).any()
@@ -118,7 +118,7 @@ def as_float32(name: str, values: NDArray[Any]) -> tuple[NDArray[np.float32], st
 
 
 def clipped(spec: EnvSpec, actions: NDArray[Any]) -> tuple[NDArray[Any], str]:
-    """Actions brought into their bounds, and the note that says so."""
+    """Clip actions to their bounds; return also a note that says so."""
     low, high = spec.act_low, spec.act_high
     outside = int(((actions < low) | (actions > high)).sum())
     says = f"{outside:,} of {actions.size:,} action values clipped to [{low:g}, {high:g}]"
@@ -126,5 +126,5 @@ def clipped(spec: EnvSpec, actions: NDArray[Any]) -> tuple[NDArray[Any], str]:
 
 
 def refused(finding: str) -> UserError:
-    """A file that is not what it should be (code 3)."""
+    """Return the UserError (code 3) for an invalid file."""
     return UserError(f"{finding}; nothing was written", CHECK_FAILED)

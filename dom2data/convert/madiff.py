@@ -1,12 +1,12 @@
-"""MADiff's npy files of MAMuJoCo.
+"""MADiff's npy files for MAMuJoCo.
 
 Layout (Zhu et al., "MADiff: Offline Multi-agent Learning with Diffusion Models", NeurIPS 2024; for the
 particle environments it reads OMAR's files, see ``omar``)::
 
     <env>/<quality>/obs.npy [S, N, O]   actions.npy [S, N, A]   rewards.npy [S, N]   path_lengths.npy [Ep]
 
-The observation after an episode's last step is not there, nor whether it terminated or met a time limit.
-Our writer adds ``final_obs.npy`` [Ep, N, O] and ``dom2.json``, which MADiff ignores.
+The files have neither the observation after an episode's last step, nor whether the episode terminated or was
+truncated. Our writer adds ``final_obs.npy`` [Ep, N, O] and ``dom2.json``, which MADiff ignores.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dom2data.dataset import Dataset
 
 
 def write(dataset: Dataset, path: Path, *, force: bool = False) -> Path:
-    """Write the folder ``path``; returns it."""
+    """Write the folder ``path`` and return it."""
     found, following, last, _ = rows.of(dataset)
     with staged(path, force) as partial:
         partial.mkdir()
@@ -39,7 +39,7 @@ def write(dataset: Dataset, path: Path, *, force: bool = False) -> Path:
 def read(
     path: Path, *, env: str | None = None, ends: str = "auto", clip: bool = False, final: str = "drop"
 ) -> Imported:
-    """Raises UserError: code 3 when the files are not as described, 2 for a wrong option."""
+    """Read a folder. Raises UserError: code 3 when the files are not as described, 2 for a wrong option."""
     files.require(path, "folder")
     used = {name: path / name for name in ("obs.npy", "actions.npy", "rewards.npy", "path_lengths.npy")}
     obs, actions, rewards, lengths = (files.npy(file) for file in used.values())

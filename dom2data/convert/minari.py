@@ -1,4 +1,4 @@
-"""Minari's HDF5: a folder that Minari 0.5 opens, lists, iterates, samples, filters and splits.
+"""Minari's HDF5: a folder that Minari 0.5 can open, list, iterate, sample, filter and split.
 
 Layout (Minari's dataset standard, https://minari.farama.org/content/dataset_standards/)::
 
@@ -11,8 +11,8 @@ Layout (Minari's dataset standard, https://minari.farama.org/content/dataset_sta
             terminations, truncations    [T] bool
             infos/rewards                [T+1, N] float32, each agent's; row t+1 is of step t, row 0 is zero
 
-Minari's own writer makes every array growable, in chunks, which for 25 steps takes several times the space
-and time. Here arrays are stored inside their headers where they fit.
+Minari's own writer makes every array resizable and chunked, which for 25 steps takes several times the space
+and time. Here arrays are stored inside their headers if they fit.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ _COMPACT_BYTES = 60_000  # HDF5 stores at most 64 kB in an object's header
 
 
 def default_path(dataset_id: str, base: Path) -> Path:
-    """``<root>/dom2/tag-medium-minari-v0`` of ``dom2/tag-medium-v0``."""
+    """Return ``<root>/dom2/tag-medium-minari-v0`` for ``dom2/tag-medium-v0``."""
     space, name, version = ids.split(dataset_id)
     return base / space / f"{name}-minari-v{version or 0}"
 
 
 def write(dataset: Dataset, path: Path, *, root: Path | None = None, force: bool = False) -> Path:
-    """Write a dataset as Minari's, at ``<root>/<id>``; returns ``path``.
+    """Write a dataset in Minari's HDF5 format to ``path``; return ``path``.
 
-    Its Minari id is the path below ``root`` (Minari's own root by default; elsewhere, the folder's name).
-    Raises UserError like ``staged``, and when Minari would not accept the id or HDF5 an agent's name.
+    Its Minari id is the path below ``root`` [Minari's own root]; outside of it, the folder's name.
+    Raises UserError like ``staged``, and when Minari would refuse the id, or HDF5 an agent's name.
     """
     path = Path(os.path.abspath(path))
     dataset_id = _id(path, ids.root(root))
@@ -67,7 +67,7 @@ def write(dataset: Dataset, path: Path, *, root: Path | None = None, force: bool
 
 
 def copy(dataset: Dataset, base: Path, force: bool = False) -> Path:
-    """``write`` at ``default_path`` below ``base``; one that is there, of the same values, is kept."""
+    """``write`` to ``default_path`` below ``base``; an existing copy with the same content is kept."""
     path = default_path(dataset.id, base)
     try:
         listed = json.loads((path / "data" / minari_metadata.FILE).read_text())
@@ -118,12 +118,12 @@ def _write_episodes(dataset: Dataset, file: Path) -> None:
 
 
 def episode_arrays(dataset: Dataset) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
-    """All that episodes hold, by path: arrays with a row per step, and with one more per episode."""
+    """Return all arrays of episodes, by path: those with a row per step, and those with an extra row each."""
     return _by_step(dataset), _by_row(dataset)
 
 
 def _by_step(dataset: Dataset) -> dict[str, NDArray[Any]]:
-    """The arrays with a row for every step [S, ...], by their path in an episode."""
+    """Return the arrays with a row per step [S, ...], by their path in an episode."""
     spec, actions, last = dataset.spec, dataset.array("actions"), dataset.offsets[1:] - 1
     ended = {name: np.zeros(len(dataset), bool) for name in ("terminations", "truncations")}
     ended["terminations"][last] = dataset.array("terminated")
@@ -139,7 +139,7 @@ def _by_step(dataset: Dataset) -> dict[str, NDArray[Any]]:
 
 
 def _by_row(dataset: Dataset) -> dict[str, NDArray[Any]]:
-    """The arrays with a row more for every episode [S + Ep, ...], by their path in an episode."""
+    """Return the arrays with an extra row per episode [S + Ep, ...], by their path in an episode."""
     spec, observations, rewards = dataset.spec, dataset.array("observations"), dataset.array("rewards")
     rows = zip(spec.agent_names, spec.obs_dims, strict=True)
     padded = np.zeros((len(observations), spec.n_agents), np.float32)
@@ -156,7 +156,7 @@ def _by_row(dataset: Dataset) -> dict[str, NDArray[Any]]:
 
 
 def episode_attributes(dataset: Dataset) -> dict[str, NDArray[Any]]:
-    """What is noted of every episode, [Ep, ...] by name: the names of Minari's collector, and ours."""
+    """Return the attributes of all episodes, [Ep, ...] by name: those of Minari's collector, and ours."""
     team, starts = dataset.spec.team(dataset.array("rewards")).astype(np.float64), dataset.offsets[:-1]
     mean = np.add.reduceat(team, starts) / dataset.lengths
     square = np.add.reduceat((team - np.repeat(mean, dataset.lengths)) ** 2, starts) / dataset.lengths
@@ -173,17 +173,17 @@ def episode_attributes(dataset: Dataset) -> dict[str, NDArray[Any]]:
 
 
 def _further(dataset: Dataset) -> list[str]:
-    """Names of the arrays that derived datasets have besides: numbers of episodes elsewhere."""
+    """Return the names of the additional arrays of derived datasets: episode numbers in other datasets."""
     plain = layout(dataset.spec, dataset.n_episodes, len(dataset))
     return [name for name in dataset.manifest["arrays"] if name not in plain]
 
 
 class _Writer:
-    """HDF5 objects without what h5py adds for convenience: it makes half a million of them a minute."""
+    """Writes HDF5 objects without h5py's convenience layer, at half a million per minute."""
 
     def __init__(self) -> None:
         self.group = h5p.create(h5p.GROUP_CREATE)
-        self.group.set_attr_phase_change(32, 0)  # beyond 8 attributes HDF5 would build an index for each
+        self.group.set_attr_phase_change(32, 0)  # else HDF5 builds an index for more than 8 attributes
         self._plans: dict[tuple[tuple[int, ...], np.dtype[Any]], tuple[Any, Any, Any]] = {}
 
     def attribute(self, where: h5g.GroupID, name: str, value: Any) -> None:
@@ -199,7 +199,7 @@ class _Writer:
         key = values.shape, values.dtype
         if key not in self._plans:
             how = h5p.create(h5p.DATASET_CREATE)
-            how.set_obj_track_times(False)  # equal data, equal bytes
+            how.set_obj_track_times(False)  # equal data give equal bytes
             how.set_layout(h5d.COMPACT if values.nbytes <= _COMPACT_BYTES else h5d.CONTIGUOUS)
             how.set_fill_time(h5d.FILL_TIME_NEVER)
             space = h5s.create_simple(values.shape) if values.shape else h5s.create(h5s.SCALAR)

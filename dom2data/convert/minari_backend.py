@@ -1,6 +1,6 @@
-"""Our Zarr datasets as a storage of Minari: what ``minari.load_dataset`` opens reads whole arrays, once.
+"""Minari storage for our Zarr datasets, opened by ``minari.load_dataset``; reads whole arrays, once.
 
-Read-only: datasets here never change. ``minari_hook`` registers it.
+It is read-only, because these datasets never change. ``minari_hook`` registers it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Tree = dict[str, Any]
 
 
 class ZarrStorage(MinariStorage):
-    """The same episodes, with the same attributes, as ``dom2data convert ID --to minari`` writes."""
+    """Gives the same episodes and attributes that ``dom2data convert ID --to minari`` writes."""
 
     FORMAT = "zarr"
 
@@ -33,7 +33,7 @@ class ZarrStorage(MinariStorage):
         super().__init__(data, observation_space(spec), action_space(spec))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Another process opens it anew, instead of being sent the arrays."""
+        """Pickle only the path, so that another process reopens the dataset instead of receiving arrays."""
         return type(self), (self.data_path,)
 
     @cached_property
@@ -45,7 +45,7 @@ class ZarrStorage(MinariStorage):
         return episode_attributes(self._dataset)
 
     def get_episodes(self, episode_indices: Iterable[int]) -> Iterator[Tree]:
-        """Episodes as Minari's dictionaries."""
+        """Yield episodes as Minari's dictionaries."""
         steps, rows = self._arrays
         for i in map(int, episode_indices):
             start, stop = int(self._dataset.offsets[i]), int(self._dataset.offsets[i + 1])
@@ -54,10 +54,10 @@ class ZarrStorage(MinariStorage):
             yield {"id": i, **_nested(found)}
 
     def get_episode_metadata(self, episode_indices: Iterable[int]) -> Iterator[Tree]:
-        """The attributes of episodes."""
+        """Yield the attributes of episodes."""
         for i in map(int, episode_indices):
             found = {name: values[i] for name, values in self._attributes.items()}
-            found |= {"seed": int(found["seed"])} if "seed" in found else {}  # gymnasium takes no other
+            found |= {"seed": int(found["seed"])} if "seed" in found else {}  # gymnasium accepts only int
             yield {"id": i, "total_steps": int(self._dataset.lengths[i])} | _nested(found)
 
     def update_episodes(self, episodes: Any) -> NoReturn:
@@ -84,7 +84,7 @@ _READ_ONLY = (
 
 
 def _nested(flat: Mapping[str, Any]) -> Tree:
-    """{"a/b": x} as {"a": {"b": x}}."""
+    """Convert {"a/b": x} to {"a": {"b": x}}."""
     found: Tree = {}
     for path, value in flat.items():
         *folders, name = path.split("/")

@@ -1,4 +1,4 @@
-"""Episodes of Minari's HDF5, read without trusting the file: see ``files``."""
+"""Read episodes of Minari's HDF5 without trusting the file; see ``files``."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def episodes(
     noted: Sequence[str],
     left: list[str],
 ) -> Iterator[dict[str, Any]]:
-    """Of episodes 0 to ``count`` - 1 the arrays at the paths ``needed`` and, where there are such,
-    ``optional``, and the attributes ``noted``; ``left`` gets the names of what the first has besides.
+    """Yield for episodes 0 to ``count`` - 1 the arrays at the paths ``needed`` and, if they exist,
+    ``optional``, and the attributes ``noted``. Add the first episode's other paths to ``left``.
 
-    Raises UserError (code 3) when the file is not HDF5 or has not these episodes, an array is missing, is not
-    of numbers, lies elsewhere, or claims to be more than the file can hold.
+    Raises UserError (code 3) when the file is not HDF5 or does not have these episodes, or when an array is
+    missing, is not numeric, is stored elsewhere, or claims to be larger than the file can hold.
     """
     if not (data / FILE).is_file():
         raise refused(f"expected {data / FILE}, found none")
@@ -50,7 +50,7 @@ def episodes(
 
 
 def _besides(episode: h5g.GroupID, taken: set[str]) -> list[str]:
-    """The paths in an episode, one group deep, that are not ``taken``; no link is followed."""
+    """Return the paths in an episode, one group deep, that are not ``taken``; follow no links."""
     found = []
     for key in episode:
         child = h5o.open(episode, key) if episode.links.get_info(key).type == h5l.TYPE_HARD else None
@@ -60,7 +60,7 @@ def _besides(episode: h5g.GroupID, taken: set[str]) -> list[str]:
 
 
 def _child(parent: Any, name: str, where: str) -> Any:
-    """What a group holds under a name; None if nothing."""
+    """Return the object with this name in a group, or None."""
     if not isinstance(parent, h5g.GroupID) or name.encode() not in parent:
         return None
     if parent.links.get_info(name.encode()).type != h5l.TYPE_HARD:

@@ -1,8 +1,8 @@
-"""Minari learns to open our Zarr datasets as soon as both it and ``dom2data`` are imported, in either order.
+"""Lets Minari open our Zarr datasets once both Minari and ``dom2data`` are imported, in either order.
 
-Minari offers no way to add a storage, so its private table gets an entry. Importing Minari takes half a
-second and is left to whoever wants it: until then a finder waits on ``sys.meta_path`` for that one module.
-Where Minari is another one than expected, nothing is changed but a warning, and HDF5 remains.
+Minari has no interface for adding a storage, so an entry is added to its private table. Importing Minari
+takes half a second, so it is not imported here: a finder on ``sys.meta_path`` waits for that one module. If
+Minari differs from what is expected, a warning is given and nothing is changed; the HDF5 copy still works.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _FORMAT = "zarr"
 
 
 def install() -> None:
-    """Register the storage, now or when Minari is imported."""
+    """Register the storage now, or when Minari is imported."""
     module = sys.modules.get(_TABLE)
     if module is not None:
         register(module)
@@ -29,7 +29,7 @@ def install() -> None:
 
 
 def register(module: ModuleType) -> None:
-    """Add the storage to Minari's table; warns, and changes nothing, where there is no such table."""
+    """Add the storage to Minari's table; if the table is not as expected, only warn."""
     table = getattr(module, "_registry", None)
     if isinstance(table, dict) and callable(table.get("hdf5")) and table.get(_FORMAT, _storage) is _storage:
         table[_FORMAT] = _storage
@@ -49,7 +49,7 @@ def _storage() -> type[Any]:
 
 
 class _Waiting(MetaPathFinder):
-    """Finds that one module as Python itself would, and registers the storage when it has been executed."""
+    """Finds that one module as Python itself would, and registers the storage once it has been executed."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None

@@ -1,8 +1,8 @@
-"""Minari datasets into this project's words: ours give the same content hash, others what they can.
+"""Read Minari datasets; copies of our own datasets give the same content hash again.
 
-Accepted are observations and actions as Dict of one float Box for each agent, as one Box [N, O] and [N, A],
-or as one vector (a single agent). Rewards of the agents are taken from ``infos/rewards`` ([T+1, N], row 0 of
-the reset; or [T, N]), else from ``rewards`` [T, N] or [T] (everybody's).
+Observations and actions may be a Dict of one float Box per agent, one Box [N, O] and [N, A], or one vector
+(a single agent). The agents' rewards are taken from ``infos/rewards`` ([T+1, N], where row 0 belongs to the
+reset; or [T, N]), else from ``rewards`` [T, N] or [T] (the same for all).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _MOST_AGENTS = 10_000
 
 
 class Shape(NamedTuple):
-    """What the spaces say: agents (``key`` None where they are stacked in one array) and sizes."""
+    """What the spaces say: agents, sizes and bounds; without ``keyed``, agents are stacked in one array."""
 
     agents: tuple[str, ...]
     keyed: bool
@@ -44,7 +44,7 @@ class Shape(NamedTuple):
 
     @property
     def paths(self) -> list[str]:
-        """Where the arrays of an episode lie that it must have."""
+        """Paths of the arrays that every episode must have."""
         both = ("observations", "actions")
         inside = [f"{name}/{agent}" for name in both for agent in self.agents] if self.keyed else both
         return [*inside, "rewards", "terminations", "truncations"]
@@ -58,11 +58,11 @@ def read(
     clip: bool = False,
     altered: str = "refuse",
 ) -> Imported:
-    """A Minari dataset, given by its folder or, where there is none, by its id.
+    """Read a Minari dataset, given by its folder or, if that does not exist, by its id.
 
-    ``env`` names the environment of this project that it is of; ``clip`` brings actions into their bounds.
-    Raises UserError: code 2 when there is none, 3 when it has another shape than those above, or it was
-    written by this project and changed since (unless ``altered`` is ``accept``).
+    ``env`` names the environment of this project that the data come from; ``clip`` clips actions to their
+    bounds. Raises UserError: code 2 when the dataset does not exist, 3 when its form is not one of those
+    above, or this project wrote it and it was changed since (unless ``altered`` is ``accept``).
     """
     if altered not in ("refuse", "accept"):
         raise UserError(f"expected altered=refuse or altered=accept, found altered={altered}")
@@ -153,7 +153,7 @@ def _shape(metadata: dict[str, Any]) -> Shape:
 
 
 def _box(space: dict[str, Any], n: int = 1) -> tuple[int, float, float]:
-    """(size for each of n agents, lowest, highest bound); bounds that differ become infinite."""
+    """Return (size per agent, low, high) of a Box for n agents; bounds that differ count as infinite."""
     if space["type"] != "Box" or not space["dtype"].startswith("float"):
         raise refused(f"expected a Box of floats, found {space['type']} of {space.get('dtype', 'no dtype')}")
     size = math.prod(space["shape"])
@@ -168,8 +168,8 @@ def _box(space: dict[str, Any], n: int = 1) -> tuple[int, float, float]:
 
 
 def _through_minari(data: Path, taken: set[str], left: list[str]) -> Iterator[Raw]:
-    """Episodes of Minari's other formats (Arrow, Parquet), read by Minari itself; ``left`` gets the paths
-    of what the first has besides."""
+    """Yield episodes of Minari's other formats (Arrow, Parquet), read by Minari itself; add the first one's
+    paths that are not ``taken`` to ``left``."""
     try:
         import minari
 
@@ -192,7 +192,7 @@ def _leaves(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]
 def _arrays(
     shape: Shape, episodes: Iterator[Raw], noted: Sequence[str]
 ) -> tuple[dict[str, NDArray[Any]], list[str]]:
-    """The store's arrays, and what was changed."""
+    """Return the store's arrays, and notes on what was changed."""
     joint: dict[str, list[Any]] = {"observations": [], "actions": [], "rewards": []}
     flags: dict[str, list[Any]] = {"terminated": [], "truncated": []}
     numbers: dict[str, list[Any]] = {name: [] for name in noted}
@@ -232,7 +232,7 @@ def _rows(
     where: str,
     rounded: dict[str, str],
 ) -> NDArray[np.float32]:
-    """[rows, N, widest] of one episode, narrower agents padded with zeros."""
+    """Return one episode's array [rows, N, widest]; narrower agents are padded with zeros."""
     try:
         if shape.keyed:
             parts = [raw[f"{name}/{agent}"] for agent in shape.agents]
@@ -252,7 +252,7 @@ def _rows(
 
 
 def _as_float32(name: str, values: NDArray[Any], rounded: dict[str, str]) -> NDArray[np.float32]:
-    """The values, and in ``rounded`` the note if they are others now."""
+    """Convert to float32; if that changes values, add a note to ``rounded``."""
     found, note = as_float32(name, values)
     if note:
         rounded[name] = note
@@ -260,7 +260,7 @@ def _as_float32(name: str, values: NDArray[Any], rounded: dict[str, str]) -> NDA
 
 
 def _rewards(n: int, raw: Raw, where: str, rounded: dict[str, str]) -> NDArray[np.float32]:
-    """Every agent's rewards [T, N]."""
+    """Return every agent's rewards [T, N]."""
     team = np.asarray(raw["rewards"])
     each = team if raw.get(EACH) is None else np.asarray(raw[EACH])
     if {each.dtype.kind, team.dtype.kind} - set("fiu"):
@@ -275,7 +275,7 @@ def _rewards(n: int, raw: Raw, where: str, rounded: dict[str, str]) -> NDArray[n
 
 
 def _own(metadata: dict[str, Any]) -> dict[str, Any] | None:
-    """What this project's writer left in ``metadata.json``; None in other files."""
+    """Return the checked entry of this project's writer in ``metadata.json``; None for other writers."""
     own = metadata.get(minari_metadata.OWN)
     if own is None:
         return None
@@ -291,7 +291,7 @@ def _own(metadata: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _odd(own: dict[str, Any]) -> str | None:
-    """What is inside the lists of an ``_own`` that should not be; all of it will be in a manifest."""
+    """Return what is invalid inside the lists of an ``_own``, or None; they will be part of a manifest."""
     names = [*own["further"], *own["sources"]]
     if not all(isinstance(name, str) and name.isascii() for name in names):
         return f"expected names, found {names}"
@@ -313,7 +313,7 @@ def _ours(
     origin: dict[str, Any],
     altered: str,
 ) -> Imported:
-    """A dataset of this project, if it still is what was written."""
+    """Import a dataset of this project, after checking that it was not changed since it was written."""
     spec, claimed, parents = EnvSpec.from_json(own["spec"]), own["hash"], own["parents"]
     arrays = checked(spec, arrays)
     found = _hash(spec, arrays)
@@ -330,7 +330,7 @@ def _ours(
 
 
 def _hash(spec: EnvSpec, arrays: dict[str, NDArray[Any]]) -> str:
-    """The content hash that these arrays will have in the store."""
+    """Return the content hash that these arrays will have in the store."""
     team, agents = stats.episode_returns(spec, arrays["rewards"], arrays["offsets"][:-1])
     whole = arrays | {"returns": team, "agent_returns": agents}
     layouts = laid_out(spec, arrays)
@@ -340,7 +340,7 @@ def _hash(spec: EnvSpec, arrays: dict[str, NDArray[Any]]) -> str:
 
 
 def _spec(metadata: dict[str, Any], shape: Shape, arrays: dict[str, NDArray[Any]]) -> EnvSpec:
-    """The spec of a dataset from elsewhere: all that is known of its environment."""
+    """Return the spec of a dataset from elsewhere: all that is known about its environment."""
     try:
         environment = json.loads(metadata.get("env_spec") or "{}")
         declared = environment.get("max_episode_steps")
@@ -363,7 +363,7 @@ def _spec(metadata: dict[str, Any], shape: Shape, arrays: dict[str, NDArray[Any]
 
 
 def _spec_of(env: str, shape: Shape) -> EnvSpec:
-    """The spec of one of this project's environments. Raises UserError unless the sizes are its."""
+    """Return the spec of the environment ``env``. Raises UserError unless the sizes agree with it."""
     spec = described.from_env(env).spec
     expected, found = (spec.obs_dims, spec.act_dim), (shape.obs_dims, shape.act_dim)
     if expected != found:

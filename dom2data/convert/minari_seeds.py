@@ -1,4 +1,4 @@
-"""How each episode was begun, so that Minari's ``recover_environment`` can begin it again."""
+"""How each episode was started, so that Minari's ``recover_environment`` can start it again."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from dom2data.replay import cohorts
 
 
 def beginnings(dataset: Dataset) -> dict[str, NDArray[Any]]:
-    """``seed`` and ``options/...`` [Ep] for ``JointEnv.reset``; empty where the recipe does not tell.
+    """Return ``seed`` and ``options/...`` [Ep] for ``JointEnv.reset``; empty if the recipe does not tell.
 
-    It tells for what can be replayed of ours: not for users' environments, imports, and other versions.
+    It does for data of built-in environments that can be replayed, not for imports or other versions.
     """
     if envs.is_foreign(dataset.env):
         return {}
@@ -24,7 +24,8 @@ def beginnings(dataset: Dataset) -> dict[str, NDArray[Any]]:
         found = cohorts(dataset)
     except UserError:
         return {}
-    if any(cohort.env != dataset.env for cohort, _, _ in found):  # critics were shown more than was recorded
+    # recorded in a variant that shows critics more
+    if any(cohort.env != dataset.env for cohort, _, _ in found):
         return {}
     seed, count, row = (np.zeros(dataset.n_episodes, np.int64) for _ in range(3))
     key = np.zeros((dataset.n_episodes, 2), np.int64)

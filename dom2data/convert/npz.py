@@ -1,9 +1,9 @@
-"""npz: the arrays of the store in one file that NumPy alone reads.
+"""npz: the arrays of the store in one file that NumPy alone can read.
 
 Layout: the arrays as docs/format.md names them (observations [S+Ep, N, O], actions [S, N, A], rewards [S,
 N], offsets [Ep+1], terminated, truncated, source, returns [Ep], agent_returns [Ep, N]), compressed, and
-``dom2``: the note that says what they are, as the bytes [.] uint8 of a JSON text. A file without the note
-is read, too. Returns are computed anew. Our own layout.
+``dom2``: a note that describes them, as the uint8 bytes of a JSON text. Files without the note are read,
+too. Returns are recomputed. This is our own layout.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dom2data.dataset import Dataset
 
 
 def write(dataset: Dataset, path: Path, *, force: bool = False) -> Path:
-    """Write every array and the note; returns ``path``. Raises UserError like ``staged``."""
+    """Write every array and the note; return ``path``. Raises UserError like ``staged``."""
     with staged(path, force) as partial, partial.open("wb") as file:
         arrays: dict[str, NDArray[Any]] = dataset.arrays()
         note = np.frombuffer(described.note(dataset).encode(), np.uint8)
@@ -30,7 +30,7 @@ def write(dataset: Dataset, path: Path, *, force: bool = False) -> Path:
 
 
 def read(path: Path, *, env: str | None = None, clip: bool = False) -> Imported:
-    """Raises UserError like ``whole.imported``."""
+    """Read a file. Raises UserError like ``whole.imported``."""
     arrays = files.npz(path)
     note = arrays.pop(described.NOTE, None)
     if note is not None and note.dtype != np.uint8:

@@ -1,15 +1,15 @@
-"""OMAR's npy files, which the published tag, world, spread and 2-agent HalfCheetah datasets are.
+"""OMAR's npy files, the format of the published tag, world, spread and 2-agent HalfCheetah datasets.
 
 Layout (Pan et al., "Plan Better Amid Conservatism", ICML 2022; its loader reads one folder per seed)::
 
     <env>/<type>/seed_<k>_data/
         obs_<i>.npy [S, O of agent i]    acs_<i>.npy [S, A]    rews_<i>.npy [S]
         next_obs_<i>.npy                 dones_<i>.npy [S]
-        states_<i>.npy, next_states_<i>.npy    HalfCheetah only, and not taken
+        states_<i>.npy, next_states_<i>.npy    HalfCheetah only, and not read
 
-Files number all agents, in tag and world the prey last. Particle episodes are 25 steps and their dones are
-all 0; HalfCheetah's are 1 at its time limit, every 1000 steps. Our writer adds ``dom2.json``. It has no
-prey to write (the prey is part of our environment), and no states.
+Files number all agents; in tag and world the prey is last. Particle episodes have 25 steps, and their dones
+are all 0; HalfCheetah's are 1 at its time limit, every 1000 steps. Our writer adds ``dom2.json``. It writes
+no prey (which is part of our environment), and no states.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _FIELDS = ("obs", "acs", "rews", "next_obs", "dones")
 
 
 def write(dataset: Dataset, path: Path, *, force: bool = False, seed: int = 0) -> Path:
-    """Write ``seed_<seed>_data`` in the folder ``path``, beside other seeds; returns what was written."""
+    """Write ``seed_<seed>_data`` into the folder ``path``, beside other seeds; return the new folder."""
     target = path / f"seed_{seed}_data"
     found, following, ends, _ = rows.of(dataset)
     if (found.lengths == HORIZON).all() and not found.terminated.any():
-        ends[:] = False  # as the published particle files have it
+        ends[:] = False  # as in the published particle files
     with staged(target, force) as partial:
         partial.mkdir()
         for i, width in enumerate(dataset.spec.obs_dims):
@@ -57,7 +57,7 @@ def read(
     ends: str = "auto",
     clip: bool = False,
 ) -> Imported:
-    """One seed's folder, or the folder of several and ``seed``; ``prey``: "drop" or "keep" an odd last agent.
+    """Read a seed's folder, or one of several by ``seed``; "drop" or "keep" a last agent of another width.
 
     Raises UserError: code 3 when the files are not as described, 2 for a wrong option.
     """
@@ -68,7 +68,7 @@ def read(
     obs = arrays["obs"]
     notes, keep = [], len(obs)
     widths = [array.shape[1] for array in obs]
-    note = files.optional(folder / described.FILE)  # whoever left it has written no prey
+    note = files.optional(folder / described.FILE)  # with our note, the files contain no prey
     if (
         note is None
         and prey == "drop"
@@ -117,7 +117,7 @@ def _folder(path: Path, seed: int | None) -> Path:
 
 
 def _agents(folder: Path) -> tuple[dict[str, list[np.ndarray]], dict[str, Path]]:
-    """Every field of every agent, rows alike."""
+    """Read every field of every agent; all must have the same number of rows."""
     count = 0
     while (folder / f"obs_{count}.npy").exists():
         count += 1
@@ -135,7 +135,7 @@ def _agents(folder: Path) -> tuple[dict[str, list[np.ndarray]], dict[str, Path]]
 
 
 def _done(dones: list[np.ndarray]) -> np.ndarray:
-    """The flags [S] that all agents have."""
+    """Return the done flags [S], which must be the same for all agents."""
     first, *others = (rows.flags(f"dones_{i}.npy", done.reshape(-1)) for i, done in enumerate(dones))
     if any((other != first).any() for other in others):
         raise refused("expected agents to be done at the same steps, found others")

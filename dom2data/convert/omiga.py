@@ -1,14 +1,14 @@
-"""OMIGA's HDF5 files of MAMuJoCo.
+"""OMIGA's HDF5 files for MAMuJoCo.
 
 Layout (Wang et al., "Offline Multi-Agent Reinforcement Learning with Implicit Global-to-Local Value
 Regularization", NeurIPS 2023), one file ``<Scenario>-<configuration>-<type>.hdf5``::
 
     s [S, N, state]   o [S, N, O]   a [S, N, A]   r [S, N] or [S, 1]   d [S, N] or [S]
 
-``d`` ends an episode, and its loader shifts: a step is a row with d = 0 and the row after it, whose d is
-its end. So the row with d = 1 gives but a final observation. We read it the same way (``final=drop``), and
-write one row more per episode than there are steps, so that this loader sees every step. Our writer gives
-the observations of all agents as ``s``, and adds the attribute ``dom2``.
+``d`` = 1 ends an episode, and OMIGA's loader shifts it: a step consists of a row with d = 0 and the next row,
+whose d is the step's end flag. So the row with d = 1 only provides a final observation. We read files in the
+same way (``final=drop``), and write one row more per episode than it has steps, so that this loader sees
+every step. Our writer stores all agents' observations as ``s``, and adds the attribute ``dom2``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from dom2data.dataset import Dataset
 
 
 def write(dataset: Dataset, path: Path, *, force: bool = False) -> Path:
-    """Write the file ``path``; returns it."""
+    """Write the file ``path`` and return it."""
     obs, lengths = dataset.array("observations"), dataset.lengths
     steps = np.arange(len(dataset)) + np.repeat(np.arange(len(lengths)), lengths)
     final = rows.last_steps(lengths + 1)
@@ -51,7 +51,7 @@ def write(dataset: Dataset, path: Path, *, force: bool = False) -> Path:
 def read(
     path: Path, *, env: str | None = None, ends: str = "auto", clip: bool = False, final: str = "drop"
 ) -> Imported:
-    """Raises UserError: code 3 when the file is not as described, 2 for a wrong option."""
+    """Read a file. Raises UserError: code 3 when the file is not as described, 2 for a wrong option."""
     with files.hdf5(path) as file:
         obs, actions, rewards, done = (files.hdf5_array(file, name) for name in ("o", "a", "r", "d"))
         note = files.hdf5_note(file, described.NOTE)

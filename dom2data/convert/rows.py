@@ -1,4 +1,4 @@
-"""Steps one after another, as most foreign formats have them, made into episodes with a final observation."""
+"""Convert consecutive steps, as in most foreign formats, to episodes with a final observation."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from dom2data.dataset import Dataset
 from dom2data.errors import UserError
 
 Final = Literal["drop", "repeat"]
-"""Of episodes without their final observation: drop the last step, or repeat the last observation."""
+"""For episodes without a final observation: drop the last step, or repeat the last observation."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """What a file holds: observations [S, N, O], actions [S, N, A], rewards [S, N], lengths [Ep],
-    terminated [Ep], and next_observations [S, N, O] where the file has them."""
+    """The contents of a file: observations [S, N, O], actions [S, N, A], rewards [S, N], lengths [Ep],
+    terminated [Ep], and next_observations [S, N, O] if the file has them."""
 
     observations: NDArray[Any]
     actions: NDArray[Any]
@@ -34,30 +34,30 @@ class Rows:
     terminated: NDArray[np.bool_]
     next_observations: NDArray[Any] | None = None
     obs_dims: tuple[int, ...] | None = None
-    """widths of the agents' own observations where they are padded with zeros"""
+    """widths of the agents' own observations, if they are padded with zeros"""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How a file is read, whatever its format."""
+    """How a file is read, for any format."""
 
     format: str
     files: Mapping[str, Path]
     """by the name under which their SHA-256 is recorded"""
     env: str | None
-    """the environment that it is said to be of"""
+    """the environment that the user says the data come from"""
     clip: bool = False
-    """clip actions out of bounds instead of refusing them"""
+    """clip actions that are out of bounds instead of refusing them"""
     final: str = "drop"
     note: str | bytes | None = None
-    """what our own writer left beside the numbers"""
+    """the note of our own writer"""
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """the format's own options, to be recorded"""
 
 
 def of(dataset: Dataset) -> tuple[Rows, NDArray[Any], NDArray[np.bool_], NDArray[np.bool_]]:
-    """The rows of a dataset, to be written; the observations that follow them; [S] whether a step is the last
-    of its episode, and whether it terminated."""
+    """Return a dataset's rows for writing, their next observations, and for each step [S] whether it is the
+    last of its episode and whether it terminated it."""
     obs, lengths, last = dataset.array("observations"), dataset.lengths, last_steps(dataset.lengths)
     steps = np.arange(len(dataset)) + np.repeat(np.arange(len(lengths)), lengths)
     actions, rewards, terminated = (dataset.array(name) for name in ("actions", "rewards", "terminated"))
@@ -67,21 +67,21 @@ def of(dataset: Dataset) -> tuple[Rows, NDArray[Any], NDArray[np.bool_], NDArray
 
 
 def last_steps(lengths: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """[S]: whether a step is the last of its episode."""
+    """Return whether each step [S] is the last of its episode."""
     last = np.zeros(int(lengths.sum()), bool)
     last[np.cumsum(lengths) - 1] = True
     return last
 
 
 def flags(what: str, values: NDArray[Any]) -> NDArray[np.bool_]:
-    """Numbers as flags: whatever is not zero. Raises UserError (code 3) for NaN, which is not zero either."""
+    """Convert numbers to flags: true if not zero. Raises UserError (code 3) for NaN, which would be true."""
     if values.dtype.kind == "f" and np.isnan(values).any():
         raise refused(f"{what}: expected flags of 0 and 1, found nan at {int(np.isnan(values).argmax())}")
     return np.asarray(values != 0)
 
 
 def lengths_from(ends: NDArray[Any]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """Lengths of the episodes that end where ``ends`` [S] is true; rows after the last end are one more."""
+    """Return the episodes' lengths given their ``ends`` [S], and notes; rows after the last are one more."""
     last = np.flatnonzero(ends)
     note: tuple[str, ...] = ()
     if len(last) == 0 or last[-1] != len(ends) - 1:
@@ -94,10 +94,10 @@ def lengths_from(ends: NDArray[Any]) -> tuple[NDArray[np.int64], tuple[str, ...]
 def terminated_by(
     how: str, lengths: NDArray[np.int64], note: str | bytes | None, ended: bool = True
 ) -> tuple[NDArray[np.bool_], str]:
-    """Which episodes terminated, where a format has one flag for every end, and the note that says so.
+    """Return which episodes terminated, for formats with a single end flag, and a note that says so.
 
-    ``how``: all "truncated", all "terminated", or "auto": what our own ``note`` says, else those shorter than
-    the longest terminated. The last one did not where the file is at its end before it has ``ended``.
+    ``how``: all "truncated", all "terminated", or "auto": as in our own ``note``, else those shorter than the
+    longest. Unless the note decides, the last episode did not terminate if the file stops before its end.
     """
     if how not in ("auto", "terminated", "truncated"):
         raise UserError(f"expected ends to be auto, terminated or truncated, found {how!r}")
@@ -111,7 +111,7 @@ def terminated_by(
 
 
 def imported(rows: Rows, reading: Reading, notes: tuple[str, ...] = ()) -> Imported:
-    """Check the rows, and bring them into the store's shape.
+    """Check the rows and convert them to the store's shapes.
 
     Raises UserError: code 3 when the rows do not fit together, 2 for an unknown environment or option.
     """
@@ -157,7 +157,7 @@ def _check_shapes(rows: Rows) -> None:
 
 
 def _strip_padding(rows: Rows) -> tuple[Rows, tuple[str, ...]]:
-    """Trailing columns that are -inf throughout, as some files pad short observations, become zeros."""
+    """Replace trailing columns of -inf, with which some files pad short observations, by zeros."""
     obs = rows.observations
     if obs.dtype.kind != "f" or not np.isneginf(obs[0]).any():
         return rows, ()
@@ -193,7 +193,7 @@ def _as_float32(rows: Rows) -> tuple[Rows, tuple[str, ...]]:
 
 
 def _with_next(rows: Rows) -> tuple[dict[str, NDArray[Any]], tuple[str, ...]]:
-    """Next observations must be those of the next row, except where an episode ends."""
+    """Check that next observations are those of the next row except at episode ends; assemble the arrays."""
     obs, following = rows.observations, rows.next_observations
     assert following is not None
     last = np.cumsum(rows.lengths) - 1
@@ -212,8 +212,8 @@ def _with_next(rows: Rows) -> tuple[dict[str, NDArray[Any]], tuple[str, ...]]:
         )
     goes_on = same[last[:-1]]
     begins = obs[last[:-1][goes_on] + 1]
-    # Of true episodes cut into two and more each, more than half of the ends continue. Where observations are
-    # few, some may do so by chance; where all are the same, nothing is to be seen.
+    # If true episodes were cut into two or more parts each, observations continue at more than half of the
+    # ends. With few distinct observations, some continue by chance; if all are equal, nothing can be told.
     by_chance = len(np.unique(begins, axis=0)) <= len(begins) / 2 and not goes_on.all()
     if 2 * len(begins) > len(goes_on) and not by_chance and (obs != obs[0]).any():
         raise refused(
@@ -225,9 +225,9 @@ def _with_next(rows: Rows) -> tuple[dict[str, NDArray[Any]], tuple[str, ...]]:
 
 
 def _without_next(rows: Rows, final: str) -> tuple[dict[str, NDArray[Any]], tuple[str, ...]]:
-    """The last step of an episode has no next observation: it goes, or the last observation stands in.
+    """Drop the last step of an episode, which has no next observation, or repeat the last observation.
 
-    It always stays where an episode terminated, because what comes after that is never bootstrapped from.
+    The step is always kept if the episode terminated, because learners never bootstrap after termination.
     """
     stays = rows.terminated | (final == "repeat")
     lengths = rows.lengths - ~stays
@@ -252,7 +252,7 @@ def _without_next(rows: Rows, final: str) -> tuple[dict[str, NDArray[Any]], tupl
 
 
 def _assemble(rows: Rows, obs: NDArray[Any], final: NDArray[Any]) -> dict[str, NDArray[Any]]:
-    """obs [S, N, O] and final [Ep, N, O] interleaved: T+1 rows per episode."""
+    """Return the store's arrays; obs [S, N, O] and final [Ep, N, O] are interleaved: T+1 rows per episode."""
     episodes, steps = len(rows.lengths), len(obs)
     offsets = np.concatenate(([0], np.cumsum(rows.lengths))).astype(np.int64)
     observations = np.empty((steps + episodes, *obs.shape[1:]), np.float32)
@@ -269,7 +269,7 @@ def _assemble(rows: Rows, obs: NDArray[Any], final: NDArray[Any]) -> dict[str, N
 
 
 def _described(rows: Rows, reading: Reading, horizon: int) -> Described:
-    """From --env, else the file's own note, else the numbers. Raises UserError when they do not fit."""
+    """Describe data by --env, else the file's note, else the numbers. Raises UserError if they disagree."""
     _, n, width = rows.observations.shape
     if reading.env is not None:
         what = described.from_env(reading.env)

@@ -1,8 +1,8 @@
 """safetensors: the arrays of the store as PyTorch tensors, without pickle.
 
-Layout: the arrays as docs/format.md names them, a tensor each, and in the file's metadata ``dom2``: the
-JSON note that says what they are (the format: https://github.com/huggingface/safetensors). It is read with
-``safetensors.torch.load_file``. A file without the note is read, too. Returns are computed anew.
+Layout: the arrays as docs/format.md names them, one tensor each, and in the file's metadata ``dom2``: a JSON
+note that describes them (the format: https://github.com/huggingface/safetensors). Load it with
+``safetensors.torch.load_file``. Files without the note are read, too. Returns are recomputed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dom2data.errors import FAILED, UserError
 
 
 def write(dataset: Dataset, path: Path, *, force: bool = False) -> Path:
-    """Write every array and the note; returns ``path``.
+    """Write every array and the note; return ``path``.
 
     Raises UserError like ``staged``, and when the disk is full.
     """
@@ -30,18 +30,18 @@ def write(dataset: Dataset, path: Path, *, force: bool = False) -> Path:
         arrays = {name: np.ascontiguousarray(array) for name, array in dataset.arrays().items()}
         try:
             save_file(arrays, partial, metadata={described.NOTE: described.note(dataset)})
-        except SafetensorError as error:  # a full disk, above all
+        except SafetensorError as error:  # usually a full disk
             raise UserError(f"{path}: expected to write it, found: {error}", FAILED) from error
     return path
 
 
 def read(path: Path, *, env: str | None = None, clip: bool = False) -> Imported:
-    """Raises UserError like ``whole.imported``."""
+    """Read a file. Raises UserError like ``whole.imported``."""
     from safetensors import SafetensorError, safe_open
 
     files.require(path, "file")
     try:
-        # It refuses a header whose sizes are not exactly the file's before any tensor is made.
+        # safe_open refuses a header whose sizes do not match the file, before it creates any tensor.
         with safe_open(path, "np") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             note = (file.metadata() or {}).get(described.NOTE)

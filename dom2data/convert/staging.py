@@ -1,4 +1,4 @@
-"""Foreign files appear whole or not at all."""
+"""Write foreign files atomically."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from dom2data.store.lock import held
 
 @contextmanager
 def staged(path: Path, force: bool) -> Iterator[Path]:
-    """A new ``.<name>.partial`` beside ``path`` to write a file or folder at, renamed to ``path`` at the end.
+    """Yield ``.<name>.partial`` beside ``path``, for writing a file or folder; then rename it to ``path``.
 
-    The dot hides it from Minari, whose listing would stop at a name without a version.
+    The dot hides it from Minari, whose listing would fail on a name without a version.
 
-    Raises UserError: code 2 when something is there (and not ``force``, or not of the same kind), 1 when it
-    cannot be written.
+    Raises UserError: code 2 when ``path`` exists (without ``force``, or if it is of another kind), 1 when it
+    cannot be written, or another process is writing it.
     """
     _require_new(path, force)
     partial = path.with_name(f".{path.name}.partial")
@@ -32,7 +32,7 @@ def staged(path: Path, force: bool) -> Iterator[Path]:
                 _remove(partial)
                 yield partial
                 _flush(partial)
-                _require_new(path, force)  # by now, other commands hold other locks
+                _require_new(path, force)  # again: other commands use other locks
                 _require_alike(path, partial)
                 _remove(replaced)
                 if path.exists():
@@ -52,7 +52,7 @@ def staged(path: Path, force: bool) -> Iterator[Path]:
 
 @contextmanager
 def claimed(path: Path) -> Iterator[None]:
-    """Raises UserError (code 1) when another process is writing ``path``; the lock goes with its process."""
+    """Hold a lock, which ends with its process. Raises UserError (code 1) if another is writing ``path``."""
     lock = path.with_name(f".{path.name}.lock")
     otherwise = f"expected to be the only writer of {path}, found another process; wait for it, or see --out"
     with held(lock, otherwise):
@@ -70,7 +70,7 @@ def _require_new(path: Path, force: bool) -> None:
 
 
 def _require_alike(old: Path, new: Path) -> None:
-    """Raises UserError where replacing ``old`` would remove what no conversion of this kind has written."""
+    """Raises UserError if replacing ``old`` would remove something that such a conversion has not written."""
     if not old.is_dir() or old.is_symlink():
         return
     files = {path.name for path in new.iterdir()} if new.is_dir() else set()

@@ -1,14 +1,14 @@
 """TorchRL: a memory-mapped TensorDict, written and read without TorchRL.
 
 Layout (Bou et al., "TorchRL", ICLR 2024; ``TensorDict.load_memmap(folder)``): a folder per nested
-dictionary with ``meta.json`` (shape, dtype of each entry) and a raw little-endian ``<entry>.memmap``. Names
-are TorchRL's for several agents::
+dictionary with ``meta.json`` (shape, dtype of each entry) and a raw little-endian ``<entry>.memmap`` each.
+Names are TorchRL's multi-agent names::
 
     agents/observation [S, N, O]   agents/action [S, N, A]   done, terminated, truncated [S, 1]   episode [S]
     next/agents/observation        next/agents/reward [S, N, 1]
     next/done, next/terminated, next/truncated [S, 1]
 
-The root's done flags are False (none begins after an end). Our writer adds ``dom2.json``.
+The root's done flags are False (no step starts in an ended episode). Our writer adds ``dom2.json``.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _READ = {
 
 
 def write(dataset: Dataset, path: Path, *, force: bool = False) -> Path:
-    """Write the folder ``path``; returns it."""
+    """Write the folder ``path`` and return it."""
     found, following, last, terminal = rows.of(dataset)
     never = np.zeros((len(dataset), 1), bool)
     flags = {"done": last[:, None], "terminated": terminal[:, None], "truncated": (last & ~terminal)[:, None]}
@@ -75,7 +75,7 @@ def _write(folder: Path, tree: Mapping[str, Any], steps: int) -> None:
 
 
 def read(path: Path, *, env: str | None = None, group: str = "agents", clip: bool = False) -> Imported:
-    """``group`` is the agents' key. Raises UserError (code 3) when the folder is not as described."""
+    """Read a folder; ``group`` is the agents' key. Raises UserError (code 3) for another layout."""
     files.require(path, "folder")
     found: dict[str, NDArray[Any]] = {}
     used: dict[str, Path] = {}
@@ -106,7 +106,7 @@ def read(path: Path, *, env: str | None = None, group: str = "agents", clip: boo
 
 
 def _read(folder: Path, name: str) -> NDArray[Any]:
-    """One entry, mapped. Raises UserError (code 3) when meta.json and the file's size do not agree."""
+    """Memory-map one entry. Raises UserError (code 3) if meta.json and the file's size do not agree."""
     try:
         meta = json.loads((folder / "meta.json").read_bytes())[name]
         shape, dtype = tuple(meta["shape"]), np.dtype(_DTYPES[meta["dtype"]])

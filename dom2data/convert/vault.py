@@ -1,14 +1,14 @@
-"""OG-MARL's Vault, read and written with tensorstore alone (``pip install dom2[vault]``).
+"""OG-MARL's Vault, read and written with only tensorstore (``pip install dom2[vault]``).
 
 Layout (Formanek et al., "Off-the-Grid MARL", AAMAS 2023; flashbax, vault version 1.2)::
 
     <name>.vlt/<uid>/metadata.json     {"version": 1.2, "structure_shape": {...}, "structure_dtype": {...}}
     <name>.vlt/<uid>/...               an OCDBT key-value store with one Zarr v2 array per leaf, gzip-5
 
-A leaf's name is its path with dots and a dot at the end (``infos.state.``), its shape [B, 10^13, ...] of
-which ``vault_index`` [1] int32 says how much is there. Leaves: observations [B, T, N, O], actions [B, T, N,
-A], rewards, terminals, truncations [B, T, N]. B are independent streams. Observations shorter than the
-longest are padded, in some files with -inf. There is no final observation; our writer adds the leaf
+A leaf's name is its path with dots and a dot at the end (``infos.state.``). Its shape is [B, 10^13, ...];
+``vault_index`` [1] int32 says how many steps are filled. Leaves: observations [B, T, N, O], actions
+[B, T, N, A], rewards, terminals, truncations [B, T, N]. B counts independent streams. Shorter observations
+are padded, in some files with -inf. There are no final observations; our writer adds the leaf
 ``infos.next_observations.`` and the key ``dom2`` to the metadata, which OG-MARL ignores.
 """
 
@@ -36,7 +36,7 @@ _BLOCK = 100_000  # rows written or read at once
 
 
 def write(dataset: Dataset, path: Path, *, force: bool = False) -> Path:
-    """Write the vault ``path``, which should be ``<name>.vlt/<uid>``; returns it."""
+    """Write the vault ``path``, which should be ``<name>.vlt/<uid>``, and return it."""
     found, following, last, terminal = rows.of(dataset)
     n = dataset.spec.n_agents
     leaves = {
@@ -88,9 +88,9 @@ def _open(path: Path, name: str, dtype: str | None = None, shape: tuple[int, ...
 def read(
     path: Path, *, env: str | None = None, batch: int | None = None, clip: bool = False, final: str = "drop"
 ) -> Imported:
-    """``batch`` takes one of several streams; without it they follow one another.
+    """Read a vault; ``batch`` selects one of several streams [all of them, concatenated].
 
-    Raises UserError: code 3 when it is no such vault, 2 for a wrong option.
+    Raises UserError: code 3 when the folder is not a valid vault, 2 for a wrong option.
     """
     folder = _folder(path)
     metadata = _read_metadata(folder)
@@ -147,7 +147,7 @@ def _flags(name: str, values: np.ndarray, streams: int, length: int) -> np.ndarr
 
 
 def _folder(path: Path) -> Path:
-    """The folder of a uid, or the one that has the only uid."""
+    """Return ``path`` if it is the folder of a uid, else the folder of the only uid in it."""
     files.require(path, "folder")
     if (path / "metadata.json").is_file():
         return path

@@ -1,4 +1,4 @@
-"""Formats that hold the store's own arrays, so that nothing has to be put together."""
+"""Import from formats that contain the store's own arrays, so that nothing has to be assembled."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def imported(
     env: str | None,
     clip: bool,
 ) -> Imported:
-    """Take the arrays as they are. Raises UserError (code 3) where one is missing or has other axes."""
+    """Import the arrays as they are. Raises UserError (code 3) if one is missing or has other axes."""
     arrays = {name: array for name, array in found.items() if name in _NEEDED | _OPTIONAL}
     for name, axes in (_NEEDED | _OPTIONAL).items():
         if (name in arrays and arrays[name].ndim != axes) or (name not in arrays and name in _NEEDED):

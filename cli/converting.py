@@ -49,7 +49,7 @@ def convert(
         raise UserError(f"expected a format that can be written, found {format_}")
     given = _parsed(format_, module.write, options)
     found = open_dataset(dataset, root)
-    folder = None if isinstance(ids.place(root), str) else root  # what is at a URL is written here
+    folder = None if isinstance(ids.place(root), str) else root  # a dataset at a URL is written locally
     path = out or _default_path(module, found, format_, folder)
     if "root" in inspect.signature(module.write).parameters:
         given["root"] = folder

@@ -73,7 +73,7 @@ def send_all(made: Sequence[str], here: Path, place: str, force: bool) -> list[U
             push = f"`dom2data push {dataset_id} {place} --root {here} --force` replaces it"
             reason = error.message.replace("--force replaces it", push)
             failed.append(UserError(f"{dataset_id} stays in {here}: {reason}", FAILED))
-            if error.code == FAILED:  # the others would not get there either
+            if error.code == FAILED:  # the others would fail, too
                 break
     return failed
 

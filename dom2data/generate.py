@@ -141,7 +141,7 @@ def _write_block(
     stage: Stage | RemoteStage, layouts: Mapping[str, ArrayLayout], job: Job
 ) -> tuple[int, Leaves]:
     arrays = collect_block(job)
-    del arrays["offsets"]  # known beforehand, and written at the end
+    del arrays["offsets"]  # known in advance, and written at the end
     return job.block, stage.write_block(layouts, job.block, arrays)
 
 

@@ -48,7 +48,7 @@ def _train(env: str, seed: int, out: Path, progress: Progress, force: bool, new_
     from dom2data import behaviour
 
     unfinished, replaced = (out.with_name(out.name + end) for end in (".partial", ".replaced"))
-    # A new prey's weights are part of the spec, which is unknown before it exists: so ``new_prey`` is noted.
+    # ``new_prey`` itself is noted, because the spec depends on the new prey's weights, not yet known.
     asked = {"env": env, "seed": seed, "new_prey": new_prey, "versions": recipes.versions()}
     asked |= {"recipe": repr(behaviour.recipe(env)), "fingerprint": envs.spec(env).fingerprint}
     noted = unfinished / "asked.json"

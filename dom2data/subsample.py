@@ -84,7 +84,8 @@ class Selection:
         return np.flatnonzero(kept)
 
     def indices(self, parent: Dataset) -> Int64:
-        """Return ascending numbers of the episodes to keep. Raises UserError if there are too few of them."""
+        """Return ascending numbers of the episodes to keep. Raises UserError if there are too few, or
+        like ``candidates``."""
         found = self.candidates(parent)
         if self.episodes is not None and self.episodes > len(found):
             raise UserError(

@@ -120,7 +120,7 @@ def read(
         notes += (
             f"the rows after the last end of {open_ends} streams counted as episodes that were cut short",
         )
-    ends[length - 1 :: length] = True  # a stream's last episode does not go on in the next stream
+    ends[length - 1 :: length] = True  # an episode does not continue in the next stream
     lengths, _ = rows.lengths_from(ends)
     note = metadata.get(described.NOTE)
     reading = Reading(

@@ -109,7 +109,7 @@ def _closer(
     near: NDArray[np.bool_],
     found: NDArray[np.int64],
 ) -> int:
-    """Fill ``found`` with those of the first ``rows`` whose bodies are closer than ``distance``; how many."""
+    """Find the rows (of the first ``rows``) with bodies closer than ``distance``; return their number."""
     for i in range(len(x)):
         dx, dy = x[i] - other_x[i], y[i] - other_y[i]
         near[i] = dx * dx + dy * dy < distance * distance

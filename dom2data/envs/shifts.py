@@ -46,7 +46,7 @@ class Shift:
     act: Callable[[Float32, Parameters], Float32] = lambda actions, parameters: actions
     see: Callable[[Float32, Parameters, Rng], Float32] = lambda obs, parameters, rng: obs
     prey: Callable[[ParticleEnv, Rng], Float32] | None = None
-    """Returns the actions [E, 1, 2] of the prey, in place of its own policy."""
+    """Gives the prey's actions [E, 1, 2], in place of its own policy."""
     delay: int = 0
     """Number of steps by which actions are delayed; until then they are zero."""
 

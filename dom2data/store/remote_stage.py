@@ -135,7 +135,7 @@ class RemoteStage:
         with tempfile.TemporaryDirectory(prefix="dom2data-") as folder:
             zarr.create(Path(folder), mine)
             leaves = zarr.write_arrays(Path(folder), mine, values)
-            (Path(folder) / "zarr.json").unlink()  # the whole group's is there already
+            (Path(folder) / "zarr.json").unlink()  # the metadata of the whole group already exists
             self._send(Path(folder))
         return leaves
 

@@ -45,7 +45,7 @@ def report(dataset: str, out: Path | None, seed: int, force: bool, root: Path | 
     type=click.Path(path_type=Path, dir_okay=False),
     help="File to write, .gif or .mp4 [./<name>-<episode>.gif].",
 )
-@click.option("--stride", type=int, help="Steps between frames [the fewest that give about 200 frames].")
+@click.option("--stride", type=int, help="Steps between frames [the smallest with at most about 200 frames].")
 @click.option("--fps", type=click.IntRange(1, 50), default=10, show_default=True, help="Frames per second.")
 @force_option
 @place_option

@@ -187,7 +187,7 @@ def chance(better: dict[str, Any]) -> str:
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed for initial states and noise."
 )
 @click.option("--shift", metavar="NAME", default="none", show_default=True, help="Environment shift.")
-@click.option("--stride", type=int, help="Steps between frames [the fewest that give about 200 frames].")
+@click.option("--stride", type=int, help="Steps between frames [the smallest with at most about 200 frames].")
 @click.option("--fps", type=click.IntRange(1, 50), default=10, show_default=True, help="Frames per second.")
 @force_option
 @mismatch_option

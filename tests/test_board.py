@@ -192,7 +192,7 @@ def test_report_is_one_file_with_everything_in_it(written: dict[str, Path]) -> N
     assert found.links
     assert all(link.startswith("data:image/") for link in found.links)
     assert "Its numbers mean nothing" in text
-    assert "Not there yet: 1 of its cells" in text
+    assert "1 cell is missing" in text
     assert "1.8 ± 5.7" in text
     markdown = written["md"].read_text()
     assert "Its numbers mean nothing" in markdown
@@ -202,7 +202,7 @@ def test_report_is_one_file_with_everything_in_it(written: dict[str, Path]) -> N
     assert document["missing"] == {"tag-random omar": "missing"}
     assert "- no run: tag-random omar\n" in markdown
     assert "<li>no run: tag-random omar</li>" in text
-    assert "no fingerprint of the environment" not in text
+    assert "no recorded fingerprint" not in text
     assert {each["label"] for each in document["aggregate"]} == {"bc", "ma-cql"}
 
 

@@ -27,10 +27,10 @@ def plan(todo: Plan, workers: int, retrain: bool) -> str:
     least = "at least " if todo.ragged else ""
     amount = f"{todo.expected_steps:,} in {least}{todo.episodes:,} episodes"
     if todo.replay:
-        policies = ["learners trained from nothing until they reach the medium level"]
-        amount = f"what the replay buffer holds then, about {amount}"
+        policies = ["learners trained from scratch until they reach the medium level"]
+        amount = f"the replay buffer at that point, about {amount}"
     if retrain:
-        policies.append("trained anew first")
+        policies.append("retrained first")
     rows = {
         "dataset": f"{todo.dataset_id} in {todo.base}",
         "policies": ", ".join(policies) or "uniform actions",
@@ -43,7 +43,7 @@ def plan(todo: Plan, workers: int, retrain: bool) -> str:
 
 def plans(todo: Sequence[Plan], states: Mapping[str, State], workers: Mapping[str, int], err: bool) -> None:
     """Print what ``generate`` is about to do with many datasets, as a table with totals."""
-    words = {"missing": "make", "complete": "keep", "damaged": "make again", "other": "taken"}
+    words = {"missing": "make", "complete": "keep", "damaged": "make again", "other": "id is taken"}
     times = [0.0 if states[p.dataset_id] == "complete" else p.seconds(workers[p.dataset_id]) for p in todo]
     rows = [
         (
@@ -56,8 +56,8 @@ def plans(todo: Sequence[Plan], states: Mapping[str, State], workers: Mapping[st
         )
         for plan, seconds in zip(todo, times, strict=True)
     ]
-    total = ("together", "", "", ui.size(sum(plan.nbytes for plan in todo)), "", ui.duration(sum(times)))
-    ui.table(("id", "", "steps", "at most", "workers", "about"), [*rows, total], err)
+    total = ("total", "", "", ui.size(sum(plan.nbytes for plan in todo)), "", ui.duration(sum(times)))
+    ui.table(("id", "action", "steps", "max size", "workers", "about"), [*rows, total], err)
 
 
 def headline(summary: dict[str, Any]) -> dict[str, str]:

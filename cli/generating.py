@@ -143,7 +143,7 @@ def one(asked: Asked, todo: Plan, where: Where) -> Dataset | None:
         return None
     kept = asked.there or asked.store == "minari"
     if kept and not asked.force and state(todo) == "complete":
-        ui.note(f"{todo.dataset_id} is complete already: kept")
+        ui.note(f"{todo.dataset_id} is already complete: kept")
         return dataset.open(todo.dataset_id, todo.base)
     if not asked.force and (base := todo.home(asked.there).base) == asked.there:
         raise UserError(
@@ -169,7 +169,7 @@ def shard(asked: Asked, todo: Sequence[Plan], where: Where) -> None:
         folder, blocks = shards.collect(plan, k, n, executor=executor, force=asked.force, progress=progress)
     facts = {"id": plan.dataset_id, "shard": f"{k}/{n}", "blocks": blocks, "folder": str(folder)}
     ui.print_json(facts) if asked.as_json else click.echo(ui.rows({key: str(f) for key, f in facts.items()}))
-    ui.note(f"with all {n} shards there: dom2data merge {plan.dataset_id}")
+    ui.note(f"next, once all {n} shards are done: dom2data merge {plan.dataset_id}")
 
 
 def merge(
@@ -193,9 +193,9 @@ def for_minari(made: Sequence[str], root: Path | None, force: bool) -> None:
 
     base = ids.root(root)
     for dataset_id in made:
-        ui.note(f"{dataset_id} for Minari, in HDF5")
+        ui.note(f"Minari copy of {dataset_id}, in HDF5")
         path = minari.copy(dataset.open(dataset_id, base), base, force)
-        ui.note(f"minari.load_dataset({path.relative_to(base).as_posix()!r}) opens it")
+        ui.note(f"open it with minari.load_dataset({path.relative_to(base).as_posix()!r})")
 
 
 def many(asked: Asked, todo: Sequence[Plan], where: Where) -> list[dict[str, Any]]:
@@ -246,7 +246,7 @@ def many(asked: Asked, todo: Sequence[Plan], where: Where) -> list[dict[str, Any
 
 def _done(record: dict[str, Any], before: State, force: bool) -> str:
     if before == "complete" and not force:
-        return f"{record['id']} is complete already: kept"
+        return f"{record['id']} is already complete: kept"
     again = " (it was damaged)" if before == "damaged" else ""
     return f"{record['id']} made in {ui.duration(record['wall_s'])}{again}"
 
@@ -258,8 +258,9 @@ def carry_out(plan: Plan, executor: Executor, force: bool) -> Dataset:
 
     if plan.recipe.policies and not recipes.trained_in(plan.spec, plan.recipe.env, plan.zoo):
         ui.note(
-            f"the policies in {plan.zoo} were trained in another version of {plan.recipe.env}, such as "
-            "before its file was edited; their references are left out, `dom2data train` makes new ones"
+            f"the policies in {plan.zoo} were trained in another version of {plan.recipe.env}, for example "
+            "before its file was edited: the dataset gets no reference returns from them; `dom2data train` "
+            "trains policies in this version"
         )
     kept = "the state of training, saved every minute, is" if plan.replay else "every finished block is"
     with ui.progress_bar() as progress, resumable(kept, plan):

@@ -31,7 +31,7 @@ def delivered(make: Callable[..., None]) -> Callable[..., None]:
         if given.get("shard") or given.get("store") == "minari":
             raise UserError(f"expected a folder as root with --shard and --store minari, found {place}")
         here = share.outgoing(place)
-        ui.note(f"made in {here} first, then sent to {place}")
+        ui.note(f"datasets are made in {here} first, then sent to {place}")
         make_here = functools.partial(make, root=here, there=place, force=force, dry_run=dry_run, **given)
         if dry_run:
             return make_here()
@@ -84,7 +84,7 @@ def sent(dataset_id: str, here: Path, place: str, force: bool) -> None:
 
     with ui.progress_bar() as progress:
         share.deliver(dataset_id, here, place, force, progress)
-    ui.note(f"{dataset_id} sent to {place} and removed here")
+    ui.note(f"{dataset_id} sent to {place} and removed from {here}")
 
 
 @click.command()

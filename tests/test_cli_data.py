@@ -187,7 +187,7 @@ def test_all_makes_what_is_missing(root: Path, monkeypatch: pytest.MonkeyPatch) 
     dom2data(*GENERATE, "random", "--steps", "250")
     made = dom2data(*words)
     assert made.exit_code == 0, made.stderr
-    assert "dom2/tag-random-v0 is complete already: kept" in made.stderr
+    assert "dom2/tag-random-v0 is already complete: kept" in made.stderr
     assert "dom2/tag-medium-v0 made in" in made.stderr
     table = [line.split()[:2] for line in made.stdout.splitlines() if "dom2/" in line]
     assert table == [["dom2/tag-random-v0", "250"], ["dom2/tag-medium-v0", "250"]]

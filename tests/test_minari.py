@@ -205,7 +205,7 @@ def test_generate_for_minari(root: Path) -> None:
     assert dom2data(*command).exit_code == 0
     assert len(minari.load_dataset("dom2/tag-random-minari-v0")) == 40
     again = dom2data(*command)
-    assert (again.exit_code, "complete already: kept" in again.output) == (0, True)
+    assert (again.exit_code, "already complete: kept" in again.output) == (0, True)
     listed = json.loads(dom2data("list", "--json").stdout)
     assert [entry["id"] for entry in listed] == ["dom2/tag-random-v0"]
     shown = dom2data("show", "tag-random-minari")

@@ -90,7 +90,7 @@ def test_generate_to_a_url_again(url: str, tmp_path: Path, monkeypatch: pytest.M
     left = dataset.open("tag-random", share.outgoing(url)).manifest
     again = dom2data(*words)
     assert again.exit_code == 0
-    assert "is complete already: kept" in again.stderr
+    assert "is already complete: kept" in again.stderr
     assert dataset.open("tag-random", url).manifest == left
 
 
@@ -108,7 +108,7 @@ def test_generate_to_a_url_that_has_it(url: str, tmp_path: Path, monkeypatch: py
     assert made.manifest["created"] != sent["created"]
     many = dom2data(*words, "random,medium", "--json")
     assert many.exit_code == 0, many.stderr
-    assert "dom2/tag-random-v0 is complete already: kept" in many.stderr
+    assert "dom2/tag-random-v0 is already complete: kept" in many.stderr
     assert [record["path"] for record in json.loads(many.stdout)] == [
         f"{url}/dom2/tag-random-v0",
         f"{url}/dom2/tag-medium-v0",

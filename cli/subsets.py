@@ -135,8 +135,8 @@ def _tell(found: dict[str, Any]) -> None:
     facts = {
         "content": "the same" if found["same_content"] else "different",
         **{name: "{:,} and {:,}".format(*found[name]) for name in ("episodes", "steps")},
-        "identical episodes": "{:,} and {:,} are in the other".format(*found["shared"]["identical"]),
-        "same beginnings": "{:,} and {:,} are in the other".format(*found["shared"]["same_start"]),
+        "identical episodes": "{:,} of the first, {:,} of the second".format(*found["shared"]["identical"]),
+        "same start": "{:,} of the first, {:,} of the second".format(*found["shared"]["same_start"]),
     }
     for kind in ("schema", "facts", "recipe"):
         for name, *values in found[kind]:
@@ -147,12 +147,12 @@ def _tell(found: dict[str, Any]) -> None:
     for name, entries in found["drift"].items():
         rows += [(f"{name} {e['agent']}[{e['dimension']}]", e) for e in entries[:3]]
         if not entries:
-            ui.note(f"{name}: the shapes differ, nothing to compare")
+            ui.note(f"{name}: not compared, because the shapes differ")
     table = [(n, *map(_short, (*e["mean"], *e["std"], e["ks"], e["wasserstein"]))) for n, e in rows]
     ui.table(header, table)
-    ui.note("of each array the three dimensions that differ most; --json has all")
+    ui.note("for each array, only the three dimensions that differ most are shown; --json prints all")
     if any(found["shared"]["identical"]) or any(found["shared"]["same_start"]):
-        ui.note("they share episodes or seeds: neither is a fair test of what was trained on the other")
+        ui.note("they share episodes or seeds: neither is a fair test of a policy trained on the other")
 
 
 def _brief(value: Any) -> str:
@@ -217,8 +217,10 @@ def verify(
 def _advice(env: str) -> str:
     """What to do when a replay differs."""
     if envs.is_foreign(env):
-        return f"it may not follow from reset(seed) alone, see `dom2data check-env {env}`; or fetch it again"
-    return "data of before arithmetic 1 may need --tolerance 1e-3, else fetch it again"
+        return (
+            f"check with `dom2data check-env {env}` that reset(seed) sets everything, or fetch the data again"
+        )
+    return "data from before arithmetic 1 may need --tolerance 1e-3; fetch other data again"
 
 
 def _share(text: str) -> float:

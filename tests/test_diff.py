@@ -75,7 +75,7 @@ def test_the_command(tmp_path: Path) -> None:
     stored(tmp_path, LENGTHS, name="b", seed=1)
     text = dom2data("diff", "a", "b", "--root", tmp_path)
     assert text.exit_code == 0, text.stderr
-    assert "identical episodes  0 and 0 are in the other" in text.stdout
+    assert "identical episodes  0 of the first, 0 of the second" in text.stdout
     assert "return of team" in text.stdout
     same = dom2data("diff", "a", "a", "--root", tmp_path, "--json")
     assert json.loads(same.stdout)["same_content"]

@@ -105,7 +105,7 @@ def evaluation_rows(result: dict[str, Any]) -> dict[str, str]:
     }
     if result["mismatch"]:
         names = ", ".join(each["fact"] for each in result["mismatch"])
-        facts["mismatch"] = f"not the data's environment: {names}"
+        facts["mismatch"] = f"the environment differs from the data's in {names}"
     return facts
 
 

@@ -198,13 +198,15 @@ def announce(run: Run) -> None:
     ui.note(f"run: {run.folder} ({seeds}, {threads})")
     if run.settings.augment != "none" and (draws := run.document.get("draws")):
         share, size = f"{draws['top_decile_share']:.0%}", f"{draws['effective_sample_size']:,.0f}"
-        ui.note(f"augmented: {share} of draws from the best tenth of episodes, {size} effective transitions")
+        ui.note(
+            f"augmentation: {share} of draws from the best 10 % of episodes, {size} effective transitions"
+        )
     name = getattr(algorithms.load(run.settings.algorithm), "improves_after", None)
     if name and run.settings.updates <= (after := run.document["config"][name]):
         flag = f"--{name.replace('_', '-')}"
         ui.note(
-            f"only cloning: {run.settings.algorithm} improves after update {after:,}, this run ends at "
-            f"{run.settings.updates:,}; choose more --updates or a smaller {flag}"
+            f"this run only clones the data: {run.settings.algorithm} improves on cloning after update "
+            f"{after:,}, but the run ends at {run.settings.updates:,}; use more --updates or a smaller {flag}"
         )
 
 
@@ -254,7 +256,9 @@ def only_the_schedule(**given: Any) -> None:
     source = click.get_current_context().get_parameter_source("preset")
     chosen = given | {"preset": source is not click.core.ParameterSource.DEFAULT}
     if refused := [f"--{name.replace('_', '-')}" for name, value in chosen.items() if value]:
-        raise UserError(f"expected --resume without {', '.join(refused)}: it goes on with a run as it is")
+        raise UserError(
+            f"expected --resume without {', '.join(refused)}: it continues a run with its own settings"
+        )
 
 
 def continued(folder: Path, given: dict[str, Any], allow_mismatch: bool, root: Path | None) -> Run:
@@ -272,7 +276,7 @@ def continued(folder: Path, given: dict[str, Any], allow_mismatch: bool, root: P
     kept, data = found.settings.data, given.get("data", found.settings.data)
     if data != kept and "stream" in (data, kept):
         raise UserError(
-            f"expected --data {kept} as before, found {data}: its draws are others; start a new run"
+            f"expected --data {kept} as before, found {data}, which draws other minibatches; start a new run"
         )
     mismatch = run.mismatch(found.spec, found.document["dataset"]["env"], allow_mismatch)
     wanted = found.document | {"settings": found.document["settings"] | given}

@@ -59,7 +59,7 @@ def explain(error: Exception) -> tuple[str, int]:
         return error.message, error.code
     where, function = users_line(error) or ("", "")
     if where and function != "__post_init__":  # there a config rejects a value
-        return f"{where}: {told(error)}; mend it (--debug shows the traceback)", FAILED
+        return f"{where}: {told(error)}; fix it (--debug shows the traceback)", FAILED
     if isinstance(error, ValueError):
         return str(error), USAGE
     if isinstance(error, OSError):

@@ -106,8 +106,8 @@ def text(found: dict[str, Any]) -> str:
 
 def _state(its: dict[str, Any]) -> str:
     if its["writable"] is None:
-        return "a URL, not asked"
+        return "a URL, not checked"
     return (
-        f"{'there' if its['exists'] else 'not there yet'}, "
+        f"{'exists' if its['exists'] else 'does not exist yet'}, "
         f"{'writable' if its['writable'] else 'NOT WRITABLE'}, {its['free_gb']} GB free"
     )

@@ -99,7 +99,7 @@ def acted(policy: Policy, obs: Float32, generator: torch.Generator, spec: EnvSpe
     if [*actions.shape] != shape:
         raise UserError(
             f"expected actions [E, N, A] = {shape} of the policy's act, for {len(obs)} episodes, found "
-            f"{[*actions.shape]}; mend it",
+            f"{[*actions.shape]}; fix it",
             FAILED,
         )
     if not np.isfinite(actions).all():

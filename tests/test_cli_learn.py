@@ -103,7 +103,9 @@ def test_resume_extends_a_run(tmp_path: Path) -> None:
         assert useless.exit_code == 2
         assert f"expected --resume without {flag[0]}" in useless.output
     streamed = dom2("fit", "--resume", tmp_path / "run", "--data", "stream")
-    assert (streamed.exit_code, "its draws are others" in streamed.stderr) == (2, True), streamed.output
+    assert (streamed.exit_code, "which draws other minibatches" in streamed.stderr) == (2, True), (
+        streamed.output
+    )
     mapped = dom2("fit", "--resume", tmp_path / "run", "--data", "mapped", "--updates", 6)
     assert (mapped.exit_code, checkpoint.updates(tmp_path / "run")) == (0, 6), mapped.output
     refused = dom2("fit", "--resume", tmp_path / "run", "--eta", 1)
@@ -266,9 +268,9 @@ def test_a_run_that_ends_before_it_improves_says_so(tmp_path: Path) -> None:
     )
     told = dom2(*words, "--out", str(tmp_path / "run"))
     assert told.exit_code == 0, told.output
-    assert "only cloning: ma-sfbc improves after update 2,000" in told.stderr
+    assert "ma-sfbc improves on cloning after update 2,000" in told.stderr
     other = dom2(*words, "--behaviour-updates", "1", "--bank", "8", "--out", str(tmp_path / "other"))
-    assert "only cloning" not in other.stderr
+    assert "only clones" not in other.stderr
 
 
 @pytest.mark.parametrize(

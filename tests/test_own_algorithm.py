@@ -140,7 +140,7 @@ METRICS = '{"value/td": td.detach(), "actor/bc": cloning.detach()}'
     [
         (
             ("weight = (", "weight = {}['oops'] * ("),
-            r"error: weighted\.py, line \d+: KeyError: 'oops'; mend it",
+            r"error: weighted\.py, line \d+: KeyError: 'oops'; fix it",
         ),
         (("value = StackedMLP(m,", "value = StackedMLP(7,"), r"line \d+: ValueError: members must be a mult"),
         (

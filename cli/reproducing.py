@@ -121,7 +121,7 @@ def reproduce(
     left = [job for job in todo if stages[job.folder] not in ("done", "earlier")]
     overview(grid, todo, stages, on_stdout=dry_run and not as_json)
     if other:
-        ui.note(f"left out of the earlier reports, because they were made with other settings: {other} cells")
+        ui.note(f"{ui.counted(other, 'cell')} of the earlier reports not used: made with other settings")
     if dry_run:
         estimate(grid, todo, left, where, as_json, stages)
         return
@@ -222,8 +222,8 @@ def estimate(
         ui.print_json(facts | {"cells": cells, "seconds": round(wall, 1)})
         return
     click.echo(
-        f"fitting takes about {ui.duration(wall)} here with --jobs {workers}; evaluations and the making of "
-        "datasets are not counted"
+        f"fitting takes about {ui.duration(wall)} here with --jobs {workers}; evaluating and generating "
+        "datasets are not included"
     )
 
 
@@ -255,8 +255,8 @@ def finish(grid: Grid, command: str, stem: Path, known: dict[Cell, list[Entry]],
         kept = stem.with_name(f"{stem.name}-before-{sha256(before.encode()).hexdigest()[:8]}.json")
         run.write(kept, before)
         ui.note(
-            f"{lost} entries of the report before are not in this one: its JSON is kept as {kept}, which "
-            "--earlier takes"
+            f"the previous report has {lost} entries that this one lacks: its JSON is kept as {kept}, which "
+            "--earlier accepts"
         )
     if as_json:
         ui.print_json(document)

@@ -170,7 +170,9 @@ def plan(asked: Sweep, search: Search | None, workers: int, as_json: bool) -> No
         return
     if rows:
         ui.table(("run", "status"), rows)
-    click.echo(f"fitting takes about {ui.duration(wall)} here with --jobs {workers}, evaluations not counted")
+    click.echo(
+        f"fitting takes about {ui.duration(wall)} here with --jobs {workers}; evaluating is not included"
+    )
 
 
 def made(
@@ -262,9 +264,14 @@ def finish(asked: Sweep, document: dict[str, Any], metric: str, as_json: bool) -
         ui.table(header, [line(row, shifts, varied(document)) for row in document["runs"]])
     counted = Counter(row["status"] for row in document["runs"])
     if counted["elsewhere"]:
-        ui.note(f"{counted['elsewhere']} runs are with another process; the same command tells how they went")
+        ui.note(
+            f"another process is doing {ui.counted(counted['elsewhere'], 'run')}; repeat the command later "
+            "to see the results"
+        )
     if document["metric"] != metric:
-        ui.note(f"no {metric} is known in these environments: the best {document['metric']} comes first")
+        ui.note(
+            f"these environments have no {metric}: the runs are sorted by {document['metric']}, best first"
+        )
     ui.note(f"wrote {asked.out / RESULT}")
     if counted["failed"]:
         again = "these trials are over" if "trials" in document else "the same command tries them again"

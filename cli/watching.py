@@ -48,7 +48,7 @@ def ending(outcome: Outcome) -> str:
         "done": f"done in {ui.duration(outcome.seconds)}",
         "failed": f"failed: {outcome.error}",
         "retried": f"failed, and will be tried again: {outcome.error}",
-        "elsewhere": "is being made by another process: left to it",
+        "elsewhere": "skipped: another process is doing it",
     }[outcome.word]
 
 
@@ -82,7 +82,7 @@ def picture(jobs: Sequence[Job], ended: dict[Path, Outcome], since: float, base:
     words = [f"{counts[word]} {word}" for word in ("done", "failed", "elsewhere") if counts[word]]
     caption = ", ".join([*words, f"{len(running)} running", f"{waiting} waiting"])
     table = Table(box=None)
-    for heading in ("run", "updates", "of", "updates/s", "left"):
+    for heading in ("run", "updates", "of", "updates/s", "time left"):
         table.add_column(heading, justify="left" if heading == "run" else "right")
     for each in running[:ROWS]:
         left = "evaluating" if each.evaluating else "–" if each.left is None else ui.duration(each.left)

@@ -25,7 +25,7 @@ STAGES: dict[Stage, str] = {
     "missing": "no run",
     "begun": "not fitted to the end",
     "fitted": "not evaluated after the last update",
-    "other": "another run, or files of something else, in its place",
+    "other": "its folder holds another run or other files",
 }
 """reasons why a cell is missing"""
 
@@ -162,7 +162,7 @@ def sections(
     kind = experiments.TARGETS[grid.target].figure
     own = {
         "fractions": ("Fewer trajectories", figures.fractions),
-        "sweep": ("Settings moved one at a time", figures.sweeps),
+        "sweep": ("Settings varied one at a time", figures.sweeps),
     }
     heading, draw_own = own.get(kind, ("Returns as pictures", figures.returns))
     done = {} if kind == "sweep" else {grid.base / each.folder: each for each in here}

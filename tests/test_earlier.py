@@ -89,7 +89,7 @@ def test_what_was_made_otherwise_is_left_out_and_said(
     asked = Grid("table2", "smoke", CELLS, 3, tmp_path)
     assert earlier.known(asked, [file]) == ({}, 1)
     said = dom2(*QUICK, "--runs", tmp_path, "--earlier", file, "--report-only")
-    assert "because they were made with other settings: 1 cells" in said.output
+    assert "1 cell of the earlier reports not used: made with other settings" in said.output
 
 
 def test_published_numbers_are_of_the_table_that_is_made(first: Path, tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_a_report_that_alone_knows_a_cell_is_kept(first: Path, tmp_path: Path) -
     said = dom2(*words)
     assert (said.exit_code, json.loads(report.read_text())["entries"]) == (0, [])
     (kept,) = (tmp_path / "smoke").glob("*-before-*.json")
-    assert f"2 entries of the report before are not in this one: its JSON is kept as {kept}" in said.stderr
+    assert f"the previous report has 2 entries that this one lacks: its JSON is kept as {kept}" in said.stderr
     assert kept.read_text() == whole
     assert dom2(*words).exit_code == dom2(*words, "--earlier", kept).exit_code == 0  # nothing more is lost
     assert len(list((tmp_path / "smoke").glob("*.json"))) == 2

@@ -184,7 +184,7 @@ def test_from_a_file_to_a_table_and_nothing_twice(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(sweep, "normalized", lambda env, values: None)  # as without published references
     unscored = call(tmp_path, "--json")
     assert [row["run"] for row in json.loads(unscored.stdout)["runs"]] == [row["run"] for row in rows]
-    assert "the best return comes first" in unscored.stderr
+    assert "sorted by return, best first" in unscored.stderr
     file(tmp_path, GRID.replace("0.001]", "0.001, 0.1]"))
     monkeypatch.setattr(pace, "measured", None)  # which the logs of the runs that are there make needless
     assert call(tmp_path, "--dry-run").exit_code == 0
@@ -253,7 +253,7 @@ def test_a_run_that_another_process_holds_is_left_to_it(tmp_path: Path) -> None:
     with FileLock(tmp_path / "runs/tiny-random/.bc,lr=0.01.claim"):
         result = call(tmp_path, "--json")
     assert result.exit_code == 0
-    assert "1 runs are with another process" in result.stderr
+    assert "another process is doing 1 run;" in result.stderr
     words = {row["run"]: row["status"] for row in json.loads(result.stdout)["runs"]}
     assert words.pop("tiny-random/bc,lr=0.01") == "elsewhere"
     assert set(words.values()) == {"done"}
@@ -339,7 +339,7 @@ def test_search_and_its_ranges_belong_together(tmp_path: Path, monkeypatch: pyte
     words = ["sweep", str(tmp_path / "asked.toml"), "--search", "tpe", "--executor", "ray", "--dry-run"]
     assert "expected --jobs with --search on Ray" in dom2(*words).stderr
     words = ["sweep", str(tmp_path / "asked.toml"), "--search", "tpe", "--executor", "local", "--dry-run"]
-    assert "--jobs 1," in dom2(*words).stdout
+    assert "--jobs 1;" in dom2(*words).stdout
     monkeypatch.setitem(sys.modules, "optuna", None)
     missing = call(tmp_path, "--search", "tpe")
     assert (missing.exit_code, "pip install 'dom2[search]'" in missing.stderr) == (2, True)

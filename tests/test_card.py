@@ -115,12 +115,12 @@ def test_a_card_of_imported_data_says_what_the_import_changed(tmp_path: Path) ->
     card.write(found, tmp_path, tmp_path, license="MIT")
     told = document(tmp_path)
     assert told["rai:dataPreprocessingProtocol"] == ["Rounded to float32; 3 of 24 action values clipped"]
-    assert "format npz, which were imported (8 steps" in told["rai:dataCollectionRawData"]
+    assert "Imported files in the format npz (8 steps" in told["rai:dataCollectionRawData"]
     part = subsample(found, 0.5, root=tmp_path, out="part")
     card.write(part, tmp_path, tmp_path, license="MIT", force=True)
     told = document(tmp_path)
     assert told["rai:dataPreprocessingProtocol"][1:] == ["3 of 24 action values clipped"]
-    assert "format npz, which were imported (4 steps" in told["rai:dataCollectionRawData"]
+    assert "Imported files in the format npz (4 steps" in told["rai:dataCollectionRawData"]
 
 
 def test_command(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def test_report_is_one_self_contained_file(
     assert "Returns of the evaluated agents and of the data; lines are means." in text
     monkeypatch.setattr(report, "pictures", lambda run: (None, []))
     report.write(finished, path, root=tmp_path / "elsewhere", force=True)
-    assert "evaluated agents; lines are means. The data are not there" in path.read_text()
+    assert "evaluated agents; lines are means. The data are missing" in path.read_text()
 
 
 def test_every_metric_has_a_curve_whoever_s_it_is(finished: run.Run, tmp_path: Path) -> None:

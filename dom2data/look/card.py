@@ -78,7 +78,7 @@ def say(dataset: Dataset, license: str | None, creator: str | None, url: str | N
     )
     recipe = json.dumps(manifest["recipe"], sort_keys=True)
     how = "Behaviour policies were rolled out in a simulator" if made_here else "Imported from another format"
-    synthetic = f"{how} by dom2 {manifest['versions']['dom2']}; the recipe makes it again: {recipe}"
+    synthetic = f"{how} by dom2 {manifest['versions']['dom2']}; the recipe regenerates the data: {recipe}"
     if not made_here:
         synthetic = f"{how} with dom2 {manifest['versions']['dom2']}: {recipe}"
     return Words(description, license or LICENSE, citation(manifest, creator, url), url, creator, synthetic)

@@ -104,7 +104,11 @@ def document(dataset: Dataset, words: Words, table: File, archive: File) -> dict
         "distribution": [
             file_object(TABLE, table, base, "text/csv", "One row for each episode."),
             file_object(
-                ARCHIVE, archive, base, "application/zip", "Zarr v3 arrays and manifest; `dom2data export`."
+                ARCHIVE,
+                archive,
+                base,
+                "application/zip",
+                "Zarr v3 arrays and manifest, from `dom2data export`.",
             ),
             {
                 "@type": "cr:FileSet",
@@ -143,12 +147,12 @@ def columns(agents: Sequence[str]) -> dict[str, tuple[str, str]]:
     """Return the columns of the table: name -> (type, description)."""
     return {
         "episode": ("sc:Integer", "Number of the episode, from 0."),
-        "steps": ("sc:Integer", "Its length in steps."),
+        "steps": ("sc:Integer", "Length of the episode in steps."),
         "return": ("sc:Float", "Undiscounted team return."),
         **{f"return_{name}": ("sc:Float", f"Undiscounted return of {name}.") for name in agents},
         "terminated": ("sc:Boolean", "The last step ended the task."),
         "truncated": ("sc:Boolean", "The time limit ended the episode."),
-        "policy": ("sc:Text", "The behaviour policy that recorded it."),
+        "policy": ("sc:Text", "The behaviour policy that recorded the episode."),
     }
 
 
@@ -181,11 +185,11 @@ def responsible(dataset: Dataset, words: Words) -> Mapping[str, Any]:
     facts = f"{len(dataset):,} steps in {dataset.n_episodes:,} episodes of {dataset.env}"
     recipes = [origin["recipe"] or {} for origin in ancestors(manifest)]
     imports = [recipe for recipe in recipes if recipe.get("operation") == "import"]
-    raw = "None: the simulator's numbers are stored as they are"
+    raw = "None: the simulator's output is stored directly"
     if imports:
         formats = ", ".join(dict.fromkeys(str(recipe.get("format")) for recipe in imports))
-        rest = "" if len(imports) == len(recipes) else "; the rest is the simulator's numbers as they are"
-        raw = f"Files of the format {formats}, which were imported{rest}"
+        rest = "" if len(imports) == len(recipes) else "; the rest is the simulator's output, stored directly"
+        raw = f"Imported files in the format {formats}{rest}"
     notes = (str(note) for recipe in imports for note in recipe.get("notes", ()))
     changes = ["whole episodes chosen from other datasets."] if manifest["parents"] else []
     changes = [*changes, *dict.fromkeys(notes)] or ["nothing else."]
@@ -193,7 +197,7 @@ def responsible(dataset: Dataset, words: Words) -> Mapping[str, Any]:
         "rai:dataCollection": words.synthetic,
         "rai:dataCollectionType": ["Software Collection"],
         "rai:dataCollectionRawData": f"{raw} ({facts}).",
-        "rai:dataCollectionMissingData": "None: every value of every step is there, and finite.",
+        "rai:dataCollectionMissingData": "None: every value of every step is present and finite.",
         "rai:dataPreprocessingProtocol": [f"Rounded to float32; {changes[0]}", *changes[1:]],
         "rai:dataUseCases": ["Training and comparing offline multi-agent reinforcement learning algorithms."],
         "rai:dataLimitations": [
@@ -206,6 +210,6 @@ def responsible(dataset: Dataset, words: Words) -> Mapping[str, Any]:
         ],
         "rai:personalSensitiveInformation": ["None: no person is recorded or described."],
         "rai:dataSocialImpact": "None is known: the data is of simulated particles and robots.",
-        "rai:dataReleaseMaintenancePlan": "Immutable: another content is another version and another hash "
+        "rai:dataReleaseMaintenancePlan": "Immutable: changed data get a new version and a new hash "
         f"(this one: {manifest['hash']}).",
     }  # fmt: skip

@@ -174,7 +174,7 @@ def states(dataset: Dataset, rng: np.random.Generator) -> tuple[str, str]:
         planes = {name: found[:, i] for i, name in enumerate(names)}
         planes[_LANDMARKS] = landmarks.reshape(-1, 2)
         edge = 1.6 * scenario.agent_range
-        return "Where they were (brighter: more often; logarithmic).", heat(planes, edge)
+        return "Positions (brighter: more often; logarithmic).", heat(planes, edge)
     planes = {
         name: components(observations[:, i, : dataset.spec.obs_dims[i]])
         for i, name in enumerate(dataset.spec.agent_names)

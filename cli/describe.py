@@ -30,7 +30,7 @@ def plan(todo: Plan, workers: int, retrain: bool) -> str:
         policies = ["learners trained from scratch until they reach the medium level"]
         amount = f"the replay buffer at that point, about {amount}"
     if retrain:
-        policies.append("retrained first")
+        policies.append("behaviour policies retrained first")
     rows = {
         "dataset": f"{todo.dataset_id} in {todo.base}",
         "policies": ", ".join(policies) or "uniform actions",
@@ -57,7 +57,7 @@ def plans(todo: Sequence[Plan], states: Mapping[str, State], workers: Mapping[st
         for plan, seconds in zip(todo, times, strict=True)
     ]
     total = ("total", "", "", ui.size(sum(plan.nbytes for plan in todo)), "", ui.duration(sum(times)))
-    ui.table(("id", "action", "steps", "max size", "workers", "about"), [*rows, total], err)
+    ui.table(("id", "action", "steps", "max size", "workers", "estimated time"), [*rows, total], err)
 
 
 def headline(summary: dict[str, Any]) -> dict[str, str]:

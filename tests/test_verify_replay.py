@@ -156,7 +156,7 @@ def test_what_does_not_follow_from_the_seed_is_found(tmp_path: Path) -> None:
     run = dom2data("verify", own.id, "--root", tmp_path, "--replay", "100%")
     assert run.exit_code == 3
     assert "found " in run.stderr
-    assert run.stderr.endswith(f"see `dom2data check-env {meet}`; or fetch it again\n")
+    assert f"check with `dom2data check-env {meet}` that reset(seed) sets everything" in run.stderr
 
 
 @pytest.mark.parametrize(("name", "error"), [("terminated", 1.0), ("truncated", 1.0), ("rewards", 0.5)])

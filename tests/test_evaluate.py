@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from test_foreign import checkpoints
 from tiny import CPU, SPEC, generators, new_run
 
 from dom2 import checkpoint, evaluate, fit, run, seeding, statistics, track
@@ -135,7 +134,7 @@ def test_evaluation_of_a_run(tmp_path: Path) -> None:
 
 def test_a_user_s_environment_is_scored_by_what_came_with_the_data(tmp_path: Path) -> None:
     name, root = meeting.written(tmp_path), tmp_path / "root"
-    zoo = checkpoints(tmp_path / "zoo", name)
+    zoo = meeting.checkpoints(tmp_path / "zoo", name)
     plan = make.plan(name, "medium", steps=400, root=root, checkpoints_in=zoo)
     dataset, settings = make.generate(plan), run.Settings(algorithm="bc", updates=1, batch_size=8)
     begun = run.create(tmp_path / "run", run.describe(settings, BC.config_type(), dataset, []))

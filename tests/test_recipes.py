@@ -12,7 +12,6 @@ import pytest
 from commands import dom2data
 from hypothesis import given
 from hypothesis import strategies as st
-from test_foreign import checkpoints
 
 from dom2_policies import zoo
 from dom2data import envs, recipes
@@ -138,7 +137,7 @@ def test_a_mixture_keeps_its_parts_apart() -> None:
 @pytest.mark.parametrize("same", [True, False])
 def test_references_of_another_version_of_an_environment_are_left_out(tmp_path: Path, same: bool) -> None:
     name = meeting.written(tmp_path)
-    folder = checkpoints(tmp_path / "zoo", name)
+    folder = meeting.checkpoints(tmp_path / "zoo", name)
     entry = json.loads((folder / "zoo.json").read_text())
     entry[name]["fingerprint"] = envs.spec(name).fingerprint if same else "0123456789abcdef"
     (folder / "zoo.json").write_text(json.dumps(entry))

@@ -329,8 +329,8 @@ from dom2data.store import layout
 
 layout._BLOCK_EPISODES[25] = 50
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+ray.init(cluster.address, log_to_driver=False, logging_level="error")  # of two nodes it might take the second
 second = cluster.add_node(num_cpus=1)
-ray.init(cluster.address, log_to_driver=False, logging_level="error")
 nodes = []
 
 def progress(what, steps, total):

@@ -11,8 +11,9 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.stamp
 # mypy looks packages up by folder name, and two of ours are imported under another one.
 TYPES  := build/types
+OLDEST := build/oldest
 
-.PHONY: venv demo test test-slow bench lint types docs wheel clean
+.PHONY: venv demo test test-slow test-oldest bench lint types docs wheel clean
 
 venv: $(STAMP)
 
@@ -41,6 +42,13 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
+
+# The suite with exactly the lowest version that pyproject.toml allows of everything that is used at run time.
+test-oldest:
+	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	sed -nE '/^dependencies/,/^dev =/s/.*"([a-z0-9-]+)>=([0-9.]+).*/\1==\2/p' pyproject.toml > $(OLDEST)/constraints.txt
+	$(OLDEST)/bin/python -m pip install -q -c $(OLDEST)/constraints.txt -e ".[dev]"
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 bench: $(STAMP)
 	$(BIN)/python -m pytest -m benchmark tests/benchmarks

@@ -3,7 +3,7 @@
 A page asks for one between two comments, and what stands between them is replaced:
 
     <!-- table: comparison everything -->     every algorithm's return on each dataset, from comparison.json
-    <!-- table: table2 everything medium -->  the same on datasets of these qualities or environments alone
+    <!-- table: table2 everything medium -->  the same on datasets of these qualities alone
     <!-- table: comparison dom2 omar -->      these algorithms', with scores, beside the published ones
     <!-- table: comparison together -->       those that are there on every dataset, over all datasets
     <!-- table: comparison halves -->         the same over those of a searched quality, and over the others
@@ -59,8 +59,8 @@ def table(report: str, *words: str) -> str:
     document = json.loads(file.read_text())
     views: dict[str, Callable[[list[Entry]], str]] = {"everything": everything, "shifts": shifts}
     if words[0] in views:
-        kept = [each for each in document["entries"] if {each["env"], each["quality"]} & set(words[1:])]
-        return views[words[0]](kept if len(words) > 1 else document["entries"])
+        entries = document["entries"]
+        return views[words[0]]([each for each in entries if each["quality"] in words[1:] or len(words) == 1])
     return some(document["entries"], words)
 
 

@@ -52,7 +52,11 @@ def traced(algorithm: Algorithm) -> Callable[..., tuple[Callable[[], None], dict
         members, metrics = algorithm.members, {}
         places = [*members.networks.state_dict().values(), *_steps(algorithm)]
         values, drawn = [place.clone() for place in places], [g.get_state() for g in generators]
-        program = make_fx(update)()
+        try:
+            program = make_fx(update)()
+        except NotImplementedError as error:  # PyTorch 2.6 for one
+            assert "torch._C.Generator" in str(error)
+            pytest.skip("this PyTorch traces no generators")
         with torch.no_grad():
             for place, value in zip(places, values, strict=True):
                 place.copy_(value)

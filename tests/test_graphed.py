@@ -55,7 +55,8 @@ def traced(algorithm: Algorithm) -> Callable[..., tuple[Callable[[], None], dict
         try:
             program = make_fx(update)()
         except NotImplementedError as error:  # PyTorch 2.6 for one
-            assert "torch._C.Generator" in str(error)
+            if "torch._C.Generator" not in str(error):
+                raise
             pytest.skip("this PyTorch traces no generators")
         with torch.no_grad():
             for place, value in zip(places, values, strict=True):

@@ -19,11 +19,10 @@ class Bank(nn.Module):
     obs: Tensor  # [M, W, H, O]
     actions: Tensor  # [M, W, H, A]
     rewards: Tensor  # [M, W, H]
-    taken: Tensor  # [M, W, H] float, 0 past the end of an episode and in slots that are still empty
     monte_carlo: Tensor  # [M, W, H], the Monte-Carlo returns G
     candidates: Tensor  # [M, W, H, K, A]
     returns: Tensor  # [M, W, H], R
-    weight: Tensor  # [M, W, H], ``SHARE`` / number of windows of the data with this step; 0 if not taken
+    weight: Tensor  # [M, W, H], ``SHARE`` / number of windows of the data with this step; 0 past the end
     upto: Tensor  # [M, W x H], cumulative sums of ``weight``
     centre: Tensor  # [M, 1], mean of R
     spread: Tensor  # [M, 1], standard deviation of R
@@ -41,7 +40,7 @@ class Bank(nn.Module):
     ):
         super().__init__()
         lead = (members, windows, horizon)
-        scalars = dict.fromkeys(("rewards", "taken", "monte_carlo", "returns"), ())
+        scalars = dict.fromkeys(("rewards", "monte_carlo", "returns"), ())
         rest = {"obs": (obs_dim,), "actions": (act_dim,), "candidates": (n_actions, act_dim)}
         for name, shape in (scalars | rest).items():
             self.register_buffer(name, torch.zeros(*lead, *shape, device=device))
@@ -49,6 +48,11 @@ class Bank(nn.Module):
             self.register_buffer(name, torch.zeros(members, *shape, dtype=torch.long, device=device))
         self.register_buffer("centre", torch.zeros(members, 1, device=device))
         self.register_buffer("spread", torch.ones(members, 1, device=device))
+
+    @property
+    def taken(self) -> Tensor:
+        """True [M, W, H] except past the end of an episode and in slots that are still empty."""
+        return self.weight > 0
 
     def remember(self, windows: Windows, update: int, gamma: float) -> None:
         """Replace the oldest windows by these."""
@@ -58,11 +62,11 @@ class Bank(nn.Module):
         n = windows.obs.shape[3]
         for name in ("obs", "actions", "rewards"):
             getattr(self, name)[:, at] = agents(getattr(windows, name), 3)[:, :kept]
-        self.taken[:, at] = windows.taken[:, :kept].repeat_interleave(n, dim=0)
         within = torch.arange(1, self.obs.shape[2] + 1, device=self.obs.device)
         # A window begins at every step, so an episode's first step is in one, its second in two, up to H.
-        among = (windows.before[:, :kept, None] + within).clamp_max(len(within)).repeat_interleave(n, dim=0)
-        self.weight[:, at] = (self.taken[:, at] * SHARE / among).round().long()
+        among = (windows.before[:, :kept, None] + within).clamp_max(len(within))
+        weight = (windows.taken[:, :kept] * SHARE / among).round().long()
+        self.weight[:, at] = weight.repeat_interleave(n, dim=0)
         to_go = agents(windows.returns, 2)[:, :kept]
         for h in range(self.obs.shape[2]):
             self.monte_carlo[:, at, h] = to_go

@@ -255,5 +255,5 @@ def backup(rewards: Tensor, taken: Tensor, monte_carlo: Tensor, value: Tensor, g
     returns = monte_carlo.clone()
     for h in range(rewards.shape[2] - 2, -1, -1):
         on = rewards[:, :, h] + gamma * torch.maximum(returns[:, :, h + 1], value[:, :, h + 1])
-        returns[:, :, h] = torch.where(taken[:, :, h + 1] > 0, on, returns[:, :, h])
+        returns[:, :, h] = torch.where(taken[:, :, h + 1], on, returns[:, :, h])
     return returns

@@ -8,6 +8,7 @@ A page asks for one between two comments, and what stands between them is replac
     <!-- table: comparison together -->       those that are there on every dataset, over all datasets
     <!-- table: comparison halves -->         the same over those of a searched quality, and over the others
     <!-- table: table2 shifts -->             standard -> shifted, from table2.json
+    <!-- table: figure2 solutions -->         both returns and the solutions found, from figure2.json
     <!-- table: presets -->                   DOM2's eta and zeta on every dataset
     <!-- end -->
 
@@ -24,6 +25,7 @@ from typing import Any
 
 from dom2 import earlier, experiments, paper, presets, statistics, tables
 from dom2.board import interval, number, signed
+from dom2.diversity import Solutions
 from dom2data import envs
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -57,7 +59,11 @@ def table(report: str, *words: str) -> str:
     if words in (("together",), ("halves",)):
         return (together if words == ("together",) else halves)(earlier.read(file))
     document = json.loads(file.read_text())
-    views: dict[str, Callable[[list[Entry]], str]] = {"everything": everything, "shifts": shifts}
+    views: dict[str, Callable[[list[Entry]], str]] = {
+        "everything": everything,
+        "shifts": shifts,
+        "solutions": solutions,
+    }
     if words[0] in views:
         entries = document["entries"]
         return views[words[0]]([each for each in entries if each["quality"] in words[1:] or len(words) == 1])
@@ -100,7 +106,7 @@ def some(entries: list[Entry], labels: tuple[str, ...]) -> str:
 
 def shifts(entries: list[Entry]) -> str:
     """Mean returns of every column in the standard and in the shifted environment."""
-    shift = next(each["shift"] for each in entries if each["shift"] != "none")
+    shift = shift_of(entries)
     standard, shifted, labels = by_dataset(entries, "none"), by_dataset(entries, shift), columns(entries)
     lines = []
     for name, row in standard.items():
@@ -108,6 +114,21 @@ def shifts(entries: list[Entry]) -> str:
         pairs = [f"{number(before)} → {number(after)}" if before or after else "–" for before, after in both]
         lines.append([name, *pairs])
     return lined([f"return, standard → {shift}", *map(title, labels)], lines)
+
+
+def solutions(entries: list[Entry]) -> str:
+    """For each dataset the returns of every column in both environments, and how many solutions it finds."""
+    shift = shift_of(entries)
+    shifted, counted = by_dataset(entries, shift), Solutions._fields
+    found = []
+    for name, row in by_dataset(entries, "none").items():
+        lines = []
+        for label, each in row.items():
+            moved, of = shifted.get(name, {}).get(label), each["solutions"]
+            values = [f"{of['mean'][what]:.2f}{NBSP}±{NBSP}{of['std'][what]:.2f}" for what in counted]
+            lines.append([title(label), spread(each), spread(moved) if moved else "–", *values])
+        found.append(lined([name, "standard", shift, *counted], lines))
+    return "\n".join(found)
 
 
 def chosen() -> str:
@@ -155,6 +176,11 @@ def halves(entries: list[tables.Entry]) -> str:
     others = (q for q in experiments.TARGETS["comparison"].qualities if q not in SEARCHED)
     header = ["mean score (95 %)", ", ".join(SEARCHED), ", ".join(others)]
     return lined(header, [cells for _, cells in sorted(found, key=lambda each: -each[0])])
+
+
+def shift_of(entries: list[Entry]) -> str:
+    """The shift of a report's entries."""
+    return next(each["shift"] for each in entries if each["shift"] != "none")
 
 
 def by_dataset(entries: list[Entry], shift: str) -> Rows:

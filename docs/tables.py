@@ -7,7 +7,7 @@ A page asks for one between two comments, and what stands between them is replac
     <!-- table: comparison dom2 omar -->      these algorithms', with scores, beside the published ones
     <!-- table: comparison together -->       those that are there on every dataset, over all datasets
     <!-- table: comparison halves -->         the same over those of a searched quality, and over the others
-    <!-- table: table2 shifts -->             standard -> shifted, from table2.json
+    <!-- table: table2 shifts -->             standard -> shifted, each shift, from table2.json
     <!-- table: figure2 solutions -->         both returns and the solutions found, from figure2.json
     <!-- table: presets -->                   DOM2's eta and zeta on every dataset
     <!-- end -->
@@ -105,20 +105,24 @@ def some(entries: list[Entry], labels: tuple[str, ...]) -> str:
 
 
 def shifts(entries: list[Entry]) -> str:
-    """Mean returns of every column in the standard and in the shifted environment."""
-    shift = shift_of(entries)
-    standard, shifted, labels = by_dataset(entries, "none"), by_dataset(entries, shift), columns(entries)
+    """Mean returns of every column in the standard and in every shifted environment."""
+    names = shifts_of(entries)
+    standard, labels = by_dataset(entries, "none"), columns(entries)
+    shifted = [by_dataset(entries, shift) for shift in names]
     lines = []
     for name, row in standard.items():
-        both = [(row.get(c, {}).get("mean"), shifted.get(name, {}).get(c, {}).get("mean")) for c in labels]
-        pairs = [f"{number(before)} → {number(after)}" if before or after else "–" for before, after in both]
-        lines.append([name, *pairs])
-    return lined([f"return, standard → {shift}", *map(title, labels)], lines)
+        cells = [name]
+        for label in labels:
+            rows = (row, *(each.get(name, {}) for each in shifted))
+            means = [each.get(label, {}).get("mean") for each in rows]
+            cells.append(" → ".join(map(number, means)) if any(means) else "–")
+        lines.append(cells)
+    return lined([f"return, {' → '.join(('standard', *names))}", *map(title, labels)], lines)
 
 
 def solutions(entries: list[Entry]) -> str:
     """For each dataset the returns of every column in both environments, and how many solutions it finds."""
-    shift = shift_of(entries)
+    (shift,) = shifts_of(entries)
     shifted, counted = by_dataset(entries, shift), Solutions._fields
     found = []
     for name, row in by_dataset(entries, "none").items():
@@ -178,9 +182,9 @@ def halves(entries: list[tables.Entry]) -> str:
     return lined(header, [cells for _, cells in sorted(found, key=lambda each: -each[0])])
 
 
-def shift_of(entries: list[Entry]) -> str:
-    """The shift of a report's entries."""
-    return next(each["shift"] for each in entries if each["shift"] != "none")
+def shifts_of(entries: list[Entry]) -> list[str]:
+    """The shifts of a report's entries, each once."""
+    return [shift for shift in dict.fromkeys(each["shift"] for each in entries) if shift != "none"]
 
 
 def by_dataset(entries: list[Entry], shift: str) -> Rows:

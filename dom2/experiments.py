@@ -115,7 +115,7 @@ SCALES = {
         5,
         256,
         presets.UPDATES["compact"],
-        {"": 500, "halfcheetah": 20, "madiff": 100},
+        {"": 500, "halfcheetah": 100, "madiff": 100},
     ),
     "paper": Scale(
         "wide",

@@ -320,12 +320,15 @@ def test_more_penalty_means_a_smaller_gap() -> None:
 
 
 def test_presets_of_a_task_are_those_published() -> None:
-    """coe and alpha of OMAR's four qualities; of the mixtures, which it lacks, those next to them."""
+    """coe and alpha of OMAR's four qualities; of the mixtures, which it lacks, those next to them.
+
+    Two are tuned: alpha on random and medium-replay of halfcheetah (published: 1 and 5).
+    """
     published = {
         "spread": ((1.0, 0.5), (1.0, 1.0), (1.0, 5.0), (1.0, 5.0)),
         "tag": ((0.9, 0.5), (0.9, 0.5), (0.7, 5.0), (0.9, 5.0)),
         "world": ((1.0, 0.5), (0.7, 1.0), (0.1, 0.5), (0.9, 5.0)),
-        "halfcheetah": ((1.0, 1.0), (0.9, 5.0), (0.7, 1.0), (0.5, 5.0)),
+        "halfcheetah": ((1.0, 0.1), (0.9, 0.1), (0.7, 1.0), (0.5, 5.0)),
     }
     for env, row in published.items():
         for quality, (coe, alpha) in zip(("random", "medium-replay", "medium", "expert"), row, strict=True):

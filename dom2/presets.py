@@ -11,9 +11,10 @@ reason, and eta was tuned likewise.
 
 MA-CQL, OMAR: alpha and coe as published with OMAR; random-medium takes medium-replay's value, and
 medium-expert one between medium's and expert's. In halfcheetah alpha was tuned on medium-replay, too, where
-the published 5 leaves nothing but the penalty (docs/algorithms/ma-cql.md); random takes its value. CFCQL: MA-CQL's alpha; with its published values (0.6 on
-tag-medium) Q diverged within a few thousand updates at the step size of ``compact``. MA-Diffusion-QL:
-searched like DOM2 (docs/comparison.md#step-sizes); in tag its own defaults did best.
+with the published 5 the penalty outweighs the TD error (docs/algorithms/ma-cql.md); random takes its value.
+CFCQL: MA-CQL's alpha; with its published values (0.6 on tag-medium) Q diverged within a few thousand updates
+at the step size of ``compact``. MA-Diffusion-QL: searched like DOM2 (docs/comparison.md#step-sizes); in tag
+its own defaults did best.
 
 A variant of a task, such as spread-6-landmarks or halfcheetah-mamujoco, uses the values of the task.
 """

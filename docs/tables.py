@@ -37,6 +37,8 @@ TITLES = {
     "madiff-c": "MADiff-C",
 }
 NBSP = "\N{NO-BREAK SPACE}"
+RETURNS = ("table1", "table3")
+"""the published tables of returns in the standard environments"""
 SEARCHED = ("medium", "medium-replay")
 """the qualities on which settings were searched"""
 REGION = re.compile(r"(<!-- table: (.+?) -->\n)(.*?)(<!-- end -->)", re.S)
@@ -82,7 +84,7 @@ def everything(entries: list[Entry]) -> str:
             mine = zip((row.get(label) for row in listed.values()), best, strict=True)
             cells = [spread(each, bold=each["mean"] == top) if each else "–" for each, top in mine]
             lines.append([title(label), *cells])
-        lines.append(["DOM2, published", *(published(row, "table1", "dom2") for row in listed.values())])
+        lines.append(["DOM2, published", *(published(row, RETURNS, "dom2") for row in listed.values())])
         found.append(lined([env, *(name.removeprefix(f"{env}-") for name in listed)], lines))
     return "\n".join(found)
 
@@ -95,7 +97,7 @@ def some(entries: list[Entry], labels: tuple[str, ...]) -> str:
         header.append(f"{title(label)}, return (score)" if len(labels) == 1 else title(label))
         for cells, row in zip(kept, listed.values(), strict=True):
             cells.append(f"{spread(row[label])} ({number(row[label]['score'])})" if label in row else "–")
-        for of, name in (("table1", "published return"), ("comparison", "published score")):
+        for of, name in ((RETURNS, "published return"), (("comparison",), "published score")):
             cited = [published(row, of, label) for row in listed.values()]
             if set(cited) != {"–"}:
                 header.append(name)
@@ -209,10 +211,14 @@ def level(row: dict[str, Entry]) -> float:
     return next(iter(row.values()))["data"]
 
 
-def published(row: dict[str, Entry], of: str, label: str) -> str:
+def published(row: dict[str, Entry], of: tuple[str, ...], label: str) -> str:
+    """What the first of these published tables that has such a cell prints in it."""
     one = next(iter(row.values()))
-    found = paper.find(of, one["env"], one["quality"], "none", label) if one["fraction"] == 1.0 else None
-    return f"*{number(found.mean)}{NBSP}±{NBSP}{number(found.std)}*" if found else "–"
+    if one["fraction"] != 1.0:
+        return "–"
+    found = (paper.find(name, one["env"], one["quality"], "none", label) for name in of)
+    cell = next(filter(None, found), None)
+    return f"*{number(cell.mean)}{NBSP}±{NBSP}{number(cell.std)}*" if cell else "–"
 
 
 def title(label: str) -> str:

@@ -108,17 +108,13 @@ def some(entries: list[Entry], labels: tuple[str, ...]) -> str:
 
 def shifts(entries: list[Entry]) -> str:
     """Mean returns of every column in the standard and in every shifted environment."""
-    names = shifts_of(entries)
-    standard, labels = by_dataset(entries, "none"), columns(entries)
-    shifted = [by_dataset(entries, shift) for shift in names]
+    names, labels = shifts_of(entries), columns(entries)
+    standard, *shifted = (by_dataset(entries, shift) for shift in ("none", *names))
     lines = []
     for name, row in standard.items():
-        cells = [name]
-        for label in labels:
-            rows = (row, *(each.get(name, {}) for each in shifted))
-            means = [each.get(label, {}).get("mean") for each in rows]
-            cells.append(" → ".join(map(number, means)) if any(means) else "–")
-        lines.append(cells)
+        rows = (row, *(each.get(name, {}) for each in shifted))
+        means = ([each.get(label, {}).get("mean") for each in rows] for label in labels)
+        lines.append([name, *(" → ".join(map(number, each)) if any(each) else "–" for each in means)])
     return lined([f"return, {' → '.join(('standard', *names))}", *map(title, labels)], lines)
 
 

@@ -70,8 +70,9 @@ _TASKS: dict[str, dict[str, dict[str, tuple[float, ...]]]] = {
 }
 
 # Settings that depend on the environment alone: for every algorithm that has them, then for single ones.
-# OMAR's step size of 0.01 is for the particle tasks. In halfcheetah ``compact`` has 0.001, the first value
-# chosen (tried so far: docs/algorithms/ma-cql.md); ``wide``, which overrides these, has the published one.
+# OMAR's step size of 0.01 is for the particle tasks. In halfcheetah ``compact`` has smaller ones (tried:
+# docs/algorithms/ma-cql.md, omar.md; CFCQL's is untried); ``wide``, which overrides these, has the
+# published one.
 
 _ENVIRONMENT: dict[str, dict[str, Any]] = {"halfcheetah": {"gamma": 0.99}}
 _OWN: dict[str, dict[str, dict[str, Any]]] = {
